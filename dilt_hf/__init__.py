@@ -1,0 +1,65 @@
+"""Disentangled lottery tickets (DiLT) for the Hugging Face ecosystem.
+
+Split the classes of a dataset, prune independent copies of one network, one per split, and publish the masks so that
+anybody can load, combine, compare and question the subnetworks.
+
+    import dilt_hf
+
+    model = dilt_hf.from_pretrained("runs/digits/tickets/seed_0", ticket="core")
+
+The heavy libraries load when a name is first used: importing `dilt_hf` itself costs next to nothing.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "DataConfig": "config",
+    "DiltConfig": "config",
+    "ModelConfig": "config",
+    "PartitionConfig": "config",
+    "PruningConfig": "config",
+    "RunConfig": "config",
+    "TrainingConfig": "config",
+    "load_splits": "data",
+    "DiltError": "errors",
+    "find_tickets": "experiments.find",
+    "load_masks": "mask_files",
+    "save_masks": "mask_files",
+    "make_partitions": "partitions",
+    "Tickets": "tickets",
+    "apply_ticket": "tickets",
+    "from_pretrained": "tickets",
+}
+
+__all__ = [*_HOME, "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'dilt_hf' has no attribute '{name}'")
+    return getattr(importlib.import_module(f"dilt_hf.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+if TYPE_CHECKING:
+    from dilt_hf.config import (
+        DataConfig,
+        DiltConfig,
+        ModelConfig,
+        PartitionConfig,
+        PruningConfig,
+        RunConfig,
+        TrainingConfig,
+    )
+    from dilt_hf.data import load_splits
+    from dilt_hf.errors import DiltError
+    from dilt_hf.experiments.find import find_tickets
+    from dilt_hf.mask_files import load_masks, save_masks
+    from dilt_hf.partitions import make_partitions
+    from dilt_hf.tickets import Tickets, apply_ticket, from_pretrained

@@ -1,0 +1,283 @@
+"""The knobs, all of them: frozen dataclasses that recipes parse and `dilt_config.json` stores.
+
+A field's `help` is what `--help` prints. Names follow transformers' `run_image_classification_no_trainer.py` where it
+has one. Each class checks itself on creation and raises `ConfigError`; what depends on the data is checked where the
+data are known.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from dilt_hf.errors import ConfigError
+
+
+def _option(default: Any, text: str) -> Any:
+    if isinstance(default, (list, dict)):
+        return dataclasses.field(default_factory=lambda: default.copy(), metadata={"help": text})
+    return dataclasses.field(default=default, metadata={"help": text})
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ConfigError(message)
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which pictures, and how they become tensors."""
+
+    dataset_name: str | None = _option(
+        None, "A dataset id on the Hub, a folder that `datasets` can load, or the built-in 'digits'."
+    )
+    dataset_config_name: str | None = _option(None, "The configuration of the dataset, where it has several.")
+    dataset_revision: str | None = _option(None, "The commit, tag or branch of the dataset on the Hub.")
+    train_dir: str | None = _option(None, "A folder with one subfolder of pictures per class.")
+    validation_dir: str | None = _option(None, "Like train_dir, for the validation pictures.")
+    test_dir: str | None = _option(None, "Like train_dir, for the test pictures.")
+    train_files: list[str] = _option([], "Parquet files with the training rows.")
+    validation_files: list[str] = _option([], "Parquet files with the validation rows.")
+    test_files: list[str] = _option([], "Parquet files with the test rows.")
+    image_column_name: str | None = _option(None, "The picture column; found by its feature type when not given.")
+    label_column_name: str | None = _option(None, "The class column; found by its feature type when not given.")
+    validation_fraction: float = _option(
+        0.1, "Share of each class's training rows held out for validation when the dataset brings no such split."
+    )
+    split_seed: int = _option(0, "Seed of the held-out rows. It is the same for all training seeds.")
+    max_train_samples: int | None = _option(None, "Use only so many training rows, evenly from each class.")
+    max_eval_samples: int | None = _option(None, "Use only so many validation and so many test rows.")
+    image_size: int | None = _option(
+        None, "Side of the square model input in pixels; by default the short side of the first picture, at most 224."
+    )
+    augmentation: Literal["none", "shift", "shift_flip", "resized_crop_flip"] = _option(
+        "shift_flip",
+        "Training augmentation: none; shift (random crop after padding by 1/8); shift_flip (and mirror); "
+        "resized_crop_flip (random area and aspect ratio, and mirror).",
+    )
+    image_mean: list[float] = _option([0.5], "Mean per channel after scaling to [0, 1]; one number serves all.")
+    image_std: list[float] = _option([0.5], "Standard deviation per channel; one number serves all.")
+    max_resident_gb: float = _option(
+        4.0, "Decoded sets up to this size (GB, all splits) stay in device memory; larger ones are decoded by workers."
+    )
+    dataloader_num_workers: int = _option(4, "Decoding processes for sets that do not stay in memory; 0: none.")
+
+    def __post_init__(self) -> None:
+        sources = [bool(self.dataset_name), bool(self.train_dir), bool(self.train_files)]
+        _require(
+            sum(sources) == 1,
+            "name exactly one source of data: --dataset_name, --train_dir or --train_files.",
+        )
+        _require(0 < self.validation_fraction < 1, "--validation_fraction must lie between 0 and 1.")
+        _require(self.image_size is None or self.image_size >= 1, "--image_size must be at least 1 pixel.")
+        _require(all(std > 0 for std in self.image_std), "--image_std must be positive.")
+        _require(self.dataloader_num_workers >= 0, "--dataloader_num_workers cannot be negative.")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Which network, and where θ0 comes from."""
+
+    architecture: str | None = _option(
+        None,
+        "What to build with new weights: a preset (resnet18, resnet50, resnet18-cifar, resnet50-cifar, resnet-micro, "
+        "vit-tiny, vit-small, deit-tiny, deit-small, mobilenetv2, conv3), timm:NAME, or the config of any "
+        "transformers image classifier (Hub id, folder or JSON file).",
+    )
+    model_name_or_path: str | None = _option(
+        None, "Take θ0 from this checkpoint instead: a transformers one (Hub id or folder), or timm:NAME."
+    )
+    model_revision: str | None = _option(None, "The commit, tag or branch of the checkpoint on the Hub.")
+    config_overrides: dict[str, Any] = _option({}, 'Changes to the model\'s config, as JSON: \'{"depths": [1, 1]}\'.')
+    patch_size: int | None = _option(None, "Patch side of the ViT and DeiT presets; by default at least 7x7 patches.")
+    num_channels: int = _option(3, "Colour channels of the model input: 3, or 1 for grey.")
+    reset_head: bool = _option(False, "Replace the checkpoint's classifier by a new one for this dataset's classes.")
+    prune_head: bool = _option(False, "Count the classifier's weights as prunable too.")
+
+    def __post_init__(self) -> None:
+        _require(
+            bool(self.architecture) != bool(self.model_name_or_path),
+            "name the network by exactly one of --architecture (new weights) and --model_name_or_path (a checkpoint).",
+        )
+        _require(self.num_channels in (1, 3), f"--num_channels must be 1 or 3, not {self.num_channels}.")
+
+
+@dataclass(frozen=True)
+class PartitionConfig:
+    """How the training rows are split into N disjoint parts."""
+
+    num_partitions: int = _option(2, "N, the number of partitions and of independent pruning processes.")
+    partition_by: Literal["range", "random", "explicit", "clusters", "column", "sibling"] = _option(
+        "range",
+        "range: equal runs of class ids; random: random classes; explicit: --partition_classes or --partition_file; "
+        "clusters: similar classes together; column: by the values of --partition_column; "
+        "sibling: the same classes everywhere and disjoint rows (the control).",
+    )
+    partition_seed: int = _option(0, "Seed of the random and sibling partitions.")
+    partition_classes: list[str] = _option(
+        [], "explicit: one comma-separated list of class names, ids or id ranges per partition: 0-4 5-9, or cat,dog car,ship."
+    )
+    partition_file: str | None = _option(None, "explicit: a JSON file with one list of class names or ids per partition.")
+    partition_column: str | None = _option(None, "column: the column whose values make the partitions.")
+    embedding_model: str | None = _option(
+        None, "clusters: the transformers image model whose class means are clustered; by default mean pictures are."
+    )
+
+    def __post_init__(self) -> None:
+        _require(self.num_partitions >= 2, f"--num_partitions must be at least 2, not {self.num_partitions}.")
+        _require(
+            (self.partition_by == "explicit") == bool(self.partition_classes or self.partition_file)
+            and not (self.partition_classes and self.partition_file),
+            "--partition_by explicit needs one of --partition_classes and --partition_file, and nothing else takes them.",
+        )
+        _require(
+            (self.partition_by == "column") == bool(self.partition_column),
+            "--partition_by column and --partition_column go together.",
+        )
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """One training: of a pruning round, or of a ticket."""
+
+    num_train_epochs: int = _option(10, "Epochs of each training of a pruning round.")
+    ticket_epochs: int | None = _option(None, "Epochs of each final ticket training; by default num_train_epochs.")
+    per_device_train_batch_size: int = _option(128, "Pictures per forward pass.")
+    per_device_eval_batch_size: int = _option(512, "Pictures per forward pass when scoring.")
+    gradient_accumulation_steps: int = _option(1, "Forward passes per optimizer step.")
+    optimizer: str = _option("SGD", "Any optimizer of torch.optim, by its class name.")
+    learning_rate: float = _option(0.1, "Peak learning rate.")
+    weight_decay: float = _option(5e-4, "Weight decay.")
+    decay_norm_and_bias: bool = _option(True, "Apply the weight decay to norm layers and biases too.")
+    optimizer_args: dict[str, Any] = _option(
+        {"momentum": 0.9}, 'Further arguments of the optimizer, as JSON: \'{"momentum": 0.9, "nesterov": true}\'.'
+    )
+    lr_scheduler_type: Literal["constant", "cosine", "multistep", "one_cycle"] = _option(
+        "cosine", "Learning-rate schedule, stepped with every optimizer step."
+    )
+    warmup_fraction: float = _option(0.0, "Share of the steps in which the rate rises linearly (one_cycle: its rise).")
+    milestones: list[float] = _option([0.5, 0.75], "multistep: where the rate drops, as shares of all steps.")
+    gamma: float = _option(0.1, "multistep: the factor of each drop.")
+    label_smoothing: float = _option(0.0, "Label smoothing over the classes that the loss sees.")
+    max_grad_norm: float | None = _option(None, "Clip the norm of the (masked) gradient.")
+    mixed_precision: Literal["no", "bf16", "fp16"] = _option("no", "Autocast dtype of the forward pass.")
+    channels_last: bool = _option(True, "Keep convolution tensors in channels-last memory order.")
+
+    def __post_init__(self) -> None:
+        for name in ("num_train_epochs", "ticket_epochs", "per_device_train_batch_size", "per_device_eval_batch_size"):
+            value = getattr(self, name)
+            _require(value is None or value >= 1, f"--{name} must be at least 1, not {value}.")
+        _require(self.gradient_accumulation_steps >= 1, "--gradient_accumulation_steps must be at least 1.")
+        _require(self.learning_rate > 0, f"--learning_rate must be positive, not {self.learning_rate}.")
+        _require(0 <= self.warmup_fraction < 1, "--warmup_fraction must lie in [0, 1).")
+        _require(0 <= self.label_smoothing < 1, "--label_smoothing must lie in [0, 1).")
+        _require(self.max_grad_norm is None or self.max_grad_norm > 0, "--max_grad_norm must be positive.")
+
+    def for_tickets(self) -> TrainingConfig:
+        """The configuration of a ticket's final training: the same, for `ticket_epochs`."""
+        return dataclasses.replace(self, num_train_epochs=self.ticket_epochs or self.num_train_epochs)
+
+
+@dataclass(frozen=True)
+class PruningConfig:
+    """Iterative magnitude pruning: how much goes in how many rounds, and what it rewinds to."""
+
+    num_rounds: int | None = _option(None, "R, the number of train-prune-rewind rounds.")
+    pruning_fraction: float | None = _option(None, "p, the share of the remaining weights that each round removes.")
+    target_sparsity: float | None = _option(None, "The final sparsity, hit exactly in the last round.")
+    target_ticket: Literal["partition", "core", "union"] = _option(
+        "partition", "What has the target sparsity: each partition's mask, or their core or union (see the README)."
+    )
+    rewind_step: int = _option(
+        0, "k: rewind to weights trained k steps on all classes, shared by all partitions; 0 is strict θ0."
+    )
+
+    def __post_init__(self) -> None:
+        given = sum(value is not None for value in (self.num_rounds, self.pruning_fraction, self.target_sparsity))
+        _require(
+            given == 2,
+            "give two of --num_rounds, --pruning_fraction and --target_sparsity; the third follows from them.",
+        )
+        _require(self.num_rounds is None or self.num_rounds >= 1, "--num_rounds must be at least 1.")
+        for name in ("pruning_fraction", "target_sparsity"):
+            value = getattr(self, name)
+            _require(value is None or 0 < value < 1, f"--{name} must lie between 0 and 1, not {value}.")
+        _require(self.rewind_step >= 0, "--rewind_step cannot be negative.")
+        _require(
+            self.target_ticket == "partition" or self.target_sparsity is not None,
+            f"--target_ticket {self.target_ticket} needs --target_sparsity.",
+        )
+
+    def partition_density(self, num_partitions: int) -> float:
+        """How far down each partition is pruned, as a kept fraction.
+
+        Partitions prune without knowing of each other. To reach a *core* of density d it is enough that each goes down
+        to d, and for a *union* of d that each goes down to d / N; the exact point on the way is found afterwards.
+        """
+        if self.target_sparsity is None:
+            return (1 - self.pruning_fraction) ** self.num_rounds  # type: ignore[operator]
+        return (1 - self.target_sparsity) / (num_partitions if self.target_ticket == "union" else 1)
+
+    def kept_per_round(self, total: int, num_partitions: int) -> list[int]:
+        """How many of `total` weights stay after each round.
+
+        Removing p keeps exactly round((1 - p) * remaining); the last round hits the target exactly.
+
+        Example:
+            >>> PruningConfig(pruning_fraction=0.5, target_sparsity=0.8).kept_per_round(1000, num_partitions=2)
+            [500, 250, 200]
+        """
+        final = self.partition_density(num_partitions)
+        if self.pruning_fraction is None:
+            densities = [final ** ((r + 1) / self.num_rounds) for r in range(self.num_rounds)]  # type: ignore[operator]
+            return [round(density * total) for density in densities[:-1]] + [round(final * total)]
+        keep = 1 - self.pruning_fraction
+        rounds = self.num_rounds or max(1, math.ceil(math.log(final) / math.log(keep) - 1e-9))
+        kept = [total]
+        for _ in range(rounds):
+            kept.append(round(keep * kept[-1]))
+        if self.target_sparsity is not None:
+            kept[-1] = round(final * total)
+        return kept[1:]
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Where the run is kept, how often it is repeated, and what is compared."""
+
+    output_dir: str = _option("runs/tickets", "Folder of the run. The same command continues what it finds there.")
+    seeds: list[int] = _option([0], "One whole repetition per seed: its own θ0, order of the data, and masks.")
+    tickets: list[str] = _option(
+        [], "Tickets to train and score; by default core, union, each partition and each specialist."
+    )
+    matched_density: float | None = _option(
+        None, "Also compare core, union, LTH and controls where all have this density."
+    )
+    controls: bool = _option(True, "Also train dense, LTH, random and layer-shuffled networks.")
+    cpu: bool = _option(False, "Stay on the CPU even where there is a GPU.")
+    dry_run: bool = _option(False, "Print what the run would cost and stop.")
+
+    def __post_init__(self) -> None:
+        _require(bool(self.seeds), "--seeds needs at least one seed.")
+        _require(len(set(self.seeds)) == len(self.seeds), "--seeds names a seed twice.")
+        _require(
+            self.matched_density is None or 0 < self.matched_density < 1, "--matched_density must lie between 0 and 1."
+        )
+
+
+@dataclass(frozen=True)
+class DiltConfig:
+    """Everything that determines a run."""
+
+    data: DataConfig
+    model: ModelConfig
+    partition: PartitionConfig
+    training: TrainingConfig
+    pruning: PruningConfig
+    run: RunConfig
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain nested dict, as stored in `run.json`."""
+        return dataclasses.asdict(self)

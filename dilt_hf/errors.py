@@ -1,0 +1,41 @@
+"""What goes wrong, by the part of the work that a user would have to change.
+
+Every message is one sentence that says what is wrong, where, and what to do. Errors of the Hub and of the operating
+system are not wrapped: they reach the caller as they are.
+"""
+
+
+class DiltError(Exception):
+    """Base class of every error this package raises on purpose."""
+
+
+class ConfigError(DiltError):
+    """A setting, or a combination of settings, that cannot be carried out."""
+
+
+class DataError(DiltError):
+    """A dataset that cannot be read as image classification, or a picture in it that cannot be decoded."""
+
+
+class PartitionError(DiltError):
+    """Partitions that are empty, overlap, do not cover the classes, or name classes that do not exist."""
+
+
+class ModelError(DiltError):
+    """A model that cannot be built, or that does not match the data or the weights meant for it."""
+
+
+class MaskError(DiltError):
+    """Masks that are malformed, do not fit together, or cannot be selected from the scores given."""
+
+
+class TicketError(DiltError):
+    """A ticket repository that is incomplete or inconsistent, or a ticket name that does not exist in it."""
+
+
+class TrainingError(DiltError):
+    """A training that cannot go on, such as one whose loss is no longer a number."""
+
+
+class RunError(DiltError):
+    """An output folder that holds something other than the run that was asked for."""

@@ -1,0 +1,376 @@
+"""θ0: building it, keeping it as one file, and the names of what can be pruned in it.
+
+A θ0 folder is an ordinary transformers checkpoint (`config.json`, `model.safetensors`, `preprocessor_config.json`).
+Everywhere outside this file a tensor is called by its name *in the checkpoint file*, which for some architectures
+differs from its name in memory; `checkpoint_tensors` is the bridge.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dilt_hf.config import ModelConfig
+from dilt_hf.errors import ModelError
+from dilt_hf.files import sha256_of_file, write_atomically
+from dilt_hf.seeding import derive_seed
+
+logger = logging.getLogger(__name__)
+WEIGHTS_FILE = "model.safetensors"
+TIMM = "timm:"
+
+
+# --- presets ---------------------------------------------------------------------------------------------------------
+
+
+def _resnet(kind: str, layer_type: str, depths: list[int], widths: list[int], stem: int, **settings: Any) -> Any:
+    from transformers import ResNetConfig
+
+    from dilt_hf.architectures import CifarResNetConfig
+
+    configuration = CifarResNetConfig if kind == "cifar" else ResNetConfig
+    return configuration(layer_type=layer_type, depths=depths, hidden_sizes=widths, embedding_size=stem, **settings)
+
+
+def _vit(family: str, width: int, heads: int, image_size: int, patch_size: int | None, **settings: Any) -> Any:
+    import transformers
+
+    return getattr(transformers, f"{family}Config")(
+        hidden_size=width,
+        num_attention_heads=heads,
+        intermediate_size=4 * width,
+        image_size=image_size,
+        patch_size=patch_size or default_patch_size(image_size),
+        **settings,
+    )
+
+
+def _mobilenetv2(image_size: int, patch_size: int | None, **settings: Any) -> Any:
+    from transformers import MobileNetV2Config
+
+    return MobileNetV2Config(image_size=image_size, **settings)
+
+
+def _conv3(image_size: int, patch_size: int | None, **settings: Any) -> Any:
+    from dilt_hf.architectures import Conv3Config
+
+    return Conv3Config(**settings)
+
+
+def _sizeless(make: Callable[..., Any], *arguments: Any) -> Callable[..., Any]:
+    """ResNets do not depend on the picture's size."""
+    return lambda image_size, patch_size, **settings: make(*arguments, **settings)
+
+
+_WIDE, _BASIC = [256, 512, 1024, 2048], [64, 128, 256, 512]
+PRESETS: dict[str, Callable[..., Any]] = {
+    "resnet18": _sizeless(_resnet, "imagenet", "basic", [2, 2, 2, 2], _BASIC, 64),
+    "resnet50": _sizeless(_resnet, "imagenet", "bottleneck", [3, 4, 6, 3], _WIDE, 64),
+    "resnet18-cifar": _sizeless(_resnet, "cifar", "basic", [2, 2, 2, 2], _BASIC, 64),
+    "resnet50-cifar": _sizeless(_resnet, "cifar", "bottleneck", [3, 4, 6, 3], _WIDE, 64),
+    "resnet-micro": _sizeless(_resnet, "imagenet", "basic", [1, 1, 1], [16, 32, 64], 16),
+    "vit-tiny": functools.partial(_vit, "ViT", 192, 3),
+    "vit-small": functools.partial(_vit, "ViT", 384, 6),
+    "deit-tiny": functools.partial(_vit, "DeiT", 192, 3),
+    "deit-small": functools.partial(_vit, "DeiT", 384, 6),
+    "mobilenetv2": _mobilenetv2,
+    "conv3": _conv3,
+}
+
+
+def default_patch_size(image_size: int) -> int:
+    """The largest of 16, 8, 4, 2, 1 that divides the picture into at least 7x7 patches.
+
+    Example:
+        >>> [default_patch_size(size) for size in (224, 112, 32, 28)]
+        [16, 16, 4, 4]
+    """
+    return next((p for p in (16, 8, 4, 2) if image_size % p == 0 and image_size // p >= 7), 1)
+
+
+# --- building θ0 -----------------------------------------------------------------------------------------------------
+
+
+def build_model(config: ModelConfig, class_names: Sequence[str], image_size: int, seed: int) -> nn.Module:
+    """The network with its first weights, in float32 on the CPU: new ones drawn from `seed`, or a checkpoint's.
+
+    The head has one output per class, whatever the partitions are: they share θ0 and all mask shapes.
+
+    Raises:
+        ModelError: for an unknown architecture, one that cannot be configured so, or a checkpoint whose head does not
+            have one output per class.
+        Exception: errors of the Hub and of the operating system pass through.
+
+    Example:
+        >>> model = build_model(ModelConfig(architecture="resnet-micro"), ["cat", "dog"], image_size=32, seed=0)
+        >>> type(model).__name__
+        'ResNetForImageClassification'
+    """
+    register_architectures()
+    labels = {
+        "id2label": dict(enumerate(class_names)),
+        "label2id": {name: position for position, name in enumerate(class_names)},
+    }
+    with torch.random.fork_rng(devices=[]), _quiet_transformers():
+        torch.manual_seed(derive_seed(seed, "theta0"))
+        if config.model_name_or_path and not config.model_name_or_path.startswith(TIMM):
+            model = _from_checkpoint(config, len(class_names), labels)
+        else:
+            model = _from_architecture(config, image_size, labels)
+    return model.float().eval()
+
+
+def register_architectures() -> None:
+    """Make `AutoModelForImageClassification` know this package's own architectures."""
+    from transformers import AutoConfig, AutoModelForImageClassification
+
+    from dilt_hf import architectures as own
+
+    for name in ("CifarResNet", "Conv3"):
+        config_class, model_class = getattr(own, f"{name}Config"), getattr(own, f"{name}ForImageClassification")
+        AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
+        AutoModelForImageClassification.register(config_class, model_class, exist_ok=True)
+        config_class.register_for_auto_class()  # saved checkpoints carry the code, so they open without this package
+        model_class.register_for_auto_class("AutoModelForImageClassification")
+
+
+def _from_checkpoint(config: ModelConfig, num_labels: int, labels: dict[str, Any]) -> nn.Module:
+    from transformers import AutoConfig, AutoModelForImageClassification
+
+    where, revision = config.model_name_or_path, config.model_revision
+    settings = AutoConfig.from_pretrained(where, revision=revision, **config.config_overrides)
+    if settings.num_labels != num_labels and not config.reset_head:
+        raise ModelError(
+            f"the head of {where} has {settings.num_labels} outputs, but the dataset has {num_labels} classes; "
+            "pass --reset_head true to train a new head, or choose the data it was made for."
+        )
+    for name, value in labels.items():
+        setattr(settings, name, value)
+    return AutoModelForImageClassification.from_pretrained(
+        where, revision=revision, config=settings, ignore_mismatched_sizes=config.reset_head
+    )
+
+
+def _from_architecture(config: ModelConfig, image_size: int, labels: dict[str, Any]) -> nn.Module:
+    from transformers import AutoConfig, AutoModelForImageClassification
+
+    name = config.architecture or config.model_name_or_path or ""
+    settings = labels | config.config_overrides
+    try:
+        if name.startswith(TIMM):
+            return _from_timm(name.removeprefix(TIMM), config, image_size, labels)
+        if name in PRESETS:
+            settings = PRESETS[name](image_size, config.patch_size, **{"num_channels": config.num_channels} | settings)
+        elif os.path.exists(name) or "/" in name:
+            settings = AutoConfig.from_pretrained(name, revision=config.model_revision, **settings)
+        else:
+            raise ModelError(
+                f"there is no architecture '{name}'; use one of {', '.join(PRESETS)}, timm:NAME, or the Hub id, folder "
+                "or JSON file of a transformers config."
+            )
+        settings.architectures = settings.architectures or _architecture_names(settings)
+        return AutoModelForImageClassification.from_config(settings)
+    except (TypeError, ValueError) as error:
+        raise ModelError(f"{name} cannot be built with these settings: {error}") from error
+
+
+def _architecture_names(settings: Any) -> list[str] | None:
+    """DeiT has two image classifiers, and transformers 5 refuses to choose: take the plain one."""
+    return ["DeiTForImageClassification"] if settings.model_type == "deit" else None
+
+
+def _from_timm(name: str, config: ModelConfig, image_size: int, labels: dict[str, Any]) -> nn.Module:
+    """A timm network inside transformers' wrapper, the form in which it can be saved and reloaded."""
+    import timm
+    from transformers import AutoModelForImageClassification, TimmWrapperConfig
+
+    if not timm.is_model(name.split(".")[0]):
+        near = timm.list_models(f"*{name.split('_')[0]}*")[:5]
+        raise ModelError(f"timm has no model '{name}'{'; it has ' + ', '.join(near) if near else ''}.")
+    arguments = {"in_chans": config.num_channels, **config.config_overrides}
+    if any(timm.list_models(name.split(".")[0], module=family) for family in ("vision_transformer", "deit")):
+        arguments = {"img_size": image_size, "patch_size": config.patch_size or default_patch_size(image_size)} | arguments
+    settings = TimmWrapperConfig(architecture=name.split(".")[0], model_args=arguments, **labels)
+    model = AutoModelForImageClassification.from_config(settings)
+    if config.model_name_or_path:
+        if not config.reset_head:
+            raise ModelError(f"{name} brings its own classes; pass --reset_head true to train a head for these.")
+        pretrained = timm.create_model(name, pretrained=True, num_classes=len(labels["id2label"]), **arguments)
+        model.timm_model.load_state_dict(pretrained.state_dict())
+    return model
+
+
+# --- θ0 on disk ------------------------------------------------------------------------------------------------------
+
+
+def save_model(model: nn.Module, folder: str | os.PathLike, processor: Any = None) -> None:
+    """Write a transformers checkpoint that plain `from_pretrained` opens, with its image processor."""
+    with _quiet_transformers():
+        model.save_pretrained(folder, max_shard_size="1000GB")  # θ0 is one file: its sha256 is its identity
+        if processor is not None:
+            processor.save_pretrained(folder)
+
+
+def load_model(folder: str | os.PathLike) -> nn.Module:
+    """The model of a θ0 folder, in evaluation mode; a plain transformers model.
+
+    Raises:
+        ModelError: when weights are missing from the file, unexpected in it, or of other shapes than the config says:
+            transformers would fill in random ones.
+    """
+    from transformers import AutoModelForImageClassification
+
+    register_architectures()
+    if not Path(folder, WEIGHTS_FILE).is_file():
+        raise ModelError(f"{folder} holds no {WEIGHTS_FILE}, so it is no θ0.")
+    with torch.random.fork_rng(devices=[]), _quiet_transformers():
+        model, report = AutoModelForImageClassification.from_pretrained(
+            folder, output_loading_info=True, local_files_only=True, ignore_mismatched_sizes=True
+        )
+    for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if report.get(problem):
+            some = ", ".join(str(key) for key in sorted(report[problem], key=str)[:3])
+            raise ModelError(f"{folder}/{WEIGHTS_FILE} does not match its config.json: {problem.replace('_', ' ')} {some}.")
+    return model.eval()
+
+
+def weights_sha256(folder: str | os.PathLike) -> str:
+    """The identity of a θ0: the sha256 of its one weights file."""
+    return sha256_of_file(Path(folder, WEIGHTS_FILE))
+
+
+def save_weights(model: nn.Module, path: str | os.PathLike) -> None:
+    """Write all parameters and buffers of `model`, atomically, under their checkpoint names."""
+    from safetensors.torch import save
+
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint_tensors(model).items()}
+    write_atomically(path, save(dict(sorted(tensors.items())), metadata={"format": "pt"}))
+
+
+def load_weights(model: nn.Module, path: str | os.PathLike) -> None:
+    """Copy weights that `save_weights` or `save_model` wrote into `model`, in place, wherever it lives.
+
+    Raises:
+        ModelError: when names or shapes differ; the model is unchanged then.
+    """
+    from safetensors.torch import load_file
+
+    tensors, stored = checkpoint_tensors(model), load_file(path)
+    if set(tensors) != set(stored):
+        raise ModelError(f"{path} and the model differ in {sorted(set(tensors) ^ set(stored))[:5]}.")
+    for name, tensor in tensors.items():
+        if tensor.shape != stored[name].shape:
+            raise ModelError(f"'{name}' is {tuple(stored[name].shape)} in {path} and {tuple(tensor.shape)} in the model.")
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            tensor.copy_(stored[name])
+
+
+# --- names -----------------------------------------------------------------------------------------------------------
+
+
+def checkpoint_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """The live parameters and buffers of `model` by their names in the checkpoint file.
+
+    In transformers 5 some names differ between memory and file (ViT: `vit.layers.0.attention.q_proj.weight` against
+    `vit.encoder.layer.0.attention.attention.query.weight`). For other modules, such as plain timm models, the
+    checkpoint names are the `state_dict` names. Tied tensors appear once.
+
+    Raises:
+        ModelError: when saving this architecture would merge or split tensors, so that a mask has no single home.
+    """
+    state = dict(model.state_dict(keep_vars=True))
+    if not hasattr(model, "base_model_prefix"):
+        return _without_ties(state)
+    try:
+        from transformers.core_model_loading import revert_weight_conversion
+    except ImportError:  # versions whose names in memory and on disk are the same
+        return _without_ties(state)
+    on_disk = revert_weight_conversion(model, {name: tensor.detach() for name, tensor in state.items()})
+    live = {_identity(tensor): tensor for tensor in state.values()}
+    homeless = [name for name, tensor in on_disk.items() if _identity(tensor) not in live]
+    if homeless or len({_identity(tensor) for tensor in on_disk.values()}) != len(live):
+        raise ModelError(
+            f"{type(model).__name__} is stored with merged or split tensors ({', '.join(homeless[:3])}), which masks "
+            "cannot follow; use another architecture."
+        )
+    return _without_ties({name: live[_identity(tensor)] for name, tensor in on_disk.items()})
+
+
+def _identity(tensor: Tensor) -> tuple[int, torch.Size]:
+    return tensor.data_ptr(), tensor.shape
+
+
+def _without_ties(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    seen: dict[tuple[int, torch.Size], str] = {}
+    for name in sorted(tensors):
+        seen.setdefault(_identity(tensors[name]), name)
+    return {name: tensors[name] for name in sorted(seen.values())}
+
+
+def prunable_parameters(model: nn.Module, include_head: bool = False) -> dict[str, nn.Parameter]:
+    """The weights that pruning may remove, by checkpoint name, in sorted order.
+
+    These are the weights of all `Conv2d` and `Linear` modules, a ViT's patch projection among them. Never biases, norms,
+    position or class tokens; the classifier head only when `include_head`.
+    """
+    heads = set() if include_head else {id(module) for module in head_modules(model)}
+    weights = {
+        id(module.weight)
+        for module in model.modules()
+        if isinstance(module, (nn.Conv2d, nn.Linear)) and id(module) not in heads
+    }
+    found = {name: tensor for name, tensor in checkpoint_tensors(model).items() if id(tensor) in weights}
+    if not found:
+        raise ModelError(f"{type(model).__name__} has no Conv2d or Linear weights to prune.")
+    return found  # type: ignore[return-value]
+
+
+def head_modules(model: nn.Module) -> list[nn.Module]:
+    """The Linear and Conv2d modules that make up the classifier head.
+
+    For a timm network what its `get_classifier` gives; for a transformers model all that lies outside its base model.
+    """
+    inner = getattr(model, "timm_model", model)
+    if inner is not model or not hasattr(model, "base_model_prefix"):
+        classifier = inner.get_classifier() if hasattr(inner, "get_classifier") else ()
+        roots = classifier if isinstance(classifier, (tuple, list)) else (classifier,)
+        inside: Iterator[nn.Module] = (module for root in roots for module in root.modules())
+        return [module for module in inside if isinstance(module, (nn.Linear, nn.Conv2d))]
+    base = getattr(model, model.base_model_prefix, None)  # type: ignore[call-overload]
+    backbone = {id(module) for module in base.modules()} if base is not None else set()
+    return [
+        module
+        for module in model.modules()
+        if isinstance(module, (nn.Linear, nn.Conv2d)) and id(module) not in backbone
+    ]
+
+
+def logits_of(model: nn.Module, pixel_values: Tensor) -> Tensor:
+    """The classifier output (B, classes) of a transformers or a plain torch model."""
+    output = model(pixel_values)
+    return output if isinstance(output, Tensor) else output.logits
+
+
+@contextlib.contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """No progress bar for every small checkpoint, and no notice of what this file checks itself."""
+    from transformers.utils import logging as transformers_logging
+
+    level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        if bars:
+            transformers_logging.enable_progress_bar()

@@ -1,0 +1,1 @@
+"""Pruning methods, one file each: functions that turn trainings into masks."""
