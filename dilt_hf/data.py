@@ -323,7 +323,7 @@ class _Decoder(torch.utils.data.Dataset):
         def fill(row: int, encoded: Any) -> None:
             result[row] = images.decode(encoded, self.size, self.channels, self._where(row))
 
-        bar = tqdm(total=len(self), desc=f"decoding {self.split_name}", unit="img", disable=not progress, leave=False)
+        bar = tqdm(total=len(self), desc=f"decoding {self.split_name}", unit="img", disable=None if progress else True, leave=False)
         with bar, ThreadPoolExecutor(os.process_cpu_count() if hasattr(os, "process_cpu_count") else None) as pool:
             for start in range(0, len(self), DECODE_CHUNK):
                 encoded = self.table[start : start + DECODE_CHUNK][self.column]

@@ -150,7 +150,7 @@ def train(
     objective = _Objective(classes, config.label_smoothing, accelerator.device)
     prepared, optimizer = accelerator.prepare(model, optimizer)
     losses = torch.zeros(last_step, device=accelerator.device)
-    bar = tqdm(total=last_step - first_step, desc=description, unit="step", disable=not progress, leave=False)
+    bar = tqdm(total=last_step - first_step, desc=description, unit="step", disable=None if progress else True, leave=False)
     examples = checked = 0
     prepared.train()
     try:

@@ -1,0 +1,78 @@
+"""Pictures of results, drawn without a display and returned as PNG bytes."""
+
+from __future__ import annotations
+
+import io
+import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dilt_hf.results import Results
+
+# Okabe and Ito's palette, distinguishable under the common forms of colour blindness; T_full first.
+COLOURS = ["#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8A8A8A"]
+MARKERS = ["o", "s", "D", "^", "v", "P", "X", "*"]
+
+
+def draw_comparison(results: Results) -> bytes:
+    """Test accuracy of every network, on all classes and per partition, with its interval: one row a network."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    rows = results.rows
+    gap = 0.8 if any(matched for _, matched in rows) else 0.0
+    heights = [-(i + (gap if matched else 0.0)) for i, (_, matched) in enumerate(rows)]
+    figure = Figure(figsize=(8.2, 1.5 + 0.34 * (len(rows) + gap)), layout="constrained", dpi=130)
+    axes = figure.add_subplot()
+    columns: list[int | None] = [None, *range(results.num_partitions)]
+    spread = 0.5 / max(1, len(columns) - 1)
+    lowest = 100.0
+    for position, partition in enumerate(columns):
+        offset = 0.25 - spread * position
+        estimates = [results.estimate(name, matched, partition) for name, matched in rows]
+        widths = [0.0 if math.isnan(e.half_width) else e.half_width for e in estimates]
+        lowest = min(lowest, *(e.mean for e in estimates))
+        axes.errorbar(
+            [e.mean for e in estimates],
+            [height + offset for height in heights],
+            xerr=widths,
+            linestyle="none",
+            marker=MARKERS[position % len(MARKERS)],
+            markersize=5,
+            capsize=2,
+            linewidth=1,
+            color=COLOURS[position % len(COLOURS)],
+            label="all classes (T_full)" if partition is None else f"classes of partition {partition} (T_{partition})",
+        )
+    labels = [f"{name}  ({100 * results.density(name, matched):.3g} %)" for name, matched in rows]
+    axes.set_yticks(heights, labels)
+    for tick, (name, _) in zip(axes.get_yticklabels(), rows, strict=True):
+        tick.set_color("#777777" if ", " in name else "#000000")  # controls recede
+    for height, (name, _) in zip(heights, rows, strict=True):
+        if ", " not in name:
+            axes.axhspan(height - 0.5, height + 0.5, color="#000000", alpha=0.045, linewidth=0)
+    if gap:
+        first = next(h for h, (_, matched) in zip(heights, rows, strict=True) if matched)
+        axes.axhline(first + 0.5 + gap / 2, color="#777777", linewidth=0.8)
+        axes.annotate(
+            "all at one density",
+            (1.0, first + 0.5 + gap / 2),
+            xycoords=("axes fraction", "data"),
+            xytext=(-4, 3),
+            textcoords="offset points",
+            ha="right",
+            fontsize=8,
+            color="#555555",
+        )
+    axes.set_ylim(min(heights) - 0.7, 0.7)
+    axes.set_xlim(max(0.0, math.floor(lowest / 5) * 5 - 5), 101)
+    axes.set_xlabel("test accuracy in %, mean and 95 % interval over seeds")
+    axes.grid(axis="x", color="#dddddd", linewidth=0.6)
+    axes.set_axisbelow(True)
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+    figure.legend(loc="outside upper center", ncols=min(3, len(columns)), frameon=False, fontsize=9)
+    buffer = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(buffer)
+    return buffer.getvalue()

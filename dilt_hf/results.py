@@ -1,0 +1,247 @@
+"""What a run found, as numbers with intervals, a table, plain sentences and a picture.
+
+Intervals are two-sided 95 % Student-t intervals over seeds. A difference between two networks is taken seed by seed
+(they share θ0, data order and splits), so its interval is that of the paired differences.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dilt_hf.files import canonical_json, write_atomically
+
+CONFIDENCE = 0.95
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """One trained and scored network.
+
+    Attributes:
+        ticket: "dense", "LTH", or a ticket name.
+        control: "" for the network itself, "random" or "shuffled" for a control with as many weights.
+        matched: whether it is part of the comparison where all have one density.
+        density: kept fraction of the prunable weights.
+        scores: of the test split, as `PartitionScores` gives them (fractions).
+        validation_accuracy: on the validation split, a fraction.
+        cost: of its training, as `accounting.Cost`.
+        stage: the address of its training.
+    """
+
+    seed: int
+    ticket: str
+    control: str
+    matched: bool
+    density: float
+    scores: dict[str, Any]
+    validation_accuracy: float
+    cost: dict[str, float]
+    stage: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.ticket}, {self.control}" if self.control else self.ticket
+
+    def accuracy(self, partition: int | None = None) -> float:
+        """Test accuracy in percent: on all classes, or on those of one partition."""
+        return 100 * (self.scores["accuracy"] if partition is None else self.scores["partition_accuracy"][partition])
+
+    def summary(self) -> dict[str, Any]:
+        """The entry without recalls, for `dilt_config.json`."""
+        scores = {name: value for name, value in self.scores.items() if name != "recall"}
+        return dataclasses.asdict(self) | {"scores": scores}
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """A mean over seeds and the half-width of its interval (NaN for a single seed)."""
+
+    mean: float
+    half_width: float
+    count: int
+
+    def __str__(self) -> str:
+        return f"{self.mean:.1f}" if math.isnan(self.half_width) else f"{self.mean:.1f} ± {self.half_width:.1f}"
+
+    @property
+    def sign(self) -> int:
+        """+1 or -1 where the interval lies on one side of zero, else 0: not decided."""
+        if math.isnan(self.half_width) or abs(self.mean) <= self.half_width:
+            return 0
+        return 1 if self.mean > 0 else -1
+
+
+def estimate(values: Sequence[float]) -> Estimate:
+    """Mean and 95 % t-interval of one value per seed.
+
+    Example:
+        >>> str(estimate([90.0, 91.0, 92.0]))
+        '91.0 ± 2.5'
+    """
+    from scipy import stats
+
+    count = len(values)
+    if count < 2:
+        return Estimate(float(np.mean(values)), math.nan, count)
+    spread = float(np.std(values, ddof=1)) / math.sqrt(count)
+    return Estimate(float(np.mean(values)), float(stats.t.ppf((1 + CONFIDENCE) / 2, count - 1)) * spread, count)
+
+
+class Results:
+    """All entries of a run.
+
+    Args:
+        entries: one per seed and network.
+        overlaps: per seed, the mean Jaccard index of the partition masks and its chance level.
+        num_partitions: N.
+    """
+
+    def __init__(self, entries: Sequence[Entry], overlaps: Sequence[dict[str, float]], num_partitions: int):
+        self.entries, self.overlaps, self.num_partitions = list(entries), list(overlaps), num_partitions
+
+    @property
+    def rows(self) -> list[tuple[str, bool]]:
+        """The networks, as (name, matched), in the order they were compared."""
+        return list(dict.fromkeys((entry.name, entry.matched) for entry in self.entries))
+
+    def per_seed(self, name: str, matched: bool, value: Callable[[Entry], float]) -> dict[int, float]:
+        """`value` of one network's entry for each seed that has it."""
+        return {e.seed: value(e) for e in self.entries if (e.name, e.matched) == (name, matched)}
+
+    def estimate(self, name: str, matched: bool = False, partition: int | None = None) -> Estimate:
+        """Test accuracy of one network in percent, over seeds."""
+        return estimate(list(self.per_seed(name, matched, lambda entry: entry.accuracy(partition)).values()))
+
+    def density(self, name: str, matched: bool = False) -> float:
+        """Mean density of one network over seeds, a fraction."""
+        return float(np.mean(list(self.per_seed(name, matched, lambda entry: entry.density).values())))
+
+    def difference(
+        self,
+        one: str,
+        other: str,
+        value: Callable[[Entry], float] = Entry.accuracy,
+        matched: bool = False,
+    ) -> Estimate | None:
+        """Paired difference `one` - `other` over the seeds that have both; None where there are none."""
+        left, right = self.per_seed(one, matched, value), self.per_seed(other, matched, value)
+        seeds = [seed for seed in left if seed in right]
+        return estimate([left[seed] - right[seed] for seed in seeds]) if seeds else None
+
+    def table(self) -> str:
+        """The comparison as a Markdown table that also reads well in a terminal: test accuracies in percent."""
+        head = ["network", "density %", "T_full", *(f"T_{k}" for k in range(self.num_partitions))]
+        body = []
+        for name, matched in self.rows:
+            if matched and not any(row[0].startswith("at one density") for row in body):
+                body.append(["at one density:", *[""] * (len(head) - 1)])
+            columns = [None, *range(self.num_partitions)]
+            scores = [str(self.estimate(name, matched, partition)) for partition in columns]
+            body.append([name, f"{100 * self.density(name, matched):.2f}", *scores])
+        widths = [max(len(row[i]) for row in [head, *body]) for i in range(len(head))]
+
+        def line(cells: Sequence[str]) -> str:
+            padded = [cells[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(cells[1:], widths[1:], strict=True))]
+            return f"| {' | '.join(padded)} |"
+
+        rule = f"|-{'-' * widths[0]}-|{'|'.join('-' * (w + 1) + ':' for w in widths[1:])}|"
+        return "\n".join([line(head), rule, *map(line, body)])
+
+    def caption(self) -> str:
+        """What the numbers of the table are."""
+        seeds = len({entry.seed for entry in self.entries})
+        interval = f"mean ± 95 % t-interval over {seeds} seeds" if seeds > 1 else "one seed, so no interval"
+        found, chance = (100 * float(np.mean([o[key] for o in self.overlaps])) for key in ("jaccard", "chance"))
+        return (
+            f"Test accuracy in %, {interval}. Density: kept share of the prunable weights. T_k: the test pictures of "
+            f"partition k, classified among all classes. Overlap (Jaccard) of the partition masks: {found:.1f} %, "
+            f"by chance at their densities {chance:.1f} %."
+        )
+
+    def sentences(self) -> list[str]:
+        """Three sentences on what the run shows and does not show, each from paired differences."""
+        return [self._on_core(), self._on_union(), self._on_specialists()]
+
+    def _on_core(self) -> str:
+        difference = self.difference("core", "core, shuffled")
+        if difference is None:
+            return "Core: it was not compared with a shuffled control, so nothing is known about it."
+        verdict = {
+            1: "so where its weights lie matters, and not only how many each layer has",
+            -1: "so its weights are worse than chance positions in the same layers",
+            0: "so this run does not decide whether the positions of its weights matter, or only how many each layer has",
+        }[difference.sign]
+        return (
+            f"Core: it scores {_signed(difference)} points against the same layer densities at shuffled positions, "
+            f"{verdict}."
+        )
+
+    def _on_union(self) -> str:
+        plain = self.difference("union", "core")
+        matched = self.difference("union", "core", matched=True)
+        if plain is None:
+            return "Union: it was not compared with the core."
+        ratio = self.density("union") / max(self.density("core"), 1e-9)
+        text = f"Union: it scores {_signed(plain)} points against the core with {ratio:.1f} times as many weights"
+        if matched is None:
+            return f"{text}; without a comparison at one density that says nothing about which weights are better."
+        verdict = {
+            1: "so the union's weights are the better ones",
+            -1: "so the core's weights are the better ones",
+            0: "so no difference beyond the number of weights is shown",
+        }[matched.sign]
+        return f"{text}, and {_signed(matched)} points where both have one density, {verdict}."
+
+    def _on_specialists(self) -> str:
+        count = self.num_partitions
+
+        def advantage(k: int) -> Callable[[Entry], float]:
+            others = [j for j in range(count) if j != k]
+            return lambda entry: entry.accuracy(k) - float(np.mean([entry.accuracy(j) for j in others]))
+
+        sums: dict[int, list[float]] = {}
+        for k in range(count):
+            left = self.per_seed(f"specialist_{k}", False, advantage(k))
+            right = self.per_seed(f"specialist_{k}, shuffled", False, advantage(k))
+            for seed in left.keys() & right.keys():
+                sums.setdefault(seed, []).append(left[seed] - right[seed])
+        if not sums:
+            return "Specialists: they were not compared with shuffled controls, so nothing is known about them."
+        difference = estimate([float(np.mean(values)) for values in sums.values()])
+        verdict = {
+            1: "so they do favour their own classes even when trained on all",
+            -1: "so they favour the other classes",
+            0: "so trained on all classes they are not shown to be specialists",
+        }[difference.sign]
+        return (
+            f"Specialists: their lead on their own classes over the others is {_signed(difference)} points larger than "
+            f"that of shuffled masks, {verdict}."
+        )
+
+    def save(self, folder: str | os.PathLike) -> None:
+        """Write `results.jsonl` (one line a network and seed), `results.md` and `results.png`, each atomically."""
+        folder = Path(folder)
+        lines = [canonical_json(dataclasses.asdict(entry)) for entry in self.entries]
+        write_atomically(folder / "results.jsonl", "".join(line + "\n" for line in lines))
+        text = [self.table(), self.caption(), *self.sentences()]
+        write_atomically(folder / "results.md", "\n\n".join(text) + "\n")
+        from dilt_hf.figures import draw_comparison
+
+        write_atomically(folder / "results.png", draw_comparison(self))
+
+    @classmethod
+    def load_entries(cls, path: str | os.PathLike) -> list[Entry]:
+        """Read the entries of a `results.jsonl`."""
+        return [Entry(**json.loads(line)) for line in Path(path).read_text(encoding="utf-8").splitlines()]
+
+
+def _signed(difference: Estimate) -> str:
+    return f"{'+' if difference.mean >= 0 else ''}{difference}"

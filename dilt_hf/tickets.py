@@ -1,0 +1,233 @@
+"""Tickets: a θ0, the masks of N partitions found for it, and every subnetwork that follows from them.
+
+A ticket repository is a folder (the same as a Hub repository):
+
+    config.json  model.safetensors  preprocessor_config.json    θ0: plain transformers opens it
+    dilt_config.json                                            what was found, how, and how it scored
+    masks/partition_0.safetensors … partition_{N-1}.safetensors one bit per prunable weight
+
+Core, union, specialists and consensus masks are derived when asked for, never stored. After rewinding to θ_k, the
+weights in the repository are θ_k: those that the masks belong to.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+from torch import Tensor, nn
+
+from dilt_hf import models
+from dilt_hf.errors import MaskError, TicketError
+from dilt_hf.files import new_folder, pretty_json
+from dilt_hf.mask_files import load_masks, save_masks
+from dilt_hf.masks import Masks, check_alike, compose, density, ticket_names
+from dilt_hf.training import check_masks_fit
+
+logger = logging.getLogger(__name__)
+FORMAT_VERSION = 1
+CONFIG_FILE = "dilt_config.json"
+MASK_FOLDER = "masks"
+THETA0_FILES = ("config.json", models.WEIGHTS_FILE, "preprocessor_config.json")
+
+
+def from_pretrained(repository: str | os.PathLike, ticket: str = "core") -> nn.Module:
+    """The model θ0 ⊙ mask of one ticket, in evaluation mode: a plain transformers model, ready to train or to run.
+
+    Args:
+        repository: the folder of a ticket repository.
+        ticket: a name such as "core", "union", "specialist_0", or a composition such as "core+specialist_0".
+
+    Raises:
+        TicketError: when the repository is incomplete or inconsistent.
+        MaskError: when there is no such ticket; the message lists those there are.
+
+    Example:
+        >>> model = from_pretrained("runs/digits/tickets/seed_0", ticket="core")
+    """
+    return Tickets.from_pretrained(repository).load_model(ticket)
+
+
+def apply_ticket(model: nn.Module, tickets: Tickets, name: str) -> None:
+    """Prune a model that you already have with one ticket's mask, in place.
+
+    Weights outside the mask become 0; nothing else changes. Names and shapes are checked first, and nothing is changed
+    when they do not match. A transformers model, or the timm network inside one, on any device.
+
+    Raises:
+        ModelError: when the model does not have the weights that the mask covers, in the same shapes.
+        MaskError: when there is no such ticket.
+
+    Example:
+        >>> tickets = Tickets.from_pretrained("runs/digits/tickets/seed_0")
+        >>> apply_ticket(model, tickets, "specialist_1")
+    """
+    masks = tickets.masks(name)
+    tensors = models.checkpoint_tensors(model)
+    if not set(masks) <= set(tensors):  # a bare timm network lacks the prefix that transformers' wrapper adds
+        bare = {key.removeprefix("timm_model."): mask for key, mask in masks.items()}
+        masks = bare if set(bare) <= set(tensors) else masks
+    check_masks_fit(tensors, masks)
+    if not tickets.is_theta0(tensors):
+        logger.warning("the model's weights are not the θ0 that ticket '%s' was found for.", name)
+    with torch.no_grad():
+        for key, mask in masks.items():
+            tensors[key].mul_(mask.to(tensors[key].device))
+
+
+@dataclasses.dataclass(frozen=True)
+class Tickets:
+    """The tickets of one repository.
+
+    Attributes:
+        folder: where θ0 lies.
+        partitions: the N partition masks, by checkpoint name.
+        config: the content of `dilt_config.json`.
+    """
+
+    folder: Path
+    partitions: Sequence[Masks]
+    config: Mapping[str, Any]
+
+    @classmethod
+    def from_pretrained(cls, repository: str | os.PathLike) -> Tickets:
+        """Read a ticket repository. The masks are read and checked now, θ0 when a model is asked for.
+
+        Raises:
+            TicketError: when the folder is no ticket repository, is of a newer format, or its parts do not fit.
+
+        Example:
+            >>> Tickets.from_pretrained("runs/digits/tickets/seed_0").names()[:2]
+            ['core', 'union']
+        """
+        folder = Path(repository)
+        if not folder.is_dir():
+            raise TicketError(f"there is no folder {folder}; give the folder of a ticket repository.")
+        config = _read_config(folder)
+        try:
+            partitions = [load_masks(_mask_path(folder, k)) for k in range(config["num_partitions"])]
+            check_alike(partitions)
+        except FileNotFoundError as error:
+            raise TicketError(f"{folder} lacks {error.filename}, one of its {config['num_partitions']} masks.") from error
+        except MaskError as error:
+            raise TicketError(f"the masks of {folder} cannot be used: {error}") from error
+        tickets = cls(folder, partitions, config)
+        tickets._check_theta0_shapes()
+        return tickets
+
+    def names(self) -> list[str]:
+        """The basic tickets; `masks` and `load_model` also take compositions of them with + and -."""
+        return ticket_names(len(self.partitions))
+
+    def masks(self, name: str) -> Masks:
+        """The mask of a ticket, by checkpoint name.
+
+        Raises:
+            MaskError: when there is no such ticket.
+        """
+        return compose(name, self.partitions)
+
+    def load_model(self, name: str | None = None) -> nn.Module:
+        """θ0 under the mask of ticket `name`, or dense θ0 when it is None; a plain transformers model.
+
+        Raises:
+            TicketError: when θ0 is not the one the masks were found for (its sha256 differs).
+            MaskError: when there is no such ticket.
+        """
+        masks = None if name is None else self.masks(name)
+        expected = self.config["theta0"]["sha256"]
+        if models.weights_sha256(self.folder) != expected:
+            raise TicketError(
+                f"{self.folder / models.WEIGHTS_FILE} is not the θ0 that these masks were found for (its sha256 is not "
+                f"{expected[:12]}…); restore it, or use apply_ticket to prune other weights."
+            )
+        model = models.load_model(self.folder)
+        if masks is not None:
+            tensors = models.checkpoint_tensors(model)
+            check_masks_fit(tensors, masks)
+            with torch.no_grad():
+                for key, mask in masks.items():
+                    tensors[key].mul_(mask)
+        return model
+
+    def save_pretrained(self, folder: str | os.PathLike) -> None:
+        """Write the whole repository to a new folder: all of it, or nothing.
+
+        Raises:
+            TicketError: when the folder already holds something.
+        """
+        folder = Path(folder)
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise TicketError(f"{folder} already exists; choose a new folder, so that nothing is written over.")
+        with new_folder(folder) as target:
+            for name in THETA0_FILES:
+                if (self.folder / name).is_file():
+                    shutil.copyfile(self.folder / name, target / name)
+            for code in self.folder.glob("*.py"):  # architectures that travel with their checkpoint
+                shutil.copyfile(code, target / code.name)
+            (target / MASK_FOLDER).mkdir()
+            for k, mask in enumerate(self.partitions):
+                save_masks(mask, _mask_path(target, k))
+            (target / CONFIG_FILE).write_text(pretty_json(dict(self.config)), encoding="utf-8")
+
+    def is_theta0(self, tensors: Mapping[str, Tensor]) -> bool:
+        """Whether these tensors, by checkpoint name, hold θ0's values wherever a mask covers them."""
+        with safetensors.safe_open(self.folder / models.WEIGHTS_FILE, framework="pt") as theta0:
+            return all(
+                torch.equal(tensor.detach().cpu().float(), theta0.get_tensor(key))
+                for key in self.partitions[0]
+                for tensor in [tensors.get(key, tensors.get(key.removeprefix("timm_model.")))]
+                if tensor is not None
+            )
+
+    def __repr__(self) -> str:
+        densities = ", ".join(f"{name} {density(self.masks(name)):.1%}" for name in self.names()[:2])
+        return f"Tickets({str(self.folder)!r}, {len(self.partitions)} partitions; density: {densities})"
+
+    def _check_theta0_shapes(self) -> None:
+        weights = self.folder / models.WEIGHTS_FILE
+        if not weights.is_file():
+            raise TicketError(f"{self.folder} lacks {models.WEIGHTS_FILE}, the θ0 of its masks.")
+        try:
+            with safetensors.safe_open(weights, framework="pt") as file:
+                stored = set(file.keys())
+                for name, mask in self.partitions[0].items():
+                    if name not in stored or tuple(file.get_slice(name).get_shape()) != tuple(mask.shape):
+                        raise TicketError(f"the masks of {self.folder} cover '{name}', which θ0 lacks in that shape.")
+        except safetensors.SafetensorError as error:
+            raise TicketError(f"{weights} is not a readable safetensors file ({error}).") from error
+
+
+def _mask_path(folder: Path, partition: int) -> Path:
+    return folder / MASK_FOLDER / f"partition_{partition}.safetensors"
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = folder / CONFIG_FILE
+    if not path.is_file():
+        raise TicketError(f"{folder} is no ticket repository: it lacks {CONFIG_FILE}.")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise TicketError(f"{path} is not JSON ({error}).") from error
+    if not isinstance(config, dict) or not isinstance(config.get("format_version"), int):
+        raise TicketError(f"{path} has no format_version, so it is no ticket configuration.")
+    if config["format_version"] > FORMAT_VERSION:
+        raise TicketError(
+            f"{path} has format {config['format_version']}, and this version reads up to {FORMAT_VERSION}; "
+            "update dilt_hf."
+        )
+    count, theta0 = config.get("num_partitions"), config.get("theta0")
+    if type(count) is not int or not 2 <= count <= 10_000:
+        raise TicketError(f"{path} says num_partitions is {count!r}; it must be a number of at least 2.")
+    if not isinstance(theta0, dict) or not isinstance(theta0.get("sha256"), str):
+        raise TicketError(f"{path} does not say which θ0 the masks belong to.")
+    return config

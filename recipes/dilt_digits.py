@@ -1,0 +1,23 @@
+"""The demo: scikit-learn's digits, a micro ResNet, digits 0-4 against 5-9, three seeds, a few minutes on two cores."""
+
+from dilt_hf.cli import run_recipe
+
+if __name__ == "__main__":
+    run_recipe(
+        __doc__,
+        dataset_name="digits",
+        image_size=32,
+        augmentation="shift",
+        architecture="resnet-micro",
+        num_partitions=2,
+        partition_by="range",
+        pruning_fraction=0.3,
+        target_sparsity=0.9,
+        num_train_epochs=6,
+        per_device_train_batch_size=64,
+        learning_rate=0.1,
+        lr_scheduler_type="one_cycle",
+        matched_density=0.2,
+        seeds=[0, 1, 2],
+        output_dir="runs/digits",
+    )
