@@ -34,7 +34,25 @@ _HOME = {
     "from_pretrained": "tickets",
 }
 
-__all__ = [*_HOME, "__version__"]
+__all__ = [
+    "DataConfig",
+    "DiltConfig",
+    "DiltError",
+    "ModelConfig",
+    "PartitionConfig",
+    "PruningConfig",
+    "RunConfig",
+    "Tickets",
+    "TrainingConfig",
+    "__version__",
+    "apply_ticket",
+    "find_tickets",
+    "from_pretrained",
+    "load_masks",
+    "load_splits",
+    "make_partitions",
+    "save_masks",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -3,6 +3,8 @@
 The file needs nothing but torch and transformers, so it can travel inside a checkpoint (`trust_remote_code=True`).
 """
 
+from itertools import pairwise
+
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel, ResNetConfig, ResNetForImageClassification
 from transformers.modeling_outputs import ImageClassifierOutput
@@ -58,7 +60,7 @@ class Conv3ForImageClassification(PreTrainedModel):
                 nn.ReLU(),
                 nn.MaxPool2d(2, ceil_mode=True),  # keeps pictures smaller than 8 px alive
             )
-            for width_in, width_out in zip(widths[:-1], widths[1:])
+            for width_in, width_out in pairwise(widths)
         )
         self.classifier = nn.Linear(widths[-1], config.num_labels)
         self.post_init()
@@ -84,5 +86,7 @@ class Conv3ForImageClassification(PreTrainedModel):
             states.append(hidden)
         logits = self.classifier(hidden.mean(dim=(2, 3)))
         loss = None if labels is None else nn.functional.cross_entropy(logits, labels)
-        output = ImageClassifierOutput(loss=loss, logits=logits, hidden_states=tuple(states) if output_hidden_states else None)
+        output = ImageClassifierOutput(
+            loss=loss, logits=logits, hidden_states=tuple(states) if output_hidden_states else None
+        )
         return output.to_tuple() if return_dict is False else output

@@ -33,8 +33,23 @@ SECTIONS = {
 }
 
 
+# Options that stand for one another: a user who names one does not mean the recipe's default for another.
+ALTERNATIVES = (
+    {
+        "dataset_name", "dataset_config_name", "dataset_revision", "train_dir", "validation_dir", "test_dir",
+        "train_files", "validation_files", "test_files", "image_column_name", "label_column_name",
+    },
+    {"architecture", "model_name_or_path"},
+)  # fmt: skip
+# Two of these are given; a user who gives two replaces whatever two the recipe has.
+PRUNING = {"num_rounds", "pruning_fraction", "target_sparsity"}
+
+
 def parse_config(
-    arguments: Sequence[str], defaults: Mapping[str, Any], description: str = "", alternatives: Sequence[set[str]] = ()
+    arguments: Sequence[str],
+    defaults: Mapping[str, Any],
+    description: str = "",
+    variants: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> DiltConfig:
     """The configuration from recipe defaults, then a YAML or JSON file if one comes first, then the options given.
 
@@ -42,7 +57,7 @@ def parse_config(
         arguments: as in `sys.argv[1:]`. The first may be a .yaml, .yml or .json file with option names as keys.
         defaults: option names and values that the recipe sets.
         description: what `--help` says the recipe does.
-        alternatives: sets of options of which giving one drops the recipe's defaults for the others.
+        variants: further defaults for one architecture, by its name.
 
     Raises:
         ConfigError: for an unknown key in the file, or values that cannot be.
@@ -54,53 +69,41 @@ def parse_config(
     """
     from transformers import HfArgumentParser
 
-    parser = HfArgumentParser(list(SECTIONS.values()), description=description, allow_abbrev=False)
-    arguments = list(arguments)
-    settings = dict(defaults)
-    given = {argument.removeprefix("--").split("=")[0] for argument in arguments if argument.startswith("--")}
+    sections: Any = list(SECTIONS.values())
+    parser = HfArgumentParser(sections, description=description, allow_abbrev=False)
+    options = {action.dest: action for action in parser._actions}
+    for name in (field.name for section in SECTIONS.values() for field in fields(section)):
+        if typing.get_origin(options[name].type) is dict or options[name].type is dict:
+            options[name].type = _json_object
+    arguments, from_file = list(arguments), {}
     if arguments and arguments[0].endswith((".yaml", ".yml", ".json")):
         from_file = _read_settings(arguments.pop(0))
-        given |= set(from_file)
-        settings |= from_file
-    for group in alternatives:
+    typed = parser.parse_known_args([argument for argument in arguments if argument not in ("-h", "--help")])[0]
+    given = set(from_file) | {a[2:].split("=")[0].replace("-", "_") for a in arguments if a.startswith("--")}
+    architecture = typed.architecture or from_file.get("architecture")
+    settings = dict(defaults) | dict((variants or {}).get(architecture or "", {})) | from_file
+    for group in [*ALTERNATIVES, *([PRUNING] if len(given & PRUNING) > 1 else [])]:
         if given & group:
             settings = {name: value for name, value in settings.items() if name not in group or name in given}
-    known = {field.name for section in SECTIONS.values() for field in fields(section)}
-    unknown = sorted(set(settings) - known)
+    unknown = sorted(set(settings) - set(options))
     if unknown:
         raise ConfigError(f"there is no setting {', '.join(unknown)}; see --help for those there are.")
-    for action in parser._actions:
-        if action.dest in settings:
-            action.default, action.required = settings[action.dest], False
-        elif action.dest in known and _is_dict(action.dest):
-            action.default = {}
-        if action.dest in known and _is_dict(action.dest):
-            action.type = _json_object
+    for name, value in settings.items():
+        options[name].default, options[name].required = value, False
     parsed = vars(parser.parse_args(arguments))
-    sections = {
-        name: section(**{field.name: parsed[field.name] for field in fields(section)})
-        for name, section in SECTIONS.items()
-    }
-    return DiltConfig(**sections)
+    return DiltConfig(
+        **{
+            name: section(**{field.name: parsed[field.name] for field in fields(section)})
+            for name, section in SECTIONS.items()
+        }
+    )
 
 
-# Options that stand for one another: a user who names one does not mean the recipe's default for another.
-ALTERNATIVES = (
-    {
-        "dataset_name", "dataset_config_name", "dataset_revision", "train_dir", "validation_dir", "test_dir",
-        "train_files", "validation_files", "test_files", "image_column_name", "label_column_name",
-    },
-    {"architecture", "model_name_or_path"},
-)  # fmt: skip
-PRUNING = {"num_rounds", "pruning_fraction", "target_sparsity"}
-
-
-def run_recipe(description: str, **defaults: Any) -> None:
-    """The whole of a recipe: parse, run, print the table and where things are. Exits 1 with one sentence on an error."""
-    arguments = sys.argv[1:]
+def run_recipe(description: str, *, variants: Mapping[str, Mapping[str, Any]] | None = None, **defaults: Any) -> None:
+    """The whole of a recipe: parse, run, print the table and where things are; on an error one sentence, and exit 1."""
     logging.basicConfig(level=os.environ.get("DILT_LOG_LEVEL", "WARNING"), format="%(levelname)s: %(message)s")
     try:
-        config = parse_config(arguments, defaults, description, [*ALTERNATIVES, *_pruning_alternatives(arguments)])
+        config = parse_config(sys.argv[1:], defaults, description, variants)
         from dilt_hf.experiments.find import find_tickets
         from dilt_hf.teams import join_team
 
@@ -115,22 +118,6 @@ def run_recipe(description: str, **defaults: Any) -> None:
         print("", results.table(), "", results.caption(), "", *results.sentences(), "", sep="\n")
         print(f"Picture: {folder / 'results.png'}")
         print(f"Tickets: {folder / 'tickets' / f'seed_{config.run.seeds[0]}'}")
-
-
-def _pruning_alternatives(arguments: Sequence[str]) -> list[set[str]]:
-    """Two of the three pruning settings are given; a user who gives two replaces whatever the recipe has."""
-    given = {argument.removeprefix("--").split("=")[0] for argument in arguments} & PRUNING
-    if len(given) >= 2:
-        return [PRUNING]
-    return []
-
-
-def _is_dict(name: str) -> bool:
-    for section in SECTIONS.values():
-        hints = typing.get_type_hints(section)
-        if name in hints:
-            return typing.get_origin(hints[name]) is dict
-    return False
 
 
 def _json_object(text: str | dict[str, Any]) -> dict[str, Any]:

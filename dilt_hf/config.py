@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from dilt_hf.errors import ConfigError
 
@@ -29,6 +29,8 @@ def _require(condition: bool, message: str) -> None:
 @dataclass(frozen=True)
 class DataConfig:
     """Which pictures, and how they become tensors."""
+
+    _argument_group_name: ClassVar[str] = "data"
 
     dataset_name: str | None = _option(
         None, "A dataset id on the Hub, a folder that `datasets` can load, or the built-in 'digits'."
@@ -80,6 +82,8 @@ class DataConfig:
 class ModelConfig:
     """Which network, and where θ0 comes from."""
 
+    _argument_group_name: ClassVar[str] = "model"
+
     architecture: str | None = _option(
         None,
         "What to build with new weights: a preset (resnet18, resnet50, resnet18-cifar, resnet50-cifar, resnet-micro, "
@@ -90,7 +94,7 @@ class ModelConfig:
         None, "Take θ0 from this checkpoint instead: a transformers one (Hub id or folder), or timm:NAME."
     )
     model_revision: str | None = _option(None, "The commit, tag or branch of the checkpoint on the Hub.")
-    config_overrides: dict[str, Any] = _option({}, 'Changes to the model\'s config, as JSON: \'{"depths": [1, 1]}\'.')
+    config_overrides: dict[str, Any] = _option({}, "Changes to the model's config, as JSON: '{\"depths\": [1, 1]}'.")
     patch_size: int | None = _option(None, "Patch side of the ViT and DeiT presets; by default at least 7x7 patches.")
     num_channels: int = _option(3, "Colour channels of the model input: 3, or 1 for grey.")
     reset_head: bool = _option(False, "Replace the checkpoint's classifier by a new one for this dataset's classes.")
@@ -108,6 +112,8 @@ class ModelConfig:
 class PartitionConfig:
     """How the training rows are split into N disjoint parts."""
 
+    _argument_group_name: ClassVar[str] = "partitions"
+
     num_partitions: int = _option(2, "N, the number of partitions and of independent pruning processes.")
     partition_by: Literal["range", "random", "explicit", "clusters", "column", "sibling"] = _option(
         "range",
@@ -117,9 +123,12 @@ class PartitionConfig:
     )
     partition_seed: int = _option(0, "Seed of the random and sibling partitions.")
     partition_classes: list[str] = _option(
-        [], "explicit: one comma-separated list of class names, ids or id ranges per partition: 0-4 5-9, or cat,dog car,ship."
+        [],
+        "explicit: a comma-separated list of class names, ids or id ranges per partition: 0-4 5-9, or cat,dog car,ship.",
     )
-    partition_file: str | None = _option(None, "explicit: a JSON file with one list of class names or ids per partition.")
+    partition_file: str | None = _option(
+        None, "explicit: a JSON file with one list of class names or ids per partition."
+    )
     partition_column: str | None = _option(None, "column: the column whose values make the partitions.")
     embedding_model: str | None = _option(
         None, "clusters: the transformers image model whose class means are clustered; by default mean pictures are."
@@ -130,7 +139,7 @@ class PartitionConfig:
         _require(
             (self.partition_by == "explicit") == bool(self.partition_classes or self.partition_file)
             and not (self.partition_classes and self.partition_file),
-            "--partition_by explicit needs one of --partition_classes and --partition_file, and nothing else takes them.",
+            "--partition_by explicit needs one of --partition_classes and --partition_file; nothing else takes them.",
         )
         _require(
             (self.partition_by == "column") == bool(self.partition_column),
@@ -142,6 +151,8 @@ class PartitionConfig:
 class TrainingConfig:
     """One training: of a pruning round, or of a ticket."""
 
+    _argument_group_name: ClassVar[str] = "training"
+
     num_train_epochs: int = _option(10, "Epochs of each training of a pruning round.")
     ticket_epochs: int | None = _option(None, "Epochs of each final ticket training; by default num_train_epochs.")
     per_device_train_batch_size: int = _option(128, "Pictures per forward pass.")
@@ -152,7 +163,8 @@ class TrainingConfig:
     weight_decay: float = _option(5e-4, "Weight decay.")
     decay_norm_and_bias: bool = _option(True, "Apply the weight decay to norm layers and biases too.")
     optimizer_args: dict[str, Any] = _option(
-        {"momentum": 0.9}, 'Further arguments of the optimizer, as JSON: \'{"momentum": 0.9, "nesterov": true}\'.'
+        {},
+        "Further arguments of the optimizer, as JSON: '{\"nesterov\": true}'. SGD has momentum 0.9 by default.",
     )
     lr_scheduler_type: Literal["constant", "cosine", "multistep", "one_cycle"] = _option(
         "cosine", "Learning-rate schedule, stepped with every optimizer step."
@@ -183,6 +195,8 @@ class TrainingConfig:
 @dataclass(frozen=True)
 class PruningConfig:
     """Iterative magnitude pruning: how much goes in how many rounds, and what it rewinds to."""
+
+    _argument_group_name: ClassVar[str] = "pruning"
 
     num_rounds: int | None = _option(None, "R, the number of train-prune-rewind rounds.")
     pruning_fraction: float | None = _option(None, "p, the share of the remaining weights that each round removes.")
@@ -231,7 +245,7 @@ class PruningConfig:
         """
         final = self.partition_density(num_partitions)
         if self.pruning_fraction is None:
-            densities = [final ** ((r + 1) / self.num_rounds) for r in range(self.num_rounds)]  # type: ignore[operator]
+            densities = [final ** ((r + 1) / (self.num_rounds or 1)) for r in range(self.num_rounds or 0)]
             return [round(density * total) for density in densities[:-1]] + [round(final * total)]
         keep = 1 - self.pruning_fraction
         rounds = self.num_rounds or max(1, math.ceil(math.log(final) / math.log(keep) - 1e-9))
@@ -246,6 +260,8 @@ class PruningConfig:
 @dataclass(frozen=True)
 class RunConfig:
     """Where the run is kept, how often it is repeated, and what is compared."""
+
+    _argument_group_name: ClassVar[str] = "run"
 
     output_dir: str = _option("runs/tickets", "Folder of the run. The same command continues what it finds there.")
     seeds: list[int] = _option([0], "One whole repetition per seed: its own θ0, order of the data, and masks.")

@@ -15,6 +15,7 @@ import logging
 import os
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -138,7 +139,7 @@ def _open_tables(config: DataConfig) -> tuple[dict[str, Any], str]:
         loaded = datasets.load_dataset("imagefolder", data_files=patterns, drop_labels=False)
         return dict(loaded), config.train_dir
     files = {"train": config.train_files, "validation": config.validation_files, "test": config.test_files}
-    for file in sum(files.values(), []):
+    for file in chain.from_iterable(files.values()):
         if "://" not in file and not any(character in file for character in "*?[") and not os.path.exists(file):
             raise DataError(f"there is no file {file}.")
     loaded = datasets.load_dataset("parquet", data_files={name: paths for name, paths in files.items() if paths})
@@ -178,7 +179,7 @@ def _find_image_column(table: datasets.Dataset, wanted: str | None) -> str:
 def _find_label_column(table: datasets.Dataset, wanted: str | None) -> str:
     import datasets
 
-    if wanted in table.features:
+    if wanted is not None and wanted in table.features:
         return wanted  # any column may be named: its distinct values become the classes
     found = [name for name, feature in table.features.items() if isinstance(feature, datasets.ClassLabel)]
     return _one_column(found, wanted, table, "class", "--label_column_name")
@@ -208,7 +209,9 @@ def _labels(tables: Mapping[str, Any], column: str, train: str) -> tuple[dict[st
     }
     if isinstance(feature, datasets.ClassLabel):
         names = tuple(feature.names)
-        numbers = {name: np.array([-1 if v is None else int(v) for v in values], np.int64) for name, values in raw.items()}
+        numbers = {
+            name: np.array([-1 if v is None else int(v) for v in values], np.int64) for name, values in raw.items()
+        }
     else:
         values = sorted({value for value in raw[train] if value is not None})
         names = tuple(str(value) for value in values)
@@ -220,9 +223,11 @@ def _labels(tables: Mapping[str, Any], column: str, train: str) -> tuple[dict[st
         raise DataError(f"training row {int((numbers[train] < 0).argmax())} has no class in column '{column}'.")
     for name, table in tables.items():
         other = table.features.get(column)
-        if isinstance(other, datasets.ClassLabel) and isinstance(feature, datasets.ClassLabel):
-            if tuple(other.names) != names:
-                raise DataError(f"the splits {train} and {name} have different classes, so their ids mean different things.")
+        both = isinstance(other, datasets.ClassLabel) and isinstance(feature, datasets.ClassLabel)
+        if both and tuple(other.names) != names:
+            raise DataError(
+                f"the splits {train} and {name} have different classes, so their ids mean different things."
+            )
     return numbers, names
 
 
@@ -252,7 +257,9 @@ def _hold_out(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
         held[rows[: int(len(rows) * fraction)]] = True
     if not held.any():
         raise DataError(f"no class has enough rows to hold out {fraction:.0%} for validation; add data or raise it.")
-    return split.select(np.flatnonzero(~held)), dataclasses.replace(split.select(np.flatnonzero(held)), name="validation")
+    return split.select(np.flatnonzero(~held)), dataclasses.replace(
+        split.select(np.flatnonzero(held)), name="validation"
+    )
 
 
 # --- from splits to pictures -----------------------------------------------------------------------------------------
@@ -323,7 +330,13 @@ class _Decoder(torch.utils.data.Dataset):
         def fill(row: int, encoded: Any) -> None:
             result[row] = images.decode(encoded, self.size, self.channels, self._where(row))
 
-        bar = tqdm(total=len(self), desc=f"decoding {self.split_name}", unit="img", disable=None if progress else True, leave=False)
+        bar = tqdm(
+            total=len(self),
+            desc=f"decoding {self.split_name}",
+            unit="img",
+            disable=None if progress else True,
+            leave=False,
+        )
         with bar, ThreadPoolExecutor(os.process_cpu_count() if hasattr(os, "process_cpu_count") else None) as pool:
             for start in range(0, len(self), DECODE_CHUNK):
                 encoded = self.table[start : start + DECODE_CHUNK][self.column]
@@ -367,7 +380,7 @@ def fingerprint(split: Split, pictures: Images) -> str:
 
     digest = hashlib.sha256(split.labels.tobytes())
     if isinstance(pictures, ResidentImages):
-        digest.update(memoryview(pictures.pictures.cpu().numpy().reshape(-1)))
+        digest.update(pictures.pictures.cpu().contiguous().numpy().data)
         return sha256_of_json([list(pictures.pictures.shape), digest.hexdigest()])
     size, channels = pictures.decoder.size, pictures.decoder.channels
     return sha256_of_json([split.dataset._fingerprint, size, channels, digest.hexdigest()])

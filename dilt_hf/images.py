@@ -41,10 +41,9 @@ def decode(encoded: Any, size: int, channels: int, where: str) -> np.ndarray:
         raise DataError(f"{where} has no picture; remove the row.")
     try:
         source = io.BytesIO(encoded["bytes"]) if encoded.get("bytes") is not None else encoded["path"]
-        with Image.open(source) as picture:
-            picture.load()
-            picture = ImageOps.exif_transpose(picture)
-            picture = _to_mode(picture, "RGB" if channels == 3 else "L")
+        with Image.open(source) as file:
+            file.load()
+            picture = _to_mode(ImageOps.exif_transpose(file), "RGB" if channels == 3 else "L")
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
         raise DataError(f"{where} cannot be decoded ({error}); remove or repair the file.") from error
     return np.asarray(_fit(picture, size)).reshape(size, size, channels)
@@ -114,7 +113,7 @@ def per_channel(values: Sequence[float], channels: int, name: str) -> list[float
 
 
 class Normalize:
-    """uint8 pictures (B, H, W, C) to normalised float32 (B, C, H, W), in channels-last memory order, on their device."""
+    """uint8 pictures (B, H, W, C) to normalised float32 (B, C, H, W) in channels-last memory order, on their device."""
 
     def __init__(self, mean: Sequence[float], std: Sequence[float], channels: int, device: torch.device):
         deviation = torch.tensor(per_channel(std, channels, "image_std"), device=device)

@@ -3,6 +3,9 @@
 Each tensor is stored flat as uint8, eight weights a byte, the first weight in the lowest bit
 (``numpy.packbits(bitorder="little")``); unused bits of the last byte are 0. The shapes and the format version stand in
 the safetensors metadata. Keys are those of the checkpoint file that the mask belongs to.
+
+All metadata is one JSON text under one key, because safetensors writes several keys in an order that changes from call
+to call, and equal masks shall be equal bytes.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ from dilt_hf.files import canonical_json, write_atomically
 from dilt_hf.masks import Masks, check_alike
 
 FORMAT = "dilt-mask-1"
+METADATA_KEY = "dilt_mask"
 
 
 def pack(mask: Tensor) -> np.ndarray:
@@ -68,7 +72,7 @@ def masks_to_bytes(mask: Mapping[str, Tensor]) -> bytes:
     """The bytes that `save_masks` writes: equal masks give equal bytes."""
     check_alike([mask])
     shapes = {name: list(tensor.shape) for name, tensor in mask.items()}
-    metadata = {"format": FORMAT, "shapes": canonical_json(shapes)}
+    metadata = {METADATA_KEY: canonical_json({"format": FORMAT, "shapes": shapes})}
     return to_safetensors({name: pack(mask[name]) for name in sorted(mask)}, metadata=metadata)
 
 
@@ -90,9 +94,7 @@ def load_masks(path: str | os.PathLike) -> Masks:
             packed = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except safetensors.SafetensorError as error:
         raise MaskError(f"{where} is not a readable safetensors file ({error}); download or make it again.") from error
-    if metadata.get("format") != FORMAT:
-        raise MaskError(f"{where} is not a mask file: its format is {metadata.get('format')!r}, not '{FORMAT}'.")
-    shapes = _read_shapes(metadata.get("shapes", ""), where)
+    shapes = _read_shapes(metadata.get(METADATA_KEY), where)
     if set(shapes) != set(packed):
         raise MaskError(f"{where} is damaged: the shapes and the tensors name different weights.")
     masks = {}
@@ -104,15 +106,18 @@ def load_masks(path: str | os.PathLike) -> Masks:
     return masks
 
 
-def _read_shapes(text: str, where: str) -> dict[str, tuple[int, ...]]:
+def _read_shapes(text: str | None, where: str) -> dict[str, tuple[int, ...]]:
+    if text is None:
+        raise MaskError(f"{where} is not a mask file: it lacks the metadata '{METADATA_KEY}'.")
     try:
-        shapes = json.loads(text)
-        valid = isinstance(shapes, dict) and all(
-            isinstance(shape, list) and all(type(size) is int and size >= 0 for size in shape)
-            for shape in shapes.values()
-        )
-    except (ValueError, RecursionError):
-        valid = False
-    if not valid:
+        metadata = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise MaskError(f"{where} is damaged: its metadata is not JSON.") from error
+    if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
+        raise MaskError(f"{where} is not in the format '{FORMAT}'; a newer dilt_hf may read it.")
+    shapes = metadata.get("shapes")
+    if not isinstance(shapes, dict) or not all(
+        isinstance(shape, list) and all(type(size) is int and size >= 0 for size in shape) for shape in shapes.values()
+    ):
         raise MaskError(f"{where} is damaged: its metadata holds no table of shapes.")
     return {name: tuple(shape) for name, shape in shapes.items()}

@@ -247,9 +247,7 @@ def shuffle_like(mask: Mapping[str, Tensor], generator: torch.Generator) -> Mask
         >>> shuffle_like({"w": torch.tensor([True, False, False])}, torch.Generator())["w"].sum()
         tensor(1)
     """
-    return {
-        name: _random_positions(tensor, int(tensor.count_nonzero()), generator) for name, tensor in mask.items()
-    }
+    return {name: _random_positions(tensor, int(tensor.count_nonzero()), generator) for name, tensor in mask.items()}
 
 
 def apportion(total: int, sizes: Mapping[str, int]) -> dict[str, int]:
@@ -310,7 +308,9 @@ def keep_largest_per_tensor(
         {'w': tensor([False,  True]), 'v': tensor([ True, False])}
     """
     if set(kept) != set(scores):
-        raise MaskError(f"a count is needed for every tensor and no other; these differ: {sorted(set(kept) ^ set(scores))}.")
+        raise MaskError(
+            f"a count is needed for every tensor and no other; these differ: {sorted(set(kept) ^ set(scores))}."
+        )
     parts = {name: None if within is None else {name: within[name]} for name in scores}
     masks: Masks = {}
     for name, tensor in scores.items():

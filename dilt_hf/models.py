@@ -13,7 +13,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -145,7 +145,7 @@ def register_architectures() -> None:
 def _from_checkpoint(config: ModelConfig, num_labels: int, labels: dict[str, Any]) -> nn.Module:
     from transformers import AutoConfig, AutoModelForImageClassification
 
-    where, revision = config.model_name_or_path, config.model_revision
+    where, revision = config.model_name_or_path or "", config.model_revision
     settings = AutoConfig.from_pretrained(where, revision=revision, **config.config_overrides)
     if settings.num_labels != num_labels and not config.reset_head:
         raise ModelError(
@@ -197,7 +197,10 @@ def _from_timm(name: str, config: ModelConfig, image_size: int, labels: dict[str
         raise ModelError(f"timm has no model '{name}'{'; it has ' + ', '.join(near) if near else ''}.")
     arguments = {"in_chans": config.num_channels, **config.config_overrides}
     if any(timm.list_models(name.split(".")[0], module=family) for family in ("vision_transformer", "deit")):
-        arguments = {"img_size": image_size, "patch_size": config.patch_size or default_patch_size(image_size)} | arguments
+        arguments = {
+            "img_size": image_size,
+            "patch_size": config.patch_size or default_patch_size(image_size),
+        } | arguments
     settings = TimmWrapperConfig(architecture=name.split(".")[0], model_args=arguments, **labels)
     model = AutoModelForImageClassification.from_config(settings)
     if config.model_name_or_path:
@@ -238,7 +241,9 @@ def load_model(folder: str | os.PathLike) -> nn.Module:
     for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if report.get(problem):
             some = ", ".join(str(key) for key in sorted(report[problem], key=str)[:3])
-            raise ModelError(f"{folder}/{WEIGHTS_FILE} does not match its config.json: {problem.replace('_', ' ')} {some}.")
+            raise ModelError(
+                f"{folder}/{WEIGHTS_FILE} does not match its config.json: {problem.replace('_', ' ')} {some}."
+            )
     return model.eval()
 
 
@@ -268,7 +273,9 @@ def load_weights(model: nn.Module, path: str | os.PathLike) -> None:
         raise ModelError(f"{path} and the model differ in {sorted(set(tensors) ^ set(stored))[:5]}.")
     for name, tensor in tensors.items():
         if tensor.shape != stored[name].shape:
-            raise ModelError(f"'{name}' is {tuple(stored[name].shape)} in {path} and {tuple(tensor.shape)} in the model.")
+            raise ModelError(
+                f"'{name}' is {tuple(stored[name].shape)} in {path} and {tuple(tensor.shape)} in the model."
+            )
     with torch.no_grad():
         for name, tensor in tensors.items():
             tensor.copy_(stored[name])
@@ -294,7 +301,7 @@ def checkpoint_tensors(model: nn.Module) -> dict[str, Tensor]:
         from transformers.core_model_loading import revert_weight_conversion
     except ImportError:  # versions whose names in memory and on disk are the same
         return _without_ties(state)
-    on_disk = revert_weight_conversion(model, {name: tensor.detach() for name, tensor in state.items()})
+    on_disk = revert_weight_conversion(cast(Any, model), {name: tensor.detach() for name, tensor in state.items()})
     live = {_identity(tensor): tensor for tensor in state.values()}
     homeless = [name for name, tensor in on_disk.items() if _identity(tensor) not in live]
     if homeless or len({_identity(tensor) for tensor in on_disk.values()}) != len(live):
@@ -319,8 +326,8 @@ def _without_ties(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def prunable_parameters(model: nn.Module, include_head: bool = False) -> dict[str, nn.Parameter]:
     """The weights that pruning may remove, by checkpoint name, in sorted order.
 
-    These are the weights of all `Conv2d` and `Linear` modules, a ViT's patch projection among them. Never biases, norms,
-    position or class tokens; the classifier head only when `include_head`.
+    These are the weights of all `Conv2d` and `Linear` modules, a ViT's patch projection among them. Never biases,
+    norms, position or class tokens; the classifier head only when `include_head`.
     """
     heads = set() if include_head else {id(module) for module in head_modules(model)}
     weights = {

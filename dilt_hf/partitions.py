@@ -52,7 +52,8 @@ class Partitioning:
             unknown = sorted({str(v) for v in np.unique(values).tolist() if v not in lookup})
             if unknown:
                 raise PartitionError(
-                    f"the {split.name} split has values of '{self.column}' that no training row has: {', '.join(unknown)}."
+                    f"the {split.name} split has values of '{self.column}' that no training row has: "
+                    f"{', '.join(unknown[:5])}."
                 )
             return np.array([lookup[value] for value in values.tolist()], np.int64)
         table = np.full(1 + max(max(ids) for ids in self.classes), -1, np.int64)
@@ -133,8 +134,8 @@ def check_partitions(
     missing = [names[c] for c in range(len(names)) if c not in owner]
     if missing:
         raise PartitionError(
-            f"{len(missing)} classes are in no partition ({', '.join(missing[:5])}{', …' if len(missing) > 5 else ''}); "
-            "partitions must cover all classes."
+            f"{len(missing)} classes are in no partition ({', '.join(missing[:5])}"
+            f"{', …' if len(missing) > 5 else ''}); partitions must cover all classes."
         )
     return tuple(tuple(sorted(ids)) for ids in classes)
 

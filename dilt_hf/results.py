@@ -139,7 +139,7 @@ class Results:
     def table(self) -> str:
         """The comparison as a Markdown table that also reads well in a terminal: test accuracies in percent."""
         head = ["network", "density %", "T_full", *(f"T_{k}" for k in range(self.num_partitions))]
-        body = []
+        body: list[list[str]] = []
         for name, matched in self.rows:
             if matched and not any(row[0].startswith("at one density") for row in body):
                 body.append(["at one density:", *[""] * (len(head) - 1)])
@@ -177,7 +177,7 @@ class Results:
         verdict = {
             1: "so where its weights lie matters, and not only how many each layer has",
             -1: "so its weights are worse than chance positions in the same layers",
-            0: "so this run does not decide whether the positions of its weights matter, or only how many each layer has",
+            0: "so whether the positions of its weights matter, or only how many each layer has, is not decided here",
         }[difference.sign]
         return (
             f"Core: it scores {_signed(difference)} points against the same layer densities at shuffled positions, "

@@ -62,9 +62,7 @@ class Stages:
         content = json.loads((path / RECORD_FILE).read_text(encoding="utf-8"))
         return Stage(path, content["record"], content["seconds"])
 
-    def get(
-        self, kind: str, inputs: Mapping[str, Any], make: Callable[[Path], Mapping[str, Any]]
-    ) -> Stage:
+    def get(self, kind: str, inputs: Mapping[str, Any], make: Callable[[Path], Mapping[str, Any]]) -> Stage:
         """The stage, made if need be: `make` fills the folder it is given and returns what to record (JSON values).
 
         When `make` raises, nothing is kept. When another process finished the same stage meanwhile, its result stands.

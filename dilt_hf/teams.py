@@ -1,7 +1,8 @@
 """Independent processes under one `accelerate launch`: each works for itself and they meet at the end.
 
 Accelerate on its own would join all processes in one data-parallel group and average what must stay independent. Here
-every process becomes a group of its own before Accelerate starts, and only the launcher's key-value store connects them.
+every process becomes a group of its own before Accelerate starts, and only the launcher's key-value store connects
+them.
 """
 
 from __future__ import annotations

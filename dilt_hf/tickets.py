@@ -116,7 +116,9 @@ class Tickets:
             partitions = [load_masks(_mask_path(folder, k)) for k in range(config["num_partitions"])]
             check_alike(partitions)
         except FileNotFoundError as error:
-            raise TicketError(f"{folder} lacks {error.filename}, one of its {config['num_partitions']} masks.") from error
+            raise TicketError(
+                f"{folder} lacks {error.filename}, one of its {config['num_partitions']} masks."
+            ) from error
         except MaskError as error:
             raise TicketError(f"the masks of {folder} cannot be used: {error}") from error
         tickets = cls(folder, partitions, config)

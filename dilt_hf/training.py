@@ -90,7 +90,9 @@ def check_masks_fit(tensors: Mapping[str, Tensor], masks: Mapping[str, Tensor]) 
     """Raise `ModelError` unless every mask names one of `tensors` and has its shape."""
     unknown = sorted(set(masks) - set(tensors))
     if unknown:
-        raise ModelError(f"the model has no weights {', '.join(unknown[:3])}, which the mask covers; they do not match.")
+        raise ModelError(
+            f"the model has no weights {', '.join(unknown[:3])}, which the mask covers; they do not match."
+        )
     for name, mask in masks.items():
         if mask.shape != tensors[name].shape:
             raise ModelError(
@@ -150,7 +152,9 @@ def train(
     objective = _Objective(classes, config.label_smoothing, accelerator.device)
     prepared, optimizer = accelerator.prepare(model, optimizer)
     losses = torch.zeros(last_step, device=accelerator.device)
-    bar = tqdm(total=last_step - first_step, desc=description, unit="step", disable=None if progress else True, leave=False)
+    bar = tqdm(
+        total=last_step - first_step, desc=description, unit="step", disable=None if progress else True, leave=False
+    )
     examples = checked = 0
     prepared.train()
     try:
@@ -271,7 +275,8 @@ def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Opti
             {"params": [p for p in trained if p.ndim > 1]},
             {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
         ]
-    arguments = {"lr": config.learning_rate, "weight_decay": config.weight_decay, **config.optimizer_args}
+    usual = {"momentum": 0.9} if kind is torch.optim.SGD else {}
+    arguments = {"lr": config.learning_rate, "weight_decay": config.weight_decay, **usual, **config.optimizer_args}
     try:
         if {"fused", "foreach"} & set(config.optimizer_args):
             return kind(groups, **arguments)

@@ -6,7 +6,10 @@ Each method returns a finished `Stage`, doing the work only where no earlier run
 
 from __future__ import annotations
 
+import atexit
+import copy
 import dataclasses
+import gc
 import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -74,7 +77,13 @@ class Workbench:
         )
         if config.partition.partition_by == "clusters":
             self.partitioning = make_partitions(config.partition, self.splits, self.class_embeddings)
-        self.normalize = Normalize(config.data.image_mean, config.data.image_std, self.channels, self.accelerator.device)
+        self.normalize = Normalize(
+            config.data.image_mean, config.data.image_std, self.channels, self.accelerator.device
+        )
+        # Accelerate collects garbage after every training: a quarter of a second each time, unless what was loaded
+        # at start-up is left out.
+        gc.freeze()
+        atexit.register(gc.unfreeze)
 
     partitioning: Partitioning
 
@@ -185,7 +194,13 @@ class Workbench:
         return self.stages.get("theta_k", self._training_inputs(theta0, {}, self.everything, seed, 0) | {"k": k}, make)
 
     def trained(
-        self, start: Stage, masks: Mapping[str, Tensor], subset: Subset, seed: int, round_: int, training: TrainingConfig
+        self,
+        start: Stage,
+        masks: Mapping[str, Tensor],
+        subset: Subset,
+        seed: int,
+        round_: int,
+        training: TrainingConfig,
     ) -> Stage:
         """The weights `start` trained under `masks` on `subset`; records losses, cost and validation accuracy."""
         label = f"seed {seed}: {subset.name}, round {round_}" if subset.classes else f"seed {seed}: all, round {round_}"
@@ -298,24 +313,18 @@ class Workbench:
         """Optimizer steps of one training from the rewind point."""
         return total_steps(len(subset.rows), training) - self.config.pruning.rewind_step
 
-    def seconds_per_step(self, steps: int = 5) -> float:
-        """Median wall time of a dense training step, measured on a copy of the model."""
-        import copy
-        import time
-
+    def seconds_per_step(self, steps: int = 10) -> float:
+        """Wall time of a dense training step, measured on a copy of the model after warming up."""
         feed = self.feed("train", self.everything.rows, self.config.data.augmentation)
-        training = self.config.training
-        available = total_steps(len(feed.rows), training)
+        steps = min(steps, total_steps(len(feed.rows), self.config.training))
         times = []
         for _ in range(3):
-            model = copy.deepcopy(self.model)
-            start = time.perf_counter()
-            ran = train(
-                model, {}, feed, training, self.accelerator, key=("estimate",), last_step=min(steps, available),
-                progress=False,
-            ).steps  # fmt: skip
-            times.append((time.perf_counter() - start) / ran)
-        return sorted(times)[1]
+            record = train(
+                copy.deepcopy(self.model), {}, feed, self.config.training, self.accelerator, key=("estimate",),
+                last_step=steps, progress=False,
+            )  # fmt: skip
+            times.append(record.seconds / record.steps)
+        return min(times[1:])
 
 
 def _processor_of(folder: Path) -> Any:

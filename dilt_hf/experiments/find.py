@@ -78,7 +78,9 @@ def find_tickets(config: DiltConfig, team: Team | None = None, progress: bool = 
         start = bench.rewind_point(bench.theta0(seed), seed)
         for subset in team.share(subsets_to_prune(bench)):
             for finished, _ in bench.pruned(start, subset, seed):
-                logger.info("seed %d, %s, round %d: %.4f kept", seed, subset.name, finished.index, density(finished.mask))
+                logger.info(
+                    "seed %d, %s, round %d: %.4f kept", seed, subset.name, finished.index, density(finished.mask)
+                )
         team.wait_for_all(f"pruned/{seed}")
         search = Search(bench, start, seed)
         compared = search.networks()
@@ -156,8 +158,8 @@ def describe_plan(bench: Workbench) -> str:
         f"{len(bench.splits.test)} test pictures at {bench.image_size} px, {len(bench.splits.class_names)} classes; "
         + "; ".join(f"{subset.name}: {len(subset.classes or ())} classes" for subset in bench.subsets)
         + ".",
-        f"Model: {type(bench.model).__name__}, {weights:,} parameters, {count_total(bench.prunable):,} of them prunable "
-        f"({head}).",
+        f"Model: {type(bench.model).__name__}, {weights:,} parameters, "
+        f"{count_total(bench.prunable):,} of them prunable ({head}).",
         f"Plan: {seeds} seed(s) x ({rounds} rounds x {len(pruned)} pruning processes + {tickets} further networks) = "
         f"{trainings} trainings, {steps:,} steps of {batch} pictures, {flops:.1e} dense-equivalent FLOPs, "
         f"{trainings * weights * 4 / 1e9:.2f} GB on disk.",

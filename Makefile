@@ -1,0 +1,38 @@
+# The two commands of the README are `make demo` and `make test`; both build .venv themselves.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+export TOKENIZERS_PARALLELISM = false
+
+.PHONY: demo test lint format bench clean
+
+demo: $(INSTALLED)
+	$(BIN)/python recipes/dilt_digits.py $(ARGS)
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(INSTALLED)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(INSTALLED)
+	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+
+clean:
+	rm -rf .venv .bootstrap build dist runs .pytest_cache .ruff_cache .mypy_cache .hypothesis
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
+	set -e; uv=$$(command -v uv || true); \
+	if [ -z "$$uv" ]; then \
+		$(PYTHON) -m venv .bootstrap; .bootstrap/bin/python -m pip install --quiet uv; uv=.bootstrap/bin/uv; \
+	fi; \
+	$$uv venv --quiet --allow-existing --python $(PYTHON) .venv; \
+	$$uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[dev]'
+	touch $@
