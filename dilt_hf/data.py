@@ -88,7 +88,7 @@ def load_splits(config: DataConfig) -> Splits:
 
     Example:
         >>> [len(split) for _, split in load_splits(DataConfig(dataset_name="digits")).items()]
-        [1298, 139, 360]
+        [1295, 142, 360]
     """
     tables, source = _open_tables(config)
     train_name = "train" if "train" in tables else next(iter(tables))
@@ -254,7 +254,8 @@ def _hold_out(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
     held = np.zeros(len(split), bool)
     for label in np.unique(split.labels):
         rows = shuffled[split.labels[shuffled] == label]
-        held[rows[: int(len(rows) * fraction)]] = True
+        if len(rows) > 1:  # a class keeps at least one row on each side
+            held[rows[: min(max(1, round(len(rows) * fraction)), len(rows) - 1)]] = True
     if not held.any():
         raise DataError(f"no class has enough rows to hold out {fraction:.0%} for validation; add data or raise it.")
     return split.select(np.flatnonzero(~held)), dataclasses.replace(

@@ -46,7 +46,7 @@ def decode(encoded: Any, size: int, channels: int, where: str) -> np.ndarray:
             picture = _to_mode(ImageOps.exif_transpose(file), "RGB" if channels == 3 else "L")
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
         raise DataError(f"{where} cannot be decoded ({error}); remove or repair the file.") from error
-    return np.asarray(_fit(picture, size)).reshape(size, size, channels)
+    return np.array(_fit(picture, size)).reshape(size, size, channels)
 
 
 def short_side(encoded: Any, where: str) -> int:

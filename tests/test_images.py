@@ -1,0 +1,109 @@
+"""Decoding pictures of every kind, and the views of a batch."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import encoded
+from PIL import Image
+
+from dilt_hf import images
+from dilt_hf.errors import DataError
+
+RED = (200, 40, 60)
+
+
+def modes():
+    rgb = Image.new("RGB", (20, 30), RED)
+    return {
+        "RGB": encoded(rgb),
+        "RGBA": encoded(rgb.convert("RGBA")),
+        "palette": encoded(rgb.convert("P", palette=Image.Palette.ADAPTIVE)),
+        "CMYK": encoded(rgb.convert("CMYK"), format="JPEG", quality=100),
+        "JPEG": encoded(rgb, format="JPEG", quality=100),
+    }
+
+
+@pytest.mark.parametrize("mode", list(modes()))
+def test_colour_modes_decode_to_the_same_rgb(mode):
+    picture = images.decode(modes()[mode], 8, 3, "row 0")
+    assert picture.shape == (8, 8, 3)
+    assert picture.dtype == np.uint8
+    np.testing.assert_allclose(picture.reshape(-1, 3), np.full((64, 3), RED), atol=6)
+
+
+@pytest.mark.parametrize(
+    "picture",
+    [
+        Image.new("L", (9, 9), 128),
+        Image.new("LA", (9, 9), (128, 255)),
+        Image.new("1", (9, 9), 1),
+        Image.fromarray(np.full((9, 9), 128 * 257, np.uint16)),
+        Image.new("RGB", (1, 1), RED),
+        Image.new("RGB", (1, 500), RED),
+        Image.new("RGB", (301, 7), RED),
+    ],
+    ids=lambda picture: f"{picture.mode}-{picture.size}",
+)
+def test_grey_16_bit_tiny_and_thin_pictures_decode(picture):
+    for channels in (1, 3):
+        decoded = images.decode(encoded(picture), 8, channels, "row 0")
+        assert decoded.shape == (8, 8, channels)
+    if picture.mode in ("L", "LA", "I;16"):
+        assert abs(int(decoded[4, 4, 0]) - 128) <= 1
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [None, {"bytes": None, "path": None}, {"bytes": b"", "path": None}, {"bytes": b"GIF89a", "path": None},
+     {"bytes": modes()["RGB"]["bytes"][:60], "path": None}, {"bytes": modes()["JPEG"]["bytes"][:-40], "path": None},
+     {"bytes": None, "path": "no/such/file.png"}],
+)  # fmt: skip
+def test_broken_pictures_name_their_row(cell):
+    with pytest.raises(DataError, match="row 7 of the train split"):
+        images.decode(cell, 8, 3, "row 7 of the train split")
+
+
+def test_decoding_agrees_with_the_published_image_processor():
+    """What is trained on here is what plain transformers feeds the model in a pipeline."""
+    rng = np.random.default_rng(0)
+    picture = Image.fromarray(rng.integers(0, 256, (50, 41, 3), dtype=np.uint8).repeat(3, 0).repeat(3, 1))
+    normalize = images.Normalize([0.4, 0.5, 0.6], [0.2, 0.25, 0.3], 3, torch.device("cpu"))
+    mine = normalize(torch.tensor(images.decode(encoded(picture), 32, 3, "row 0"))[None])
+    processor = images.image_processor(32, [0.4, 0.5, 0.6], [0.2, 0.25, 0.3], 3)
+    theirs = processor(picture, return_tensors="pt")["pixel_values"]
+    assert mine.shape == theirs.shape
+    assert float((mine - theirs).abs().mean()) < 0.05  # two resamplers; a wrong crop or scale is ten times that
+
+
+@pytest.mark.parametrize("kind", ["shift", "shift_flip", "resized_crop_flip"])
+def test_views_keep_shape_and_depend_on_the_generator_alone(kind):
+    pictures = torch.randint(0, 256, (16, 12, 12, 3), dtype=torch.uint8)
+    before = pictures.clone()
+    one, same, other = (images.augment(pictures, kind, torch.Generator().manual_seed(s)) for s in (1, 1, 2))
+    assert one.shape == pictures.shape
+    assert one.dtype == torch.uint8
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)
+    assert torch.equal(pictures, before)
+
+
+def test_shifts_are_whole_pixel_crops_of_the_reflected_picture():
+    pictures = torch.arange(8 * 8, dtype=torch.uint8).view(1, 8, 8, 1).repeat(64, 1, 1, 1)
+    padded = np.pad(pictures[0, :, :, 0].numpy(), 1, mode="reflect")
+    allowed = {padded[y : y + 8, x : x + 8].tobytes() for y in range(3) for x in range(3)}
+    flipped = {np.ascontiguousarray(np.frombuffer(a, np.uint8).reshape(8, 8)[:, ::-1]).tobytes() for a in allowed}
+    views = images.augment(pictures, "shift", torch.Generator().manual_seed(0))
+    seen = {view[:, :, 0].numpy().tobytes() for view in views}
+    assert seen <= allowed
+    assert len(seen) > 5
+    views = images.augment(pictures, "shift_flip", torch.Generator().manual_seed(0))
+    seen = {view[:, :, 0].contiguous().numpy().tobytes() for view in views}
+    assert seen <= allowed | flipped
+    assert seen & allowed
+    assert seen & (flipped - allowed)
+
+
+def test_one_pixel_pictures_survive_every_view():
+    for kind in ("none", "shift", "shift_flip", "resized_crop_flip"):
+        view = images.augment(torch.full((2, 1, 1, 3), 9, dtype=torch.uint8), kind, torch.Generator())
+        assert view.tolist() == [[[[9, 9, 9]]]] * 2
