@@ -249,11 +249,12 @@ class PruningConfig:
             return [round(density * total) for density in densities[:-1]] + [round(final * total)]
         keep = 1 - self.pruning_fraction
         rounds = self.num_rounds or max(1, math.ceil(math.log(final) / math.log(keep) - 1e-9))
+        least = 0 if self.target_sparsity is None else round(final * total)
         kept = [total]
         for _ in range(rounds):
-            kept.append(round(keep * kept[-1]))
+            kept.append(max(least, round(keep * kept[-1])))  # rounding alone could pass the target a round early
         if self.target_sparsity is not None:
-            kept[-1] = round(final * total)
+            kept[-1] = least
         return kept[1:]
 
 

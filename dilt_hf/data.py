@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
@@ -404,19 +404,21 @@ def epoch(
     batch_size: int,
     normalize: images.Normalize,
     augmentation: str,
-    generator: torch.Generator,
+    key: Sequence[int | str],
     first: int = 0,
     last: int | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """One pass over `rows` in random order: float32 pixel values (B, C, H, W) and global class ids (B,), on the device.
 
-    The order and the augmentation depend on `generator` alone. Only batches `first` to `last` (excluded) are made.
+    The order depends on `key` alone, and the views of a batch on `key` and its number: the pass can be entered at any
+    batch. Only batches `first` to `last` (excluded) are made.
     """
-    order = rows[torch.randperm(len(rows), generator=generator)]
-    steps = steps_per_epoch(len(rows), batch_size)
-    order = order[first * batch_size : (steps if last is None else last) * batch_size]
-    for pictures, labels in source.batches(order, batch_size):
-        yield normalize(images.augment(pictures, augmentation, generator)), labels
+    order = rows[torch.randperm(len(rows), generator=generator_for(*key, "order"))]
+    last = steps_per_epoch(len(rows), batch_size) if last is None else last
+    batches = source.batches(order[first * batch_size : last * batch_size], batch_size)
+    for number, (pictures, labels) in enumerate(batches, first):
+        views = images.augment(pictures, augmentation, generator_for(*key, "views", number))
+        yield normalize(views), labels
 
 
 def in_order(

@@ -31,35 +31,36 @@ TIMM = "timm:"
 # --- presets ---------------------------------------------------------------------------------------------------------
 
 
-def _resnet(kind: str, layer_type: str, depths: list[int], widths: list[int], stem: int, **settings: Any) -> Any:
+def _resnet(kind: str, layer_type: str, depths: list[int], widths: list[int], stem: int, /, **settings: Any) -> Any:
     from transformers import ResNetConfig
 
     from dilt_hf.architectures import CifarResNetConfig
 
     configuration = CifarResNetConfig if kind == "cifar" else ResNetConfig
-    return configuration(layer_type=layer_type, depths=depths, hidden_sizes=widths, embedding_size=stem, **settings)
+    preset = {"layer_type": layer_type, "depths": depths, "hidden_sizes": widths, "embedding_size": stem}
+    return configuration(**(preset | settings))
 
 
-def _vit(family: str, width: int, heads: int, image_size: int, patch_size: int | None, **settings: Any) -> Any:
+def _vit(family: str, width: int, heads: int, image_size: int, patch_size: int | None, /, **settings: Any) -> Any:
     import transformers
 
-    return getattr(transformers, f"{family}Config")(
-        hidden_size=width,
-        num_attention_heads=heads,
-        intermediate_size=4 * width,
-        image_size=image_size,
-        patch_size=patch_size or default_patch_size(image_size),
-        **settings,
-    )
+    preset = {
+        "hidden_size": width,
+        "num_attention_heads": heads,
+        "intermediate_size": 4 * width,
+        "image_size": image_size,
+        "patch_size": patch_size or default_patch_size(image_size),
+    }
+    return getattr(transformers, f"{family}Config")(**(preset | settings))
 
 
-def _mobilenetv2(image_size: int, patch_size: int | None, **settings: Any) -> Any:
+def _mobilenetv2(image_size: int, patch_size: int | None, /, **settings: Any) -> Any:
     from transformers import MobileNetV2Config
 
-    return MobileNetV2Config(image_size=image_size, **settings)
+    return MobileNetV2Config(**({"image_size": image_size} | settings))
 
 
-def _conv3(image_size: int, patch_size: int | None, **settings: Any) -> Any:
+def _conv3(image_size: int, patch_size: int | None, /, **settings: Any) -> Any:
     from dilt_hf.architectures import Conv3Config
 
     return Conv3Config(**settings)
@@ -67,7 +68,7 @@ def _conv3(image_size: int, patch_size: int | None, **settings: Any) -> Any:
 
 def _sizeless(make: Callable[..., Any], *arguments: Any) -> Callable[..., Any]:
     """ResNets do not depend on the picture's size."""
-    return lambda image_size, patch_size, **settings: make(*arguments, **settings)
+    return lambda image_size, patch_size, /, **settings: make(*arguments, **settings)
 
 
 _WIDE, _BASIC = [256, 512, 1024, 2048], [64, 128, 256, 512]
@@ -160,6 +161,7 @@ def _from_checkpoint(config: ModelConfig, num_labels: int, labels: dict[str, Any
 
 
 def _from_architecture(config: ModelConfig, image_size: int, labels: dict[str, Any]) -> nn.Module:
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig, AutoModelForImageClassification
 
     name = config.architecture or config.model_name_or_path or ""
@@ -178,8 +180,9 @@ def _from_architecture(config: ModelConfig, image_size: int, labels: dict[str, A
             )
         settings.architectures = settings.architectures or _architecture_names(settings)
         return AutoModelForImageClassification.from_config(settings)
-    except (TypeError, ValueError) as error:
-        raise ModelError(f"{name} cannot be built with these settings: {error}") from error
+    except (TypeError, ValueError, StrictDataclassError) as error:
+        reason = " ".join(str(error.__cause__ or error).split())
+        raise ModelError(f"{name} cannot be built with these settings: {reason}") from error
 
 
 def _architecture_names(settings: Any) -> list[str] | None:

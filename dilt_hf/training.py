@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,7 @@ from dilt_hf.config import TrainingConfig
 from dilt_hf.errors import ConfigError, ModelError, TrainingError
 from dilt_hf.images import Normalize
 from dilt_hf.models import checkpoint_tensors, logits_of
-from dilt_hf.seeding import derive_seed, generator_for
+from dilt_hf.seeding import derive_seed
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -147,8 +148,10 @@ def train(
     masked.mask_weights()
     optimizer = make_optimizer(model, config)
     scheduler = make_scheduler(optimizer, config, schedule_steps)
-    for _ in range(first_step):
-        scheduler.step()
+    with warnings.catch_warnings():  # the first steps of the schedule are left out on purpose
+        warnings.simplefilter("ignore", UserWarning)
+        for _ in range(first_step):
+            scheduler.step()
     objective = _Objective(classes, config.label_smoothing, accelerator.device)
     prepared, optimizer = accelerator.prepare(model, optimizer)
     losses = torch.zeros(last_step, device=accelerator.device)
@@ -162,9 +165,8 @@ def train(
             for epoch in range(first_step // per_epoch, -(-last_step // per_epoch)):
                 torch.manual_seed(derive_seed(*key, epoch, "model"))
                 begin, end = max(first_step, epoch * per_epoch), min(last_step, (epoch + 1) * per_epoch)
-                generator = generator_for(*key, epoch, "data")
                 batches = data.epoch(
-                    feed.images, feed.rows, batch_size, feed.normalize, feed.augmentation, generator,
+                    feed.images, feed.rows, batch_size, feed.normalize, feed.augmentation, (*key, epoch),
                     first=begin - epoch * per_epoch, last=end - epoch * per_epoch,
                 )  # fmt: skip
                 for step, (pixels, labels) in enumerate(batches, begin):

@@ -1,0 +1,227 @@
+"""The main job, end to end, on a slice of real data."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from dilt_hf import masks as M
+from dilt_hf.config import DataConfig, PartitionConfig, PruningConfig
+from dilt_hf.errors import ConfigError, RunError, TrainingError
+from dilt_hf.experiments.find import find_tickets
+from dilt_hf.mask_files import load_masks
+from dilt_hf.results import Results
+from dilt_hf.tickets import Tickets
+from dilt_hf.workbench import Workbench
+
+SEED_0 = "tickets/seed_0"
+
+
+def run(config):
+    return find_tickets(config, progress=False)
+
+
+def folder_of(config):
+    return Path(config.run.output_dir)
+
+
+def files(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def stages(config, kind="train"):
+    return sorted(path.name for path in (folder_of(config) / "stages").glob(f"{kind}-*"))
+
+
+def test_a_run_leaves_tickets_of_exact_density_and_a_table(quick_config, change, capsys):
+    config = change(quick_config, "run", controls=True, tickets=[], matched_density=0.3, seeds=[0, 1])
+    results = run(config)
+    tickets = Tickets.from_pretrained(folder_of(config) / SEED_0)
+    total = tickets.config["prunable_weights"]
+    assert [M.count_kept(part) for part in tickets.partitions] == [round(0.7 * round(0.7 * total))] * 2
+    by_name = {(entry.name, entry.matched, entry.seed): entry for entry in results.entries}
+    assert by_name["dense", False, 0].density == 1
+    for name in ("core", "core, shuffled", "core, random", "union", "union, shuffled", "LTH"):
+        for seed in (0, 1):
+            assert by_name[name, True, seed].density == round(0.3 * total) / total
+    assert by_name["core", False, 0].density == by_name["core, shuffled", False, 0].density
+    assert 0.1 < by_name["dense", False, 0].scores["accuracy"] <= 1
+    assert "core, shuffled" in results.table()
+    assert len(results.sentences()) == 3
+    loaded = Results.load_entries(folder_of(config) / "results.jsonl")
+    assert [entry.summary() for entry in loaded] == [entry.summary() for entry in results.entries]
+    assert (folder_of(config) / "results.png").read_bytes()[:4] == b"\x89PNG"
+    plan = capsys.readouterr().out
+    planned = int(plan.split(" trainings, ")[0].split("= ")[-1])
+    assert planned == len(stages(config))  # dense is LTH's round 0, and nothing else is shared here
+
+
+def test_two_runs_of_one_seed_are_byte_identical(quick_config, change, tmp_path):
+    other = change(quick_config, "run", output_dir=str(tmp_path / "other"))
+    run(quick_config)
+    run(other)
+    assert_same_tickets(folder_of(quick_config) / SEED_0, folder_of(other) / SEED_0)
+    assert stages(quick_config) == stages(other)
+
+
+def assert_same_tickets(one, other):
+    """All files are equal byte for byte, but for the wall times in dilt_config.json."""
+    one, other = files(one), files(other)
+    assert one.keys() == other.keys()
+    for name in one:
+        if name.name != "dilt_config.json":
+            assert one[name] == other[name], name
+            continue
+        left, right = json.loads(one[name]), json.loads(other[name])
+        for entry in [*left["metrics"], *right["metrics"]]:
+            entry["cost"].pop("seconds")
+        assert left == right
+
+
+def test_another_seed_gives_another_theta0_and_other_masks(quick_config, change):
+    config = change(quick_config, "run", seeds=[0, 1])
+    run(config)
+    one, other = (Tickets.from_pretrained(folder_of(config) / f"tickets/seed_{seed}") for seed in (0, 1))
+    assert one.config["theta0"]["sha256"] != other.config["theta0"]["sha256"]
+    assert M.jaccard(one.partitions[0], other.partitions[0]) < 0.6
+
+
+def test_the_same_command_does_nothing_twice_and_more_seeds_add_to_it(quick_config, change):
+    run(quick_config)
+    before = {path: path.stat().st_mtime_ns for path in (folder_of(quick_config) / "stages").iterdir()}
+    run(quick_config)
+    run(change(quick_config, "run", tickets=["core", "specialist_0"]))
+    after = {path: path.stat().st_mtime_ns for path in (folder_of(quick_config) / "stages").iterdir()}
+    assert before.items() <= after.items()
+    assert len(after) == len(before) + 3  # one training and its two scores
+
+
+def test_lth_and_dilt_share_the_dense_round_with_the_dense_network(quick_config, change):
+    run(change(quick_config, "run", controls=True, tickets=["core"]))
+    # two partitions and LTH, two rounds each; then LTH's ticket, core and its two controls; dense is LTH's round 0
+    assert len(stages(quick_config)) == 3 * 2 + 4
+
+
+@pytest.mark.parametrize("ticket", ["core", "union"])
+def test_the_target_can_be_the_cores_or_the_unions(quick_config, change, ticket):
+    target = PruningConfig(pruning_fraction=0.4, target_sparsity=0.7, target_ticket=ticket)
+    config = dataclasses.replace(change(quick_config, "run", tickets=[ticket]), pruning=target)
+    run(config)
+    tickets = Tickets.from_pretrained(folder_of(config) / SEED_0)
+    total = tickets.config["prunable_weights"]
+    assert M.count_kept(tickets.masks(ticket)) == round(0.3 * total)
+
+
+def test_rewinding_gives_all_partitions_one_trained_theta_k(quick_config, change):
+    config = change(quick_config, "pruning", rewind_step=1)
+    run(config)
+    assert len(stages(config, "theta_k")) == 1
+    tickets = Tickets.from_pretrained(folder_of(config) / SEED_0)
+    theta0 = json.loads(next((folder_of(config) / "stages").glob("theta0-*/stage.json")).read_text())
+    assert tickets.config["theta0"]["sha256"] != theta0["record"]["sha256"]
+    assert tickets.load_model("core").config.num_labels == 10
+    with pytest.raises(ConfigError, match=r"--rewind_step 99 lies beyond"):
+        run(change(change(quick_config, "pruning", rewind_step=99), "run", output_dir=config.run.output_dir + "2"))
+
+
+@pytest.mark.parametrize("by", ["random", "sibling", "clusters"])
+def test_other_partitions_run_too(quick_config, change, by):
+    config = change(
+        change(quick_config, "partition", partition_by=by, num_partitions=3), "run", tickets=["consensus_2"]
+    )
+    results = run(config)
+    assert len(results.entries[0].scores["partition_accuracy"]) == 3
+
+
+def test_an_image_folder_of_grey_pictures_runs_unchanged(quick_config, change, picture_folder):
+    source = DataConfig(train_dir=str(picture_folder / "train"), test_dir=str(picture_folder / "test"))
+    config = dataclasses.replace(quick_config, data=source, partition=PartitionConfig(partition_by="random"))
+    config = change(change(config, "training", per_device_train_batch_size=8), "model", num_channels=1)
+    results = run(config)
+    assert {entry.ticket for entry in results.entries} == {"core", "union"}
+
+
+def test_a_diverging_round_stops_and_keeps_the_rounds_before(quick_config, change, monkeypatch):
+    """The third training diverges; the first two are kept, and a mended rerun does not repeat them."""
+    from dilt_hf import workbench
+
+    calls = []
+    healthy = workbench.train
+
+    def third_diverges(*arguments, **settings):
+        if "estimate" not in settings["key"]:
+            calls.append(settings["description"])
+        if len(calls) == 3:
+            with torch.no_grad():
+                next(arguments[0].parameters()).fill_(float("nan"))
+        return healthy(*arguments, **settings)
+
+    monkeypatch.setattr(workbench, "train", third_diverges)
+    with pytest.raises(TrainingError, match=r"seed 0: partition_1, round 0: the loss is nan at step 0"):
+        run(quick_config)
+    finished = stages(quick_config)
+    assert len(finished) == 2
+    assert not [name for name in os.listdir(folder_of(quick_config) / "stages") if name.startswith(".")]
+    monkeypatch.setattr(workbench, "train", healthy)
+    run(quick_config)
+    assert set(finished) <= set(stages(quick_config))
+
+
+def test_another_configuration_in_one_folder_is_refused(quick_config, change):
+    run(quick_config)
+    before = files(folder_of(quick_config))
+    with pytest.raises(RunError, match=r"differs in --learning_rate \(0.05 there, 0.1 now\)"):
+        run(change(quick_config, "training", learning_rate=0.1))
+    assert files(folder_of(quick_config)) == before
+
+
+def test_a_folder_with_something_else_in_it_is_left_alone(quick_config):
+    folder_of(quick_config).mkdir()
+    (folder_of(quick_config) / "thesis.txt").write_text("mine")
+    with pytest.raises(RunError, match="holds something that is no run"):
+        run(quick_config)
+    assert os.listdir(folder_of(quick_config)) == ["thesis.txt"]
+
+
+def test_a_dry_run_writes_nothing(quick_config, change, capsys):
+    assert run(change(quick_config, "run", dry_run=True)) is None
+    assert not folder_of(quick_config).exists()
+    assert "trainings" in capsys.readouterr().out
+
+
+def test_masked_networks_on_disk_are_zero_off_their_masks(quick_config):
+    run(quick_config)
+    bench = Workbench(quick_config, progress=False)
+    start = bench.theta0(0)
+    for finished, stage in bench.pruned(start, bench.subsets[0], 0):
+        trained = load_file(stage.path / "model.safetensors")
+        for name, mask in finished.before.items():
+            assert not bool(trained[name][~mask].any())
+    final = load_masks(folder_of(quick_config) / SEED_0 / "masks/partition_0.safetensors")
+    assert all(torch.equal(final[name], finished.mask[name]) for name in final)
+
+
+def test_two_processes_under_one_launch_find_the_same_tickets(quick_config, change, tmp_path):
+    """Real processes: what one alone finds, two that share the work find too, byte for byte."""
+    arguments = [
+        "--dataset_name", "digits", "--augmentation", "shift", "--max_train_samples", "200",
+        "--max_eval_samples", "100", "--architecture", "conv3", "--config_overrides", '{"hidden_sizes": [8, 8]}',
+        "--num_train_epochs", "1", "--per_device_train_batch_size", "40", "--learning_rate", "0.05",
+        "--num_rounds", "2", "--pruning_fraction", "0.3", "--cpu", "true", "--controls", "false",
+        "--tickets", "core", "union",
+    ]  # fmt: skip
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    launch = [sys.executable, "-m", "accelerate.commands.launch"]
+    for name, options in (("one", []), ("two", ["--multi_gpu", "--num_processes", "2", "--main_process_port", "0"])):
+        command = [*launch, *options, "recipes/find_tickets.py", *arguments, "--output_dir", str(tmp_path / name)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert done.stdout.count("Tickets: ") == 1
+    assert_same_tickets(tmp_path / "one" / SEED_0, tmp_path / "two" / SEED_0)
+    assert sorted(os.listdir(tmp_path / "one" / "stages")) == sorted(os.listdir(tmp_path / "two" / "stages"))

@@ -1,0 +1,177 @@
+"""Ticket repositories: written whole, read strictly, opened by plain transformers."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import dilt_hf
+from dilt_hf import masks as M
+from dilt_hf import models
+from dilt_hf.config import ModelConfig
+from dilt_hf.errors import MaskError, ModelError, TicketError
+from dilt_hf.images import image_processor
+from dilt_hf.mask_files import save_masks
+from dilt_hf.tickets import Tickets, apply_ticket, from_pretrained
+
+
+def build(architecture="conv3", size=8, seed=0):
+    return models.build_model(ModelConfig(architecture=architecture), ["a", "b", "c"], size, seed)
+
+
+def make_tickets(folder, architecture="conv3", size=8):
+    model = build(architecture, size)
+    models.save_model(model, folder / "theta0", image_processor(size, [0.5], [0.5], 3))
+    generator = torch.Generator().manual_seed(1)
+    prunable = models.prunable_parameters(model)
+    parts = [{n: torch.rand(p.shape, generator=generator) < 0.4 for n, p in prunable.items()} for _ in range(2)]
+    config = {
+        "format_version": 1,
+        "num_partitions": 2,
+        "theta0": {"sha256": models.weights_sha256(folder / "theta0")},
+    }
+    return Tickets(folder / "theta0", parts, config)
+
+
+@pytest.fixture
+def repository(tmp_path):
+    make_tickets(tmp_path).save_pretrained(tmp_path / "repo")
+    return tmp_path / "repo"
+
+
+@pytest.mark.parametrize(("architecture", "size"), [("conv3", 8), ("vit-tiny", 8), ("timm:resnet18", 32)])
+def test_a_ticket_is_theta0_under_its_mask(tmp_path, architecture, size):
+    made = make_tickets(tmp_path, architecture, size)
+    made.save_pretrained(tmp_path / "repo")
+    theta0 = models.checkpoint_tensors(build(architecture, size))
+    for name in ("core", "union", "specialist_1", "core+specialist_0", "union-partition_1"):
+        loaded = models.checkpoint_tensors(from_pretrained(tmp_path / "repo", ticket=name))
+        mask = M.compose(name, made.partitions)
+        for key, tensor in theta0.items():
+            expected = tensor * mask[key] if key in mask else tensor
+            assert torch.equal(loaded[key], expected), key
+
+
+def test_plain_transformers_opens_the_repository(repository):
+    from transformers import AutoImageProcessor, AutoModelForImageClassification
+
+    model = AutoModelForImageClassification.from_pretrained(repository)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), build().parameters(), strict=True))
+    assert AutoImageProcessor.from_pretrained(repository).crop_size["height"] == 8
+
+
+def test_saving_again_gives_the_same_bytes(repository, tmp_path):
+    Tickets.from_pretrained(repository).save_pretrained(tmp_path / "again")
+    files = sorted(path.relative_to(repository) for path in repository.rglob("*") if path.is_file())
+    assert len(files) == 7  # config, code, weights, processor, dilt_config, two masks
+    assert all((repository / file).read_bytes() == (tmp_path / "again" / file).read_bytes() for file in files)
+
+
+def test_nothing_is_written_over(repository):
+    tickets = Tickets.from_pretrained(repository)
+    before = {path: path.read_bytes() for path in repository.rglob("*") if path.is_file()}
+    with pytest.raises(TicketError, match="already exists"):
+        tickets.save_pretrained(repository)
+    assert {path: path.read_bytes() for path in repository.rglob("*") if path.is_file()} == before
+
+
+def test_a_ticket_prunes_another_checkpoint_and_says_so(repository, caplog):
+    tickets = Tickets.from_pretrained(repository)
+    model, original = build(seed=9), build(seed=9)
+    apply_ticket(model, tickets, "specialist_0")
+    assert "not the θ0" in caplog.text
+    mask = tickets.masks("specialist_0")
+    dense = models.checkpoint_tensors(original)
+    for name, tensor in models.checkpoint_tensors(model).items():
+        assert torch.equal(tensor, dense[name] * mask[name] if name in mask else dense[name])
+    caplog.clear()
+    apply_ticket(build(seed=0), tickets, "core")
+    assert caplog.text == ""
+
+
+def test_a_ticket_fits_the_bare_timm_network(tmp_path):
+    tickets = make_tickets(tmp_path, "timm:resnet18", 32)
+    model = build("timm:resnet18", 32).timm_model
+    apply_ticket(model, tickets, "core")
+    assert torch.equal(model.conv1.weight == 0, ~tickets.masks("core")["timm_model.conv1.weight"])
+
+
+def test_a_mismatch_changes_nothing(repository):
+    tickets = Tickets.from_pretrained(repository)
+    for other in (build("resnet-micro", 32), build("mobilenetv2", 32)):
+        before = [parameter.detach().clone() for parameter in other.parameters()]
+        with pytest.raises(ModelError, match="do not match"):
+            apply_ticket(other, tickets, "core")
+        assert all(torch.equal(a, b) for a, b in zip(other.parameters(), before, strict=True))
+    with pytest.raises(MaskError, match="there is no ticket 'cores'"):
+        tickets.load_model("cores")
+
+
+def edit(repository, **changes):
+    path = repository / "dilt_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def damage(kind, repository):
+    if kind == "no config":
+        (repository / "dilt_config.json").unlink()
+    elif kind == "not json":
+        (repository / "dilt_config.json").write_text("{")
+    elif kind == "newer":
+        edit(repository, format_version=99)
+    elif kind == "no count":
+        edit(repository, num_partitions="two")
+    elif kind == "lost mask":
+        (repository / "masks" / "partition_1.safetensors").unlink()
+    elif kind == "foreign mask":
+        save_masks({"w": torch.ones(3, dtype=torch.bool)}, repository / "masks" / "partition_1.safetensors")
+    elif kind == "both foreign":
+        for k in range(2):
+            save_masks({"w": torch.ones(3, dtype=torch.bool)}, repository / "masks" / f"partition_{k}.safetensors")
+    elif kind == "no weights":
+        (repository / "model.safetensors").unlink()
+    elif kind == "cut weights":
+        weights = repository / "model.safetensors"
+        weights.write_bytes(weights.read_bytes()[:-5])
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("no config", "lacks dilt_config.json"),
+        ("not json", "is not JSON"),
+        ("newer", "update dilt_hf"),
+        ("no count", "num_partitions is 'two'"),
+        ("lost mask", r"lacks .*partition_1\.safetensors"),
+        ("foreign mask", "cover different tensors"),
+        ("both foreign", "cover 'w', which θ0 lacks"),
+        ("no weights", r"lacks model\.safetensors"),
+        ("cut weights", "not a readable safetensors file"),
+    ],
+)
+def test_damaged_repositories_are_refused_when_read(repository, kind, message):
+    damage(kind, repository)
+    with pytest.raises(TicketError, match=message):
+        Tickets.from_pretrained(repository)
+
+
+def test_other_weights_in_the_place_of_theta0_are_noticed(repository):
+    weights = load_file(repository / "model.safetensors")
+    weights["classifier.bias"] += 1
+    save_file(weights, repository / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(TicketError, match="is not the θ0 that these masks were found for"):
+        from_pretrained(repository)
+
+
+def test_a_folder_that_is_none_is_named(tmp_path):
+    with pytest.raises(TicketError, match="there is no folder .*nowhere"):
+        from_pretrained(tmp_path / "nowhere")
+
+
+def test_the_package_offers_the_same_functions(repository):
+    shutil.copytree(repository, repository.parent / "moved")
+    model = dilt_hf.from_pretrained(repository.parent / "moved", ticket="core")
+    assert not model.training
+    assert "2 partitions" in repr(dilt_hf.Tickets.from_pretrained(repository))
