@@ -2,7 +2,7 @@
 
 Three ways to do the same steps on the same network, batch size and number of pictures, taking turns:
 
-- limit: forward, backward and optimizer step on batches that lie ready on the device;
+- limit: forward, backward and masked optimizer step on batches that lie ready on the device;
 - ours: `dilt_hf.training.train` with a mask, augmentation, seeding and checks;
 - DataLoader: `torch.utils.data.DataLoader` over PIL pictures with torchvision's crop, flip and normalisation, with as
   many workers as there are cores, and in the main process.
@@ -66,9 +66,10 @@ def limit_steps(model, config, batches, masks):
     model.train()
     for pixels, labels in batches:
         torch.nn.functional.cross_entropy(logits_of(model, pixels), labels).backward()
+        masked.mask_gradients()
         optimizer.step()
+        masked.mask_weights()
         optimizer.zero_grad()
-    masked.mask_weights()
 
 
 def compare(architecture, batch, steps, rounds, accelerator):

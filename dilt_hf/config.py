@@ -124,7 +124,7 @@ class PartitionConfig:
     partition_seed: int = _option(0, "Seed of the random and sibling partitions.")
     partition_classes: list[str] = _option(
         [],
-        "explicit: a comma-separated list of class names, ids or id ranges per partition: 0-4 5-9, or cat,dog car,ship.",
+        "explicit: a comma-separated list of class names, ids or id ranges per partition: 0-4 5-9 or cat,dog car.",
     )
     partition_file: str | None = _option(
         None, "explicit: a JSON file with one list of class names or ids per partition."

@@ -6,10 +6,8 @@ Each method returns a finished `Stage`, doing the work only where no earlier run
 
 from __future__ import annotations
 
-import atexit
 import copy
 import dataclasses
-import gc
 import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -80,10 +78,6 @@ class Workbench:
         self.normalize = Normalize(
             config.data.image_mean, config.data.image_std, self.channels, self.accelerator.device
         )
-        # Accelerate collects garbage after every training: a quarter of a second each time, unless what was loaded
-        # at start-up is left out.
-        gc.freeze()
-        atexit.register(gc.unfreeze)
 
     partitioning: Partitioning
 

@@ -131,7 +131,7 @@ def test_splits_whose_class_ids_differ_in_meaning_are_refused():
 
 
 def test_missing_folders_and_files_are_named(tmp_path):
-    with pytest.raises(DataError, match="there is no folder .*nowhere"):
+    with pytest.raises(DataError, match=r"there is no folder .*nowhere"):
         data.load_splits(DataConfig(train_dir=str(tmp_path / "nowhere")))
     with pytest.raises(DataError, match=r"there is no file .*none\.parquet"):
         data.load_splits(DataConfig(train_files=[str(tmp_path / "none.parquet")]))

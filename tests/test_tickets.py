@@ -166,7 +166,7 @@ def test_other_weights_in_the_place_of_theta0_are_noticed(repository):
 
 
 def test_a_folder_that_is_none_is_named(tmp_path):
-    with pytest.raises(TicketError, match="there is no folder .*nowhere"):
+    with pytest.raises(TicketError, match=r"there is no folder .*nowhere"):
         from_pretrained(tmp_path / "nowhere")
 
 

@@ -1,6 +1,7 @@
 """The masked loop: what is masked stays zero, what is seeded repeats, what diverges says so."""
 
 import dataclasses
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -231,7 +232,7 @@ def test_schedules_start_peak_and_end_where_they_should(kind):
         scheduler.step()
     assert rates[0] < 0.1
     assert max(rates) == pytest.approx(1.0, abs=0.01)
-    assert all(a <= b for a, b in zip(rates[:20], rates[1:21], strict=True))
+    assert all(a <= b for a, b in pairwise(rates[:21]))
     end = {"constant": 1.0, "cosine": 0.0, "multistep": 0.01, "one_cycle": 0.0}[kind]
     assert rates[-1] == pytest.approx(end, abs=0.002)
 
