@@ -275,7 +275,7 @@ class ResidentImages:
     def batches(self, rows: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """uint8 pictures (B, H, W, C) and labels (B,) on the device, in the order of `rows`."""
         for part in rows.to(self.labels.device).split(batch_size):
-            yield self.pictures[part], self.labels[part]
+            yield self.pictures.index_select(0, part), self.labels.index_select(0, part)
 
 
 class StreamedImages:
