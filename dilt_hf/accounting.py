@@ -72,7 +72,7 @@ def forward_cost(model: nn.Module, image_size: int, channels: int, include_head:
 
     def count(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         name = names[id(module.weight)]
-        per_tensor[name] += 2 * int(module.weight.numel()) * output.numel() // len(module.weight)
+        per_tensor[name] += 2 * int(module.weight.numel()) * output.numel() // int(module.weight.shape[0])
 
     hooked = [module for module in model.modules() if id(getattr(module, "weight", None)) in names]
     handles = [module.register_forward_hook(count) for module in hooked]

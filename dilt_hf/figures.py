@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import io
 import math
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from dilt_hf.results import Results
+from dilt_hf.results import Results
 
 # Okabe and Ito's palette, distinguishable under the common forms of colour blindness; T_full first.
 COLOURS = ["#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8A8A8A"]

@@ -84,8 +84,9 @@ def load_masks(path: str | os.PathLike) -> Masks:
         OSError: when it cannot be read.
 
     Example:
-        >>> load_masks("partition_0.safetensors")["conv.weight"].shape
-        torch.Size([4, 3, 3, 3])
+        >>> save_masks({"fc.weight": torch.tensor([True, False])}, "partition_0.safetensors")
+        >>> load_masks("partition_0.safetensors")
+        {'fc.weight': tensor([ True, False])}
     """
     where = os.fspath(path)
     try:

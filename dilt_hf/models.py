@@ -37,14 +37,19 @@ def _resnet(kind: str, layer_type: str, depths: list[int], widths: list[int], st
     from dilt_hf.architectures import CifarResNetConfig
 
     configuration = CifarResNetConfig if kind == "cifar" else ResNetConfig
-    preset = {"layer_type": layer_type, "depths": depths, "hidden_sizes": widths, "embedding_size": stem}
+    preset: dict[str, Any] = {
+        "layer_type": layer_type,
+        "depths": depths,
+        "hidden_sizes": widths,
+        "embedding_size": stem,
+    }
     return configuration(**(preset | settings))
 
 
 def _vit(family: str, width: int, heads: int, image_size: int, patch_size: int | None, /, **settings: Any) -> Any:
     import transformers
 
-    preset = {
+    preset: dict[str, Any] = {
         "hidden_size": width,
         "num_attention_heads": heads,
         "intermediate_size": 4 * width,

@@ -227,15 +227,12 @@ class Results:
         )
 
     def save(self, folder: str | os.PathLike) -> None:
-        """Write `results.jsonl` (one line a network and seed), `results.md` and `results.png`, each atomically."""
+        """Write `results.jsonl` (one line a network and seed) and `results.md`, each atomically."""
         folder = Path(folder)
         lines = [canonical_json(dataclasses.asdict(entry)) for entry in self.entries]
         write_atomically(folder / "results.jsonl", "".join(line + "\n" for line in lines))
         text = [self.table(), self.caption(), *self.sentences()]
         write_atomically(folder / "results.md", "\n\n".join(text) + "\n")
-        from dilt_hf.figures import draw_comparison
-
-        write_atomically(folder / "results.png", draw_comparison(self))
 
     @classmethod
     def load_entries(cls, path: str | os.PathLike) -> list[Entry]:

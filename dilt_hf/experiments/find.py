@@ -21,6 +21,7 @@ from typing import Any
 from dilt_hf import __version__
 from dilt_hf.config import DiltConfig
 from dilt_hf.errors import RunError
+from dilt_hf.figures import draw_comparison
 from dilt_hf.files import pretty_json, write_atomically
 from dilt_hf.masks import (
     Masks,
@@ -95,6 +96,7 @@ def find_tickets(config: DiltConfig, team: Team | None = None, progress: bool = 
     results = Results(entries, overlaps, len(bench.partitioning))
     if team.is_first:
         results.save(folder)
+        write_atomically(folder / "results.png", draw_comparison(results))
     return results
 
 
