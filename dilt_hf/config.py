@@ -257,6 +257,14 @@ class PruningConfig:
             kept[-1] = least
         return kept[1:]
 
+    def check_reachable(self, total: int, num_partitions: int) -> None:
+        """Raise `ConfigError` when a round would leave no weight, or remove none, of `total` weights."""
+        kept = self.kept_per_round(total, num_partitions)
+        if kept[-1] < 1:
+            raise ConfigError(f"of {total:,} prunable weights none would stay after {len(kept)} rounds; prune less.")
+        if kept[0] >= total:
+            raise ConfigError(f"of {total:,} prunable weights the first round would remove none; prune more.")
+
 
 @dataclass(frozen=True)
 class RunConfig:

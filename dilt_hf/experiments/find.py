@@ -18,9 +18,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from dilt_hf import __version__
 from dilt_hf.config import DiltConfig
-from dilt_hf.errors import RunError
+from dilt_hf.errors import ConfigError, RunError
 from dilt_hf.figures import draw_comparison
 from dilt_hf.files import pretty_json, write_atomically
 from dilt_hf.masks import (
@@ -65,7 +67,7 @@ def find_tickets(config: DiltConfig, team: Team | None = None, progress: bool = 
     folder = Path(config.run.output_dir)
     check_output_folder(folder, config)
     bench = Workbench(config, team, progress and team.is_first)
-    bench.check_steps()
+    check_requests(bench)
     if team.is_first:
         print(describe_plan(bench), flush=True)
     if config.run.dry_run:
@@ -92,7 +94,7 @@ def find_tickets(config: DiltConfig, team: Team | None = None, progress: bool = 
         overlaps.append(search.overlap())
         if team.is_first:
             search.save_tickets(folder / "tickets" / f"seed_{seed}", entries)
-            print(f"seed {seed} is done.", flush=True)
+            print(f"seed {seed}: {len(compared)} networks are trained and scored.", flush=True)
     results = Results(entries, overlaps, len(bench.partitioning))
     if team.is_first:
         results.save(folder)
@@ -128,6 +130,17 @@ def check_output_folder(folder: Path, config: DiltConfig) -> None:
             f"{folder} holds another run, which differs in {', '.join(differing)}; "
             "choose another --output_dir, or repeat the settings of that run to continue it."
         )
+
+
+def check_requests(bench: Workbench) -> None:
+    """Raise `DiltError` for what could not be carried out at the end, before anything is trained."""
+    config = bench.config
+    bench.check_steps()
+    config.pruning.check_reachable(count_total(bench.prunable), len(bench.partitioning))
+    for name in config.run.tickets:
+        compose(name, [{"w": torch.ones(1, dtype=torch.bool)}] * len(bench.partitioning))
+    if config.run.matched_density is not None and round(config.run.matched_density * count_total(bench.prunable)) < 1:
+        raise ConfigError(f"--matched_density {config.run.matched_density} keeps no weight of this network.")
 
 
 def subsets_to_prune(bench: Workbench) -> list[Subset]:

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from dilt_hf import masks as M
 from dilt_hf.config import DataConfig, PartitionConfig, PruningConfig
-from dilt_hf.errors import ConfigError, RunError, TrainingError
+from dilt_hf.errors import DiltError, RunError, TrainingError
 from dilt_hf.experiments.find import find_tickets
 from dilt_hf.mask_files import load_masks
 from dilt_hf.results import Results
@@ -126,8 +126,6 @@ def test_rewinding_gives_all_partitions_one_trained_theta_k(quick_config, change
     theta0 = json.loads(next((folder_of(config) / "stages").glob("theta0-*/stage.json")).read_text())
     assert tickets.config["theta0"]["sha256"] != theta0["record"]["sha256"]
     assert tickets.load_model("core").config.num_labels == 10
-    with pytest.raises(ConfigError, match=r"--rewind_step 99 lies beyond"):
-        run(change(change(quick_config, "pruning", rewind_step=99), "run", output_dir=config.run.output_dir + "2"))
 
 
 @pytest.mark.parametrize("by", ["random", "sibling", "clusters"])
@@ -187,6 +185,22 @@ def test_a_folder_with_something_else_in_it_is_left_alone(quick_config):
     with pytest.raises(RunError, match="holds something that is no run"):
         run(quick_config)
     assert os.listdir(folder_of(quick_config)) == ["thesis.txt"]
+
+
+@pytest.mark.parametrize(
+    ("section", "fields", "message"),
+    [
+        ("run", {"tickets": ["core", "specialist_7"]}, "there is no ticket 'specialist_7'"),
+        ("run", {"matched_density": 1e-9}, "keeps no weight"),
+        ("pruning", {"num_rounds": None, "target_sparsity": 0.9999999}, "none would stay"),
+        ("pruning", {"pruning_fraction": 1e-9}, "the first round would remove none"),
+        ("pruning", {"rewind_step": 99}, "--rewind_step 99 lies beyond"),
+    ],
+)
+def test_what_cannot_be_done_at_the_end_is_said_at_the_start(quick_config, change, section, fields, message):
+    with pytest.raises(DiltError, match=message):
+        run(change(quick_config, section, **fields))
+    assert not folder_of(quick_config).exists()
 
 
 def test_a_dry_run_writes_nothing(quick_config, change, capsys):
