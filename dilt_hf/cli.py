@@ -75,21 +75,18 @@ def parse_config(
     for name in (field.name for section in SECTIONS.values() for field in fields(section)):
         if typing.get_origin(options[name].type) is dict or options[name].type is dict:
             options[name].type = _json_object
-    arguments, from_file = list(arguments), {}
+    arguments = list(arguments)
     if arguments and arguments[0].endswith((".yaml", ".yml", ".json")):
-        from_file = _read_settings(arguments.pop(0))
+        arguments = [*_read_settings(arguments[0], set(options)), *arguments[1:]]  # checked as if they were typed
     typed = parser.parse_known_args([argument for argument in arguments if argument not in ("-h", "--help")])[0]
-    given = set(from_file) | {a[2:].split("=")[0].replace("-", "_") for a in arguments if a.startswith("--")}
-    architecture = typed.architecture or from_file.get("architecture")
-    settings = dict(defaults) | dict((variants or {}).get(architecture or "", {})) | from_file
+    given = {argument[2:].split("=")[0].replace("-", "_") for argument in arguments if argument.startswith("--")}
+    settings = dict(defaults) | dict((variants or {}).get(typed.architecture or "", {}))
     for group in [*ALTERNATIVES, *([PRUNING] if len(given & PRUNING) > 1 else [])]:
         if given & group:
-            settings = {name: value for name, value in settings.items() if name not in group or name in given}
-    unknown = sorted(set(settings) - set(options))
-    if unknown:
-        raise ConfigError(f"there is no setting {', '.join(unknown)}; see --help for those there are.")
-    for name, value in settings.items():
-        options[name].default, options[name].required = value, False
+            settings = {name: value for name, value in settings.items() if name not in group}
+    for action in parser._actions:
+        if action.dest in settings:
+            action.default, action.required = settings[action.dest], False
     parsed = vars(parser.parse_args(arguments))
     return DiltConfig(
         **{
@@ -109,7 +106,7 @@ def run_recipe(description: str, *, variants: Mapping[str, Mapping[str, Any]] | 
 
         team = join_team(config.run.cpu)
         results = find_tickets(config, team)
-    except DiltError as error:
+    except (DiltError, OSError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit("stopped; the same command continues from the last finished step.")
@@ -127,21 +124,30 @@ def _json_object(text: str | dict[str, Any]) -> dict[str, Any]:
     return value
 
 
-def _read_settings(path: str) -> dict[str, Any]:
-    text = Path(path).read_text(encoding="utf-8")
-    try:
-        if path.endswith(".json"):
-            settings = json.loads(text)
-        else:
-            import yaml
+def _read_settings(path: str, known: set[str]) -> list[str]:
+    """The settings of a YAML or JSON file as command-line arguments."""
+    import yaml
 
-            settings = yaml.safe_load(text)
-    except ValueError as error:
-        raise ConfigError(f"{path} cannot be read as settings ({error}).") from error
-    except Exception as error:
-        if type(error).__module__.startswith("yaml"):
-            raise ConfigError(f"{path} is not YAML ({error}).") from error
-        raise
+    try:
+        settings = yaml.safe_load(Path(path).read_bytes())  # JSON is YAML
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not YAML or JSON ({' '.join(str(error).split())}).") from error
     if not isinstance(settings, dict):
         raise ConfigError(f"{path} must hold option names and values.")
-    return settings
+    unknown = sorted(str(name) for name in settings if name not in known)
+    if unknown:
+        raise ConfigError(
+            f"there is no setting {', '.join(unknown)}, which {path} has; see --help for those there are."
+        )
+    arguments: list[str] = []
+    for name, value in settings.items():
+        if value is None:
+            continue  # as if it were not there
+        if isinstance(value, dict):
+            words = [json.dumps(value)]
+        elif isinstance(value, list):
+            words = [str(item) for item in value]
+        else:
+            words = [str(value).lower() if isinstance(value, bool) else str(value)]
+        arguments += [f"--{name}", *words]
+    return arguments

@@ -75,6 +75,16 @@ class DataConfig:
         _require(0 < self.validation_fraction < 1, "--validation_fraction must lie between 0 and 1.")
         _require(self.image_size is None or self.image_size >= 1, "--image_size must be at least 1 pixel.")
         _require(all(std > 0 for std in self.image_std), "--image_std must be positive.")
+        _require(all(math.isfinite(x) for x in (*self.image_mean, *self.image_std)), "--image_mean must be finite.")
+        for name in ("max_train_samples", "max_eval_samples"):
+            value = getattr(self, name)
+            _require(value is None or value >= 1, f"--{name} must be at least 1, not {value}.")
+        held_out = {"dir": (self.validation_dir, self.test_dir), "files": (self.validation_files, self.test_files)}
+        _require(bool(self.train_dir) or not any(held_out["dir"]), "--validation_dir and --test_dir need --train_dir.")
+        _require(
+            bool(self.train_files) or not any(held_out["files"]),
+            "--validation_files and --test_files need --train_files.",
+        )
         _require(self.dataloader_num_workers >= 0, "--dataloader_num_workers cannot be negative.")
 
 
@@ -105,6 +115,7 @@ class ModelConfig:
             bool(self.architecture) != bool(self.model_name_or_path),
             "name the network by exactly one of --architecture (new weights) and --model_name_or_path (a checkpoint).",
         )
+        _require(self.patch_size is None or self.patch_size >= 1, "--patch_size must be at least 1.")
         _require(self.num_channels in (1, 3), f"--num_channels must be 1 or 3, not {self.num_channels}.")
 
 

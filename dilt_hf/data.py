@@ -35,16 +35,28 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 DECODE_CHUNK = 512
+HELD_OUT_NAMES = ("validation", "valid", "val", "dev", "test")  # the last one there is the test split
 
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """Rows of one split. `labels` are global class ids, int64; `rows` of `dataset` never decode here."""
+    """Rows of one split.
+
+    Attributes:
+        name: train, validation or test.
+        dataset: the rows as `datasets` has them; nothing here decodes a picture.
+        image_column: the column of pictures.
+        labels: global class ids, int64 (n,).
+        source: the split of the dataset that the rows come from.
+        source_rows: their row numbers there, int64 (n,).
+    """
 
     name: str
     dataset: datasets.Dataset
     image_column: str
     labels: np.ndarray
+    source: str
+    source_rows: np.ndarray
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -59,7 +71,9 @@ class Split:
 
     def select(self, rows: np.ndarray) -> Split:
         """The same split with only these rows, in this order."""
-        return dataclasses.replace(self, dataset=self.dataset.select(rows), labels=self.labels[rows])
+        return dataclasses.replace(
+            self, dataset=self.dataset.select(rows), labels=self.labels[rows], source_rows=self.source_rows[rows]
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,21 +105,26 @@ def load_splits(config: DataConfig) -> Splits:
         [1295, 142, 360]
     """
     tables, source = _open_tables(config)
-    train_name = "train" if "train" in tables else next(iter(tables))
-    image_column = _find_image_column(tables[train_name], config.image_column_name)
-    label_column = _find_label_column(tables[train_name], config.label_column_name)
-    labels, class_names = _labels(tables, label_column, train_name)
+    if "train" not in tables:
+        raise DataError(f"{source} has no train split (it has {', '.join(tables)}); choose a set that has one.")
+    image_column = _find_image_column(tables["train"], config.image_column_name)
+    label_column = _find_label_column(tables["train"], config.label_column_name)
+    labels, class_names = _labels(tables, label_column, "train")
 
     def split(name: str, table: str) -> Split:
-        return Split(name, tables[table], image_column, labels[table])
+        return Split(name, tables[table], image_column, labels[table], table, np.arange(len(labels[table])))
 
-    held_out = [name for name in ("validation", "val", "test") if name in tables and (labels[name] >= 0).all()]
+    held_out = [name for name in HELD_OUT_NAMES if name in tables and (labels[name] >= 0).any()]
+    for name in held_out:
+        if (labels[name] < 0).any():
+            row = int((labels[name] < 0).argmax())
+            raise DataError(f"row {row} of the {name} split has no class, or one that no training row has; remove it.")
     if not held_out:
         raise DataError(
             f"{source} has no labelled validation or test split (it has {', '.join(tables)}); name one with "
             "--validation_dir, --validation_files, --test_dir or --test_files."
         )
-    train = split("train", train_name)
+    train = split("train", "train")
     validation, test = None, split("test", held_out[-1])
     if len(held_out) > 1:
         validation = split("validation", held_out[0])
@@ -296,8 +315,11 @@ class StreamedImages:
             pin_memory=self.device.type == "cuda",
             multiprocessing_context="forkserver" if self.workers else None,
         )
-        for pictures, labels in loader:
-            yield pictures.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
+        try:
+            for pictures, labels in loader:
+                yield pictures.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
+        except DataError as error:  # a worker's error arrives with its traceback as text
+            raise DataError(str(error).strip().splitlines()[-1].split("DataError: ")[-1]) from None
 
 
 Images = ResidentImages | StreamedImages
@@ -311,7 +333,7 @@ class _Decoder(torch.utils.data.Dataset):
 
         only_images = split.dataset.select_columns([split.image_column])
         self.table = only_images.cast_column(split.image_column, datasets.Image(decode=False))
-        self.split_name, self.column, self.labels = split.name, split.image_column, split.labels
+        self.split, self.column, self.labels = split, split.image_column, split.labels
         self.size, self.channels = size, channels
 
     def __len__(self) -> int:
@@ -319,21 +341,21 @@ class _Decoder(torch.utils.data.Dataset):
 
     def __getitem__(self, row: int) -> tuple[np.ndarray, int]:
         encoded = self.table[int(row)][self.column]
-        return images.decode(encoded, self.size, self.channels, self._where(row)), int(self.labels[row])
+        return images.decode(encoded, self.size, self.channels, self.where(row)), int(self.labels[row])
 
-    def _where(self, row: int) -> str:
-        return f"row {row} of the {self.split_name} split"
+    def where(self, row: int) -> str:
+        return f"row {self.split.source_rows[row]} of the {self.split.source} split"
 
     def decode_all(self, progress: bool) -> np.ndarray:
         """All pictures as one uint8 array (n, size, size, channels), decoded by threads (PIL releases the GIL)."""
         result = np.empty((len(self), self.size, self.size, self.channels), np.uint8)
 
         def fill(row: int, encoded: Any) -> None:
-            result[row] = images.decode(encoded, self.size, self.channels, self._where(row))
+            result[row] = images.decode(encoded, self.size, self.channels, self.where(row))
 
         bar = tqdm(
             total=len(self),
-            desc=f"decoding {self.split_name}",
+            desc=f"decoding {self.split.name}",
             unit="img",
             disable=None if progress else True,
             leave=False,
@@ -351,7 +373,7 @@ def choose_image_size(splits: Splits, config: DataConfig) -> int:
     if config.image_size is not None:
         return config.image_size
     decoder = _Decoder(splits.train, 1, 3)
-    return min(224, images.short_side(decoder.table[0][decoder.column], "row 0 of the train split"))
+    return min(224, images.short_side(decoder.table[0][decoder.column], decoder.where(0)))
 
 
 def open_images(

@@ -45,7 +45,9 @@ def decode(encoded: Any, size: int, channels: int, where: str) -> np.ndarray:
             file.load()
             picture = _to_mode(ImageOps.exif_transpose(file), "RGB" if channels == 3 else "L")
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        raise DataError(f"{where} cannot be decoded ({error}); remove or repair the file.") from error
+        named = encoded.get("path") or "the picture"
+        reason = str(error).replace(repr(source), named)
+        raise DataError(f"{where} cannot be decoded ({reason}); remove or repair the file.") from error
     return np.array(_fit(picture, size)).reshape(size, size, channels)
 
 

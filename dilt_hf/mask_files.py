@@ -93,7 +93,7 @@ def load_masks(path: str | os.PathLike) -> Masks:
         with safetensors.safe_open(where, framework="numpy") as file:
             metadata = file.metadata() or {}
             packed = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except safetensors.SafetensorError as error:
+    except (safetensors.SafetensorError, TypeError) as error:  # TypeError: dtypes that numpy lacks
         raise MaskError(f"{where} is not a readable safetensors file ({error}); download or make it again.") from error
     shapes = _read_shapes(metadata.get(METADATA_KEY), where)
     if set(shapes) != set(packed):

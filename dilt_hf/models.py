@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -151,8 +152,8 @@ def register_architectures() -> None:
 def _from_checkpoint(config: ModelConfig, num_labels: int, labels: dict[str, Any]) -> nn.Module:
     from transformers import AutoConfig, AutoModelForImageClassification
 
-    where, revision = config.model_name_or_path or "", config.model_revision
-    settings = AutoConfig.from_pretrained(where, revision=revision, **config.config_overrides)
+    where, source = config.model_name_or_path or "", {"revision": config.model_revision, "trust_remote_code": False}
+    settings = AutoConfig.from_pretrained(where, **source, **config.config_overrides)
     if settings.num_labels != num_labels and not config.reset_head:
         raise ModelError(
             f"the head of {where} has {settings.num_labels} outputs, but the dataset has {num_labels} classes; "
@@ -160,9 +161,18 @@ def _from_checkpoint(config: ModelConfig, num_labels: int, labels: dict[str, Any
         )
     for name, value in labels.items():
         setattr(settings, name, value)
-    return AutoModelForImageClassification.from_pretrained(
-        where, revision=revision, config=settings, ignore_mismatched_sizes=config.reset_head
+    model, report = AutoModelForImageClassification.from_pretrained(
+        where, config=settings, **source, output_loading_info=True, ignore_mismatched_sizes=True
     )
+    heads = {id(parameter) for head in head_modules(model) for parameter in head.parameters()}
+    new = {name for name, tensor in model.state_dict(keep_vars=True).items() if id(tensor) in heads}
+    filled = {*report["missing_keys"], *(key if isinstance(key, str) else key[0] for key in report["mismatched_keys"])}
+    if filled - (new if config.reset_head else set()):
+        raise ModelError(
+            f"{where} lacks {', '.join(sorted(filled - new)[:3] or sorted(filled)[:3])} in the shape that its config "
+            "says; it would start with random weights there."
+        )
+    return model
 
 
 def _from_architecture(config: ModelConfig, image_size: int, labels: dict[str, Any]) -> nn.Module:
@@ -177,7 +187,8 @@ def _from_architecture(config: ModelConfig, image_size: int, labels: dict[str, A
         if name in PRESETS:
             settings = PRESETS[name](image_size, config.patch_size, **{"num_channels": config.num_channels} | settings)
         elif os.path.exists(name) or "/" in name:
-            settings = AutoConfig.from_pretrained(name, revision=config.model_revision, **settings)
+            source = {"revision": config.model_revision, "trust_remote_code": False}
+            settings = AutoConfig.from_pretrained(name, **source, **settings)
         else:
             raise ModelError(
                 f"there is no architecture '{name}'; use one of {', '.join(PRESETS)}, timm:NAME, or the Hub id, folder "
@@ -242,10 +253,19 @@ def load_model(folder: str | os.PathLike) -> nn.Module:
     register_architectures()
     if not Path(folder, WEIGHTS_FILE).is_file():
         raise ModelError(f"{folder} holds no {WEIGHTS_FILE}, so it is no θ0.")
-    with torch.random.fork_rng(devices=[]), _quiet_transformers():
-        model, report = AutoModelForImageClassification.from_pretrained(
-            folder, output_loading_info=True, local_files_only=True, ignore_mismatched_sizes=True
-        )
+    try:
+        with torch.random.fork_rng(devices=[]), _quiet_transformers():
+            model, report = AutoModelForImageClassification.from_pretrained(
+                folder,
+                output_loading_info=True,
+                local_files_only=True,
+                ignore_mismatched_sizes=True,
+                trust_remote_code=False,  # a folder from a stranger must not even ask to run its code
+            )
+    except OSError:
+        raise
+    except Exception as error:  # transformers meets a damaged config.json with whatever its values break
+        raise ModelError(f"{folder}/config.json does not describe a model ({' '.join(str(error).split())}).") from error
     for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if report.get(problem):
             some = ", ".join(str(key) for key in sorted(report[problem], key=str)[:3])
@@ -258,6 +278,15 @@ def load_model(folder: str | os.PathLike) -> nn.Module:
 def weights_sha256(folder: str | os.PathLike) -> str:
     """The identity of a θ0: the sha256 of its one weights file."""
     return sha256_of_file(Path(folder, WEIGHTS_FILE))
+
+
+def tensors_sha256(model: nn.Module) -> str:
+    """Hex sha256 of all parameters and buffers of `model` with their names."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(checkpoint_tensors(model).items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype};".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def save_weights(model: nn.Module, path: str | os.PathLike) -> None:

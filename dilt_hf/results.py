@@ -19,6 +19,7 @@ import numpy as np
 from dilt_hf.files import canonical_json, write_atomically
 
 CONFIDENCE = 0.95
+LEAST_SEEDS = 3  # fewer decide nothing, however close they lie together
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Entry:
         scores: of the test split, as `PartitionScores` gives them (fractions).
         validation_accuracy: on the validation split, a fraction.
         cost: of its training, as `accounting.Cost`.
+        search_cost: of finding its mask: all rounds of the pruning processes it needs, and θ_k.
         stage: the address of its training.
     """
 
@@ -44,6 +46,7 @@ class Entry:
     scores: dict[str, Any]
     validation_accuracy: float
     cost: dict[str, float]
+    search_cost: dict[str, float]
     stage: str
 
     @property
@@ -74,7 +77,7 @@ class Estimate:
     @property
     def sign(self) -> int:
         """+1 or -1 where the interval lies on one side of zero, else 0: not decided."""
-        if math.isnan(self.half_width) or abs(self.mean) <= self.half_width:
+        if self.count < LEAST_SEEDS or abs(self.mean) <= self.half_width:
             return 0
         return 1 if self.mean > 0 else -1
 
@@ -104,7 +107,7 @@ class Results:
         num_partitions: N.
     """
 
-    def __init__(self, entries: Sequence[Entry], overlaps: Sequence[dict[str, float]], num_partitions: int):
+    def __init__(self, entries: Sequence[Entry], overlaps: Sequence[dict[str, float | None]], num_partitions: int):
         self.entries, self.overlaps, self.num_partitions = list(entries), list(overlaps), num_partitions
 
     @property
@@ -159,7 +162,7 @@ class Results:
         """What the numbers of the table are."""
         seeds = len({entry.seed for entry in self.entries})
         interval = f"mean ± 95 % t-interval over {seeds} seeds" if seeds > 1 else "one seed, so no interval"
-        found, chance = (100 * float(np.mean([o[key] for o in self.overlaps])) for key in ("jaccard", "chance"))
+        found, chance = (100 * float(np.mean([o[key] or 0.0 for o in self.overlaps])) for key in ("jaccard", "chance"))
         return (
             f"Test accuracy in %, {interval}. Density: kept share of the prunable weights. T_k: the test pictures of "
             f"partition k, classified among all classes. Overlap (Jaccard) of the partition masks: {found:.1f} %, "

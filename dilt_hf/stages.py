@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from dilt_hf.errors import RunError
 from dilt_hf.files import new_folder, pretty_json, sha256_of_json
 
 FORMAT = 1
@@ -59,8 +60,11 @@ class Stages:
         path = self.path(kind, inputs)
         if not path.is_dir():
             return None
-        content = json.loads((path / RECORD_FILE).read_text(encoding="utf-8"))
-        return Stage(path, content["record"], content["seconds"])
+        try:
+            content = json.loads((path / RECORD_FILE).read_bytes())
+            return Stage(path, content["record"], content["seconds"])
+        except (ValueError, KeyError, TypeError, FileNotFoundError) as error:
+            raise RunError(f"{path} is damaged ({error!r}); delete that folder to have it made again.") from error
 
     def get(self, kind: str, inputs: Mapping[str, Any], make: Callable[[Path], Mapping[str, Any]]) -> Stage:
         """The stage, made if need be: `make` fills the folder it is given and returns what to record (JSON values).

@@ -29,7 +29,7 @@ from dilt_hf import models
 from dilt_hf.errors import MaskError, TicketError
 from dilt_hf.files import new_folder, pretty_json
 from dilt_hf.mask_files import load_masks, save_masks
-from dilt_hf.masks import Masks, check_alike, compose, density, ticket_names
+from dilt_hf.masks import Masks, check_alike, compose, count_total, density, ticket_names
 from dilt_hf.training import check_masks_fit
 
 logger = logging.getLogger(__name__)
@@ -112,13 +112,13 @@ class Tickets:
         if not folder.is_dir():
             raise TicketError(f"there is no folder {folder}; give the folder of a ticket repository.")
         config = _read_config(folder)
+        paths = [_mask_path(folder, k) for k in range(config["num_partitions"])]
+        for path in paths:
+            if not path.is_file():
+                raise TicketError(f"{folder} lacks {path.relative_to(folder)}, one of its {len(paths)} masks.")
         try:
-            partitions = [load_masks(_mask_path(folder, k)) for k in range(config["num_partitions"])]
+            partitions = [load_masks(path) for path in paths]
             check_alike(partitions)
-        except FileNotFoundError as error:
-            raise TicketError(
-                f"{folder} lacks {error.filename}, one of its {config['num_partitions']} masks."
-            ) from error
         except MaskError as error:
             raise TicketError(f"the masks of {folder} cannot be used: {error}") from error
         tickets = cls(folder, partitions, config)
@@ -195,6 +195,9 @@ class Tickets:
         return f"Tickets({str(self.folder)!r}, {len(self.partitions)} partitions; density: {densities})"
 
     def _check_theta0_shapes(self) -> None:
+        covered, expected = count_total(self.partitions[0]), self.config.get("prunable_weights")
+        if not covered or expected not in (None, covered):
+            raise TicketError(f"the masks of {self.folder} cover {covered} weights, but {CONFIG_FILE} says {expected}.")
         weights = self.folder / models.WEIGHTS_FILE
         if not weights.is_file():
             raise TicketError(f"{self.folder} lacks {models.WEIGHTS_FILE}, the θ0 of its masks.")

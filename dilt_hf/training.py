@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import inspect
 import math
 import time
 import warnings
@@ -145,6 +146,8 @@ def train(
             "check --rewind_step and the number of epochs."
         )
     start = time.perf_counter()
+    if accelerator.scaler is not None:  # a training must not depend on the loss scale that another one ended with
+        accelerator.scaler.load_state_dict(type(accelerator.scaler)().state_dict())
     masked = MaskedWeights(model, masks)
     masked.mask_weights()
     optimizer = make_optimizer(model, config)
@@ -275,13 +278,15 @@ def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Opti
         raise ConfigError(f"torch.optim has no optimizer '{config.optimizer}'.")
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups: list[dict[str, Any]] = [{"params": trained}]
-    if not config.decay_norm_and_bias:
+    if not config.decay_norm_and_bias and "weight_decay" in inspect.signature(kind).parameters:
         groups = [
             {"params": [p for p in trained if p.ndim > 1]},
             {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
         ]
-    usual = {"momentum": 0.9} if kind is torch.optim.SGD else {}
-    arguments = {"lr": config.learning_rate, "weight_decay": config.weight_decay, **usual, **config.optimizer_args}
+    usual: dict[str, Any] = {"momentum": 0.9} if kind is torch.optim.SGD else {}
+    if "weight_decay" in inspect.signature(kind).parameters:
+        usual["weight_decay"] = config.weight_decay
+    arguments = {"lr": config.learning_rate, **usual, **config.optimizer_args}
     try:
         if {"fused", "foreach"} & set(config.optimizer_args):
             return kind(groups, **arguments)
@@ -303,7 +308,8 @@ def make_scheduler(
             max_lr=config.learning_rate,
             total_steps=steps + 1,
             pct_start=config.warmup_fraction or 0.3,
-            cycle_momentum=any("momentum" in group or "betas" in group for group in optimizer.param_groups),
+            cycle_momentum=not {"momentum", "betas"} & set(config.optimizer_args)
+            and any(group.get("momentum") or "betas" in group for group in optimizer.param_groups),
         )
     warmup = round(config.warmup_fraction * steps)
 

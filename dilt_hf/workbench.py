@@ -13,7 +13,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from dilt_hf import data, models
 from dilt_hf.accounting import TRAINING_PASSES, Cost, ForwardCost, forward_cost
 from dilt_hf.config import DiltConfig, TrainingConfig
-from dilt_hf.errors import ConfigError
+from dilt_hf.errors import ConfigError, ModelError, RunError
 from dilt_hf.images import Normalize, image_processor
 from dilt_hf.mask_files import masks_to_bytes
 from dilt_hf.masks import Masks, count_total, density_per_tensor
@@ -30,7 +30,7 @@ from dilt_hf.partitions import Partitioning, make_partitions
 from dilt_hf.pruning.imp import Round, iterative_magnitude_pruning
 from dilt_hf.stages import Stage, Stages
 from dilt_hf.teams import Team
-from dilt_hf.training import Feed, predict, total_steps, train
+from dilt_hf.training import Feed, TrainingRecord, predict, total_steps, train
 
 EVERYTHING = "all"
 
@@ -164,10 +164,21 @@ class Workbench:
             models.save_model(self.new_model(seed), folder, processor)
             return {"sha256": models.weights_sha256(folder)}
 
-        model = dataclasses.asdict(self.config.model)
-        inputs = {"model": model, "classes": self.splits.class_names, "image_size": self.image_size, "seed": seed}
-        normalisation = {"mean": list(self.config.data.image_mean), "std": list(self.config.data.image_std)}
-        return self.stages.get("theta0", inputs | normalisation, make)
+        inputs = {
+            "model": dataclasses.asdict(self.config.model),
+            "model_config": cast(
+                Any, self.model
+            ).config.to_json_string(),  # names of files and Hub ids may change their content
+            "checkpoint": models.tensors_sha256(self.new_model(seed)) if self.config.model.model_name_or_path else None,
+            "classes": self.splits.class_names,
+            "image_size": self.image_size,
+            "seed": seed,
+            "normalisation": [list(self.config.data.image_mean), list(self.config.data.image_std)],
+        }
+        stage = self.stages.get("theta0", inputs, make)
+        if models.weights_sha256(stage.path) != stage.record["sha256"]:
+            raise RunError(f"{stage.path} is damaged: its weights have changed; delete that folder and start again.")
+        return stage
 
     def rewind_point(self, theta0: Stage, seed: int) -> Stage:
         """θ0 itself, or θ_k: θ0 trained k steps on all classes, shared by all partitions; again a checkpoint folder."""
@@ -178,12 +189,13 @@ class Workbench:
         def make(folder: Path) -> dict[str, Any]:
             models.load_weights(self.model, theta0.path / models.WEIGHTS_FILE)
             feed = self.feed("train", self.everything.rows, self.config.data.augmentation)
-            train(
+            record = train(
                 self.model, {}, feed, self.config.training, self.accelerator, key=(seed, EVERYTHING, 0), last_step=k,
                 description=f"seed {seed}: θ_{k} on all classes", progress=self.progress,
             )  # fmt: skip
             models.save_model(self.model, folder, _processor_of(theta0.path))
-            return {"sha256": models.weights_sha256(folder)}
+            cost = dataclasses.asdict(self._cost(record, {}))
+            return {"sha256": models.weights_sha256(folder), "cost": cost}
 
         return self.stages.get("theta_k", self._training_inputs(theta0, {}, self.everything, seed, 0) | {"k": k}, make)
 
@@ -209,22 +221,24 @@ class Workbench:
                 self.accelerator,
                 key=(seed, subset.name, round_),
                 classes=subset.classes,
-                first_step=self.config.pruning.rewind_step,
+                first_step=self.first_step(subset, training),
                 description=label,
                 progress=self.progress,
             )
             models.save_weights(self.model, folder / models.WEIGHTS_FILE)
-            forward = self.forward.under(density_per_tensor(masks))
-            cost = Cost(
-                steps=record.steps,
-                examples=record.examples,
-                dense_flops=float(TRAINING_PASSES * record.examples * self.forward.total),
-                sparse_flops=float(TRAINING_PASSES * record.examples * forward),
-                seconds=record.seconds,
-            )
-            return {"losses": record.losses, "cost": dataclasses.asdict(cost)}
+            return {"losses": record.losses, "cost": dataclasses.asdict(self._cost(record, masks))}
 
         return self.stages.get("train", self._training_inputs(start, masks, subset, seed, round_, training), make)
+
+    def _cost(self, record: TrainingRecord, masks: Mapping[str, Tensor]) -> Cost:
+        forward = self.forward.under(density_per_tensor(masks))
+        return Cost(
+            steps=record.steps,
+            examples=record.examples,
+            dense_flops=float(TRAINING_PASSES * record.examples * self.forward.total),
+            sparse_flops=float(TRAINING_PASSES * record.examples * forward),
+            seconds=record.seconds,
+        )
 
     def _training_inputs(
         self,
@@ -236,18 +250,19 @@ class Workbench:
         training: TrainingConfig | None = None,
     ) -> dict[str, Any]:
         """All that determines the outcome of a training."""
-        settings = dataclasses.asdict(training or self.config.training)
+        training = training or self.config.training
+        settings = dataclasses.asdict(training)
         for irrelevant in ("ticket_epochs", "per_device_eval_batch_size"):
             del settings[irrelevant]
         return {
-            "start": start.record["sha256"],
+            "start": [start.address, start.record["sha256"]],
             "mask": hashlib.sha256(masks_to_bytes(masks)).hexdigest(),
             "data": self.fingerprints["train"],
             "normalisation": [list(self.config.data.image_mean), list(self.config.data.image_std)],
             "augmentation": self.config.data.augmentation,
             "subset": subset.identity(),
             "training": settings,
-            "first_step": self.config.pruning.rewind_step,
+            "first_step": self.first_step(subset, training),
             "key": [seed, subset.name, round_],
             "device": self.accelerator.device.type,
         }
@@ -291,21 +306,55 @@ class Workbench:
         }
         return self.stages.get("score", inputs, make)
 
-    # --- what it will cost ---
+    # --- what can be known before it starts ---
+
+    @torch.no_grad()
+    def check_model(self) -> None:
+        """Raise `ModelError` unless the model takes these pictures and has one output per class."""
+        classes = len(self.splits.class_names)
+        pictures = torch.zeros(2, self.image_size, self.image_size, self.channels, dtype=torch.uint8)
+        try:
+            logits = models.logits_of(self.model, self.normalize(pictures.to(self.accelerator.device)))
+        except (ValueError, RuntimeError) as error:
+            reason = str(error).split("\n")[0]
+            raise ModelError(
+                f"the model does not take {self.channels} x {self.image_size} x {self.image_size} pictures ({reason}); "
+                "change --image_size, --num_channels, --patch_size or the model."
+            ) from error
+        if tuple(logits.shape) != (2, classes):
+            raise ModelError(f"the model has {logits.shape[-1]} outputs, but the dataset has {classes} classes.")
+        has_batchnorm = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in self.model.modules())
+        size = self.config.training.per_device_train_batch_size
+        for subset in [*self.subsets, self.everything]:
+            batch = min(len(subset.rows), size * self.config.training.gradient_accumulation_steps)
+            if has_batchnorm and 1 in (batch % size, min(batch, size)):
+                raise ConfigError(
+                    f"training on {subset.name} would pass a single picture through batch normalisation; change "
+                    "--per_device_train_batch_size, or add rows."
+                )
 
     def check_steps(self) -> None:
         """Refuse a rewind step that some training does not reach, before anything runs."""
-        for subset in [*self.subsets, self.everything]:
-            steps = total_steps(len(subset.rows), self.config.training)
-            if self.config.pruning.rewind_step >= steps:
-                raise ConfigError(
-                    f"--rewind_step {self.config.pruning.rewind_step} lies beyond the {steps} steps of a training on "
-                    f"{subset.name}; lower it, or train longer."
-                )
+        steps = total_steps(len(self.everything.rows), self.config.training)
+        if self.config.pruning.rewind_step >= steps:
+            raise ConfigError(
+                f"--rewind_step {self.config.pruning.rewind_step} lies beyond the {steps} steps of a training on all "
+                "classes; lower it, or train longer."
+            )
+
+    def first_step(self, subset: Subset, training: TrainingConfig) -> int:
+        """Where a training from the rewind point enters its schedule: as far along as θ_k was in its own.
+
+        A partition has fewer rows than all classes together, hence fewer steps; k steps of its own schedule would leave
+        it less of the training than LTH has.
+        """
+        whole = total_steps(len(self.everything.rows), self.config.training)
+        steps = total_steps(len(subset.rows), training)
+        return min(round(self.config.pruning.rewind_step * steps / whole), steps - 1)
 
     def steps_of(self, subset: Subset, training: TrainingConfig) -> int:
         """Optimizer steps of one training from the rewind point."""
-        return total_steps(len(subset.rows), training) - self.config.pruning.rewind_step
+        return total_steps(len(subset.rows), training) - self.first_step(subset, training)
 
     def seconds_per_step(self, steps: int = 10) -> float:
         """Wall time of a dense training step, measured on a copy of the model after warming up."""

@@ -24,6 +24,23 @@ def test_options_beat_files_and_files_beat_defaults(tmp_path):
     assert config.data.dataset_name == "digits"
 
 
+def test_false_in_a_file_or_a_recipe_turns_a_switch_off(tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text("controls: false\nchannels_last: false\n")
+    config = parse_config([str(file)], DIGITS)
+    assert (config.run.controls, config.training.channels_last) == (False, False)
+    assert parse_config([], DIGITS | {"controls": False}).run.controls is False
+    assert parse_config(["--controls", "true"], DIGITS | {"controls": False}).run.controls is True
+
+
+@pytest.mark.parametrize("setting", ["augmentation: flip", "seeds: [a]", "num_rounds: 1.5", "learning_rate: fast"])
+def test_values_in_files_are_checked_like_options(tmp_path, setting, capsys):
+    (tmp_path / "run.yaml").write_text(setting)
+    with pytest.raises(SystemExit):
+        parse_config([str(tmp_path / "run.yaml")], DIGITS)
+    assert f"argument --{setting.split(':')[0]}" in capsys.readouterr().err
+
+
 def test_json_files_and_json_options(tmp_path):
     file = tmp_path / "run.json"
     file.write_text(json.dumps({"seeds": [4]}))
@@ -71,7 +88,12 @@ def test_impossible_settings_are_one_sentence(arguments, message):
 
 def test_files_with_unknown_keys_or_no_settings_are_refused(tmp_path):
     file = tmp_path / "run.yaml"
-    for content, message in (("colour: red\n", "no setting colour"), ("- 1\n", "must hold"), ("a: [", "is not YAML")):
+    for content, message in (
+        ("colour: red\n", "no setting colour"),
+        ("- 1\n", "must hold"),
+        ("a: [", "is not YAML"),
+        ("1: 2\n", "no setting 1"),
+    ):
         file.write_text(content)
         with pytest.raises(ConfigError, match=message):
             parse_config([str(file)], DIGITS)

@@ -1,5 +1,7 @@
 """From any source to splits to batches."""
 
+import dataclasses
+
 import datasets
 import numpy as np
 import pytest
@@ -84,6 +86,24 @@ def test_an_unlabelled_test_split_is_not_used(tmp_path):
     assert (splits.test.labels >= 0).all()
 
 
+def test_a_test_row_without_a_known_class_is_refused_and_the_split_not_dropped(tmp_path):
+    kinds = ["pear", "apple"] * 15
+    tables = {
+        "train": table(30, kind=kinds),
+        "validation": table(6, kind=kinds[:6]),
+        "test": table(4, kind=["apple", "pear", "apple", "Apple"]),
+    }
+    config = parquet(tmp_path, **tables)
+    with pytest.raises(DataError, match=r"row 3 of the test split has no class"):
+        data.load_splits(dataclasses.replace(config, label_column_name="kind"))
+
+
+def test_a_set_without_training_rows_is_refused(monkeypatch):
+    monkeypatch.setattr(data, "_open_tables", lambda config: ({"test": table(20)}, "made up"))
+    with pytest.raises(DataError, match="made up has no train split"):
+        data.load_splits(DataConfig(dataset_name="x"))
+
+
 def test_two_class_columns_must_be_told_apart(tmp_path):
     config = parquet(tmp_path, train=table(30, coarse=[0, 1] * 15), test=table(6, coarse=[0, 1] * 3))
     with pytest.raises(DataError, match=r"2 class columns \(label, coarse\).*--label_column_name"):
@@ -146,17 +166,17 @@ def broken_table():
     return made.cast_column("image", datasets.Image())
 
 
-@pytest.mark.parametrize("resident", [True, False])
-def test_a_corrupt_picture_is_one_error_that_names_the_row(resident):
-    split = data.Split("train", broken_table(), "image", np.array([0, 1] * 10))
+@pytest.mark.parametrize(("resident", "workers"), [(True, 0), (False, 0), (False, 1)])
+def test_a_corrupt_picture_is_one_error_that_names_the_row(resident, workers):
+    split = data.Split("train", broken_table(), "image", np.array([0, 1] * 10), "train", np.arange(100, 120))
     splits = data.Splits(split, split, split, ("a", "b"), "made up")
-    config = DataConfig(dataset_name="x", max_resident_gb=1.0 if resident else 0.0, dataloader_num_workers=0)
+    config = DataConfig(dataset_name="x", max_resident_gb=1.0 if resident else 0.0, dataloader_num_workers=workers)
 
     def read():
         opened = data.open_images(splits, config, 4, 3, CPU, progress=False)
         list(opened["train"].batches(torch.arange(20), 4))
 
-    with pytest.raises(DataError, match="row 13 of the train split cannot be decoded"):
+    with pytest.raises(DataError, match=r"^row 113 of the train split cannot be decoded"):
         read()
 
 

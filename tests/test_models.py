@@ -132,6 +132,26 @@ def test_damaged_theta0_is_refused(tmp_path):
         models.load_model(tmp_path)
 
 
+def test_a_checkpoint_that_would_be_filled_with_random_weights_is_refused(tmp_path):
+    models.save_model(build(), tmp_path)
+    weights = load_file(tmp_path / models.WEIGHTS_FILE)
+    del weights["features.1.0.weight"]
+    save_file(weights, tmp_path / models.WEIGHTS_FILE, metadata={"format": "pt"})
+    for reset in (False, True):
+        with pytest.raises(ModelError, match=r"lacks features\.1\.0\.weight"):
+            models.build_model(ModelConfig(model_name_or_path=str(tmp_path), reset_head=reset), CLASSES, 8, 0)
+
+
+@pytest.mark.parametrize("change", [{"model_type": "zzz"}, {"hidden_sizes": "x"}, {"num_channels": -1}])
+def test_a_damaged_config_never_runs_code_nor_ends_in_a_traceback(tmp_path, change, monkeypatch):
+    models.save_model(build(), tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | change))
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked to run foreign code"))
+    with pytest.raises(ModelError, match=r"config\.json"):
+        models.load_model(tmp_path)
+
+
 def test_weights_are_loaded_in_place_or_not_at_all(tmp_path):
     model, other = build(seed=0), build(seed=1)
     models.save_weights(other, tmp_path / "w.safetensors")

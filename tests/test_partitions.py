@@ -26,7 +26,9 @@ def splits(rows_per_class=10, names=NAMES, skip=()):
         {"image": datasets.Image(), "label": datasets.ClassLabel(names=list(names)), "place": datasets.Value("string")}
     )
     table = datasets.Dataset.from_dict({"image": pictures, "label": labels, "place": place}, features=features)
-    parts = [Split(name, table, "image", labels) for name in ("train", "validation", "test")]
+    parts = [
+        Split(name, table, "image", labels, name, np.arange(len(labels))) for name in ("train", "validation", "test")
+    ]
     return Splits(*parts, tuple(names), "made up")
 
 

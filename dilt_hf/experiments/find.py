@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import math
 import platform
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
@@ -21,10 +22,12 @@ from typing import Any
 import torch
 
 from dilt_hf import __version__
+from dilt_hf.accounting import Cost
 from dilt_hf.config import DiltConfig
-from dilt_hf.errors import ConfigError, RunError
+from dilt_hf.errors import ConfigError, PartitionError, RunError
 from dilt_hf.figures import draw_comparison
 from dilt_hf.files import pretty_json, write_atomically
+from dilt_hf.mask_files import masks_to_bytes
 from dilt_hf.masks import (
     Masks,
     chance_jaccard,
@@ -43,11 +46,12 @@ from dilt_hf.results import Entry, Results
 from dilt_hf.seeding import generator_for
 from dilt_hf.stages import Stage
 from dilt_hf.teams import Team
-from dilt_hf.tickets import FORMAT_VERSION, Tickets
+from dilt_hf.tickets import CONFIG_FILE, FORMAT_VERSION, Tickets
 from dilt_hf.workbench import EVERYTHING, Subset, Workbench
 
 logger = logging.getLogger(__name__)
 RUN_FILE = "run.json"
+TICKET_FOLDER = "tickets"
 # Where a run is kept and what else it compares does not change what any stage holds.
 FREE_SECTION = "run"
 
@@ -65,7 +69,8 @@ def find_tickets(config: DiltConfig, team: Team | None = None, progress: bool = 
     """
     team = team or Team()
     folder = Path(config.run.output_dir)
-    check_output_folder(folder, config)
+    if team.is_first:  # the others may find what the first has already put there
+        check_output_folder(folder, config)
     bench = Workbench(config, team, progress and team.is_first)
     check_requests(bench)
     if team.is_first:
@@ -75,31 +80,44 @@ def find_tickets(config: DiltConfig, team: Team | None = None, progress: bool = 
     if team.is_first and not (folder / RUN_FILE).exists():
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / RUN_FILE, pretty_json(config.to_dict()))
+    team.wait_for_all("opened")
     entries: list[Entry] = []
-    overlaps: list[dict[str, float]] = []
     for seed in config.run.seeds:
         start = bench.rewind_point(bench.theta0(seed), seed)
         for subset in team.share(subsets_to_prune(bench)):
             for finished, _ in bench.pruned(start, subset, seed):
-                logger.info(
-                    "seed %d, %s, round %d: %.4f kept", seed, subset.name, finished.index, density(finished.mask)
-                )
+                kept = density(finished.mask)
+                logger.info("seed %d, %s, round %d: %.4f kept", seed, subset.name, finished.index, kept)
+            print(f"seed {seed}: pruning on {subset.name} ended at density {kept:.2%}.", flush=True)
         team.wait_for_all(f"pruned/{seed}")
         search = Search(bench, start, seed)
         compared = search.networks()
         for label in team.share(list(compared)):
-            bench.scored(bench.ticket_trained(start, compared[label], seed))
+            network = bench.ticket_trained(start, compared[label], seed)
+            for split in ("test", "validation"):
+                bench.scored(network, split)
         team.wait_for_all(f"trained/{seed}")
-        entries.extend(search.entries(compared))
-        overlaps.append(search.overlap())
         if team.is_first:
-            search.save_tickets(folder / "tickets" / f"seed_{seed}", entries)
+            entries.extend(search.entries(compared))
+            search.save_tickets(folder / TICKET_FOLDER / f"seed_{seed}", entries)
             print(f"seed {seed}: {len(compared)} networks are trained and scored.", flush=True)
-    results = Results(entries, overlaps, len(bench.partitioning))
-    if team.is_first:
-        results.save(folder)
-        write_atomically(folder / "results.png", draw_comparison(results))
+    if not team.is_first:
+        return None
+    results = with_earlier_results(entries, folder, len(bench.partitioning))
+    results.save(folder)
+    write_atomically(folder / "results.png", draw_comparison(results))
     return results
+
+
+def with_earlier_results(entries: Sequence[Entry], folder: Path, num_partitions: int) -> Results:
+    """These entries, and those of other seeds and networks that earlier commands left in the same run."""
+    new = {(entry.seed, entry.name, entry.matched) for entry in entries}
+    recorded = folder / "results.jsonl"
+    earlier = Results.load_entries(recorded) if recorded.is_file() else []
+    merged = [*entries, *(entry for entry in earlier if (entry.seed, entry.name, entry.matched) not in new)]
+    seeds = sorted({entry.seed for entry in merged})
+    overlaps = [Tickets.from_pretrained(folder / TICKET_FOLDER / f"seed_{s}").config["overlap"] for s in seeds]
+    return Results(merged, overlaps, num_partitions)
 
 
 def check_output_folder(folder: Path, config: DiltConfig) -> None:
@@ -116,7 +134,12 @@ def check_output_folder(folder: Path, config: DiltConfig) -> None:
         if any(folder.iterdir()):
             raise RunError(f"{folder} holds something that is no run; choose a new or empty --output_dir.")
         return
-    earlier = json.loads(recorded.read_text(encoding="utf-8"))
+    try:
+        earlier = json.loads(recorded.read_bytes())
+        if not all(isinstance(settings, dict) for settings in earlier.values()):
+            raise ValueError("not the settings of a run")
+    except (ValueError, AttributeError) as error:
+        raise RunError(f"{recorded} is damaged ({error}); restore it, or choose another --output_dir.") from error
     now = json.loads(json.dumps(config.to_dict()))
     differing = [
         f"--{name} ({json.dumps(earlier.get(section, {}).get(name))} there, {json.dumps(value)} now)"
@@ -135,7 +158,13 @@ def check_output_folder(folder: Path, config: DiltConfig) -> None:
 def check_requests(bench: Workbench) -> None:
     """Raise `DiltError` for what could not be carried out at the end, before anything is trained."""
     config = bench.config
+    bench.check_model()
     bench.check_steps()
+    for name, split in bench.splits.items():
+        present = set(bench.partitioning.assign(split).tolist())
+        for k in range(len(bench.partitioning)):
+            if k not in present:
+                raise PartitionError(f"partition {k} has no row in the {name} split; add rows, or split differently.")
     config.pruning.check_reachable(count_total(bench.prunable), len(bench.partitioning))
     for name in config.run.tickets:
         compose(name, [{"w": torch.ones(1, dtype=torch.bool)}] * len(bench.partitioning))
@@ -232,8 +261,11 @@ class Search:
         self.total = count_total(bench.prunable)
         self.ranks: dict[str, dict[str, Any]] = {}
         self.round_densities: dict[str, list[float]] = {}
+        self.costs: dict[str, Cost] = {}
         for subset in subsets_to_prune(bench):
-            rounds = [finished for finished, _ in bench.pruned(start, subset, seed)]
+            done = list(bench.pruned(start, subset, seed))
+            rounds = [finished for finished, _ in done]
+            self.costs[subset.name] = sum((Cost(**stage.record["cost"]) for _, stage in done), Cost())
             self.ranks[subset.name] = removal_ranks(rounds)
             self.round_densities[subset.name] = [density(finished.mask) for finished in rounds]
         self.partitions = self._partition_masks()
@@ -290,24 +322,49 @@ class Search:
                     scores=scores,
                     validation_accuracy=validation["accuracy"],
                     cost=network.record["cost"],
+                    search_cost=dataclasses.asdict(self._search_cost(label)),
                     stage=network.address,
                 )
             )
         return entries
 
-    def overlap(self) -> dict[str, float]:
+    def _search_cost(self, label: Label) -> Cost:
+        """What finding the network's mask took: the pruning processes it needs, and θ_k."""
+        rewinding = Cost(**self.start.record.get("cost", {}))
+        needed = {"dense": [], "LTH": [EVERYTHING]}.get(label.ticket, [subset.name for subset in self.bench.subsets])
+        if label.ticket in needed:  # one partition's own mask
+            needed = [label.ticket]
+        return sum((self.costs[name] for name in needed), rewinding)
+
+    def overlap(self) -> dict[str, float | None]:
         """Mean Jaccard index of the pairs of partition masks, and what independent masks of their densities have."""
-        pairs = [(a, b) for i, a in enumerate(self.partitions) for b in self.partitions[:i]]
-        return {
-            "jaccard": sum(jaccard(a, b) for a, b in pairs) / len(pairs),
-            "chance": sum(chance_jaccard(a, b) for a, b in pairs) / len(pairs),
-        }
+        return _mean_overlap(self.partitions)
 
     def save_tickets(self, folder: Path, entries: Sequence[Entry]) -> None:
-        """Write this seed's ticket repository, unless an earlier run has."""
-        if (folder / "dilt_config.json").is_file():
+        """Write this seed's ticket repository, or bring the scores up to date in the one that is there.
+
+        Raises:
+            RunError: when the one that is there holds other tickets: data, a checkpoint or the device have changed
+                behind the same settings.
+        """
+        tickets = Tickets(self.start.path, self.partitions, self._ticket_config(entries))
+        if not folder.exists():
+            tickets.save_pretrained(folder)
             return
-        Tickets(self.start.path, self.partitions, self._ticket_config(entries)).save_pretrained(folder)
+        earlier = Tickets.from_pretrained(folder)
+        unchanged = earlier.config["theta0"] == tickets.config["theta0"] and all(
+            masks_to_bytes(one) == masks_to_bytes(other)
+            for one, other in zip(earlier.partitions, self.partitions, strict=True)
+        )
+        if not unchanged:
+            raise RunError(
+                f"{folder} holds tickets of other data, weights or hardware, though the settings are the same; "
+                "choose another --output_dir."
+            )
+        metrics = {(m["ticket"], m["control"], m["matched"]): m for m in earlier.config["metrics"]}
+        metrics |= {(m["ticket"], m["control"], m["matched"]): m for m in tickets.config["metrics"]}
+        config = dict(tickets.config) | {"metrics": list(metrics.values())}
+        write_atomically(folder / CONFIG_FILE, pretty_json(config))
 
     def _ticket_config(self, entries: Sequence[Entry]) -> dict[str, Any]:
         bench, config = self.bench, self.bench.config.to_dict()
@@ -332,6 +389,9 @@ class Search:
             "round_densities": self.round_densities,
             "tensor_densities": {f"partition_{k}": density_per_tensor(m) for k, m in enumerate(self.partitions)},
             "overlap": self.overlap(),
+            "tensor_overlap": {
+                name: _mean_overlap([{name: mask[name]} for mask in self.partitions]) for name in self.partitions[0]
+            },
             "dataset": {
                 "source": bench.splits.source,
                 "revision": bench.config.data.dataset_revision,
@@ -343,3 +403,13 @@ class Search:
             "versions": {"dilt_hf": __version__, "python": platform.python_version()}
             | {library: version(library) for library in libraries},
         }
+
+
+def _mean_overlap(partitions: Sequence[Masks]) -> dict[str, float | None]:
+    """Mean over pairs of the Jaccard index and of its chance level; None where a pair is empty."""
+    pairs = [(a, b) for i, a in enumerate(partitions) for b in partitions[:i]]
+    means = {
+        name: sum(measure(a, b) for a, b in pairs) / len(pairs)
+        for name, measure in (("jaccard", jaccard), ("chance", chance_jaccard))
+    }
+    return {name: None if math.isnan(mean) else mean for name, mean in means.items()}

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ from safetensors.torch import load_file
 
 from dilt_hf import masks as M
 from dilt_hf.config import DataConfig, PartitionConfig, PruningConfig
-from dilt_hf.errors import DiltError, RunError, TrainingError
+from dilt_hf.errors import DiltError, PartitionError, RunError, TrainingError
 from dilt_hf.experiments.find import find_tickets
 from dilt_hf.mask_files import load_masks
 from dilt_hf.results import Results
@@ -80,7 +81,7 @@ def assert_same_tickets(one, other):
             continue
         left, right = json.loads(one[name]), json.loads(other[name])
         for entry in [*left["metrics"], *right["metrics"]]:
-            entry["cost"].pop("seconds")
+            del entry["cost"]["seconds"], entry["search_cost"]["seconds"]
         assert left == right
 
 
@@ -100,6 +101,53 @@ def test_the_same_command_does_nothing_twice_and_more_seeds_add_to_it(quick_conf
     after = {path: path.stat().st_mtime_ns for path in (folder_of(quick_config) / "stages").iterdir()}
     assert before.items() <= after.items()
     assert len(after) == len(before) + 3  # one training and its two scores
+
+
+def test_more_seeds_and_tickets_add_to_the_results(quick_config, change):
+    run(quick_config)
+    results = run(change(quick_config, "run", seeds=[1], tickets=["core", "specialist_0"]))
+    found = {(entry.seed, entry.name) for entry in results.entries}
+    assert found == {(0, "core"), (0, "union"), (1, "core"), (1, "specialist_0")}
+    assert len(results.overlaps) == 2
+    run(change(quick_config, "run", tickets=["specialist_1"]))
+    metrics = Tickets.from_pretrained(folder_of(quick_config) / SEED_0).config["metrics"]
+    assert [entry["ticket"] for entry in metrics] == ["core", "union", "specialist_1"]
+
+
+def test_changed_pictures_behind_the_same_settings_do_not_replace_tickets(quick_config, tmp_path, picture_folder):
+    shutil.copytree(picture_folder, tmp_path / "pictures")
+    source = DataConfig(train_dir=str(tmp_path / "pictures/train"), test_dir=str(tmp_path / "pictures/test"))
+    config = dataclasses.replace(quick_config, data=source)
+    config = dataclasses.replace(config, training=dataclasses.replace(config.training, per_device_train_batch_size=8))
+    run(config)
+    before = files(folder_of(config) / SEED_0)
+    for file in (tmp_path / "pictures/train/dark").iterdir():
+        shutil.copy(tmp_path / "pictures/train/light/0.png", file)
+    with pytest.raises(RunError, match="holds tickets of other data"):
+        run(config)
+    assert files(folder_of(config) / SEED_0) == before
+
+
+def test_a_partition_without_test_rows_is_refused_at_the_start(quick_config, change):
+    config = change(change(quick_config, "data", max_eval_samples=5), "partition", num_partitions=4)
+    with pytest.raises(PartitionError, match=r"partition . has no row in the (test|validation) split"):
+        run(config)
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"data": null}'])
+def test_a_damaged_run_file_is_one_sentence(quick_config, content):
+    folder_of(quick_config).mkdir()
+    (folder_of(quick_config) / "run.json").write_text(content)
+    with pytest.raises(RunError, match=r"run\.json is damaged"):
+        run(quick_config)
+
+
+def test_the_cost_of_finding_a_ticket_is_told_apart_from_training_it(quick_config, change):
+    results = run(change(quick_config, "run", controls=True, tickets=["core", "partition_0"]))
+    by_name = {entry.name: entry for entry in results.entries}
+    rounds = {"dense": 0, "LTH": 4 * 2, "core": 2 * 2 * 2, "partition_0": 2 * 2}  # steps: 4 on all rows, 2 on a half
+    assert {name: by_name[name].search_cost["steps"] for name in rounds} == rounds
+    assert by_name["core"].cost["steps"] == by_name["dense"].cost["steps"] == 4
 
 
 def test_lth_and_dilt_share_the_dense_round_with_the_dense_network(quick_config, change):
