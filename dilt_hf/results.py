@@ -72,7 +72,8 @@ class Estimate:
     count: int
 
     def __str__(self) -> str:
-        return f"{self.mean:.1f}" if math.isnan(self.half_width) else f"{self.mean:.1f} ± {self.half_width:.1f}"
+        mean = f"{round(self.mean, 1) + 0.0:.1f}"  # never "-0.0"
+        return mean if math.isnan(self.half_width) else f"{mean} ± {self.half_width:.1f}"
 
     @property
     def sign(self) -> int:
@@ -244,4 +245,4 @@ class Results:
 
 
 def _signed(difference: Estimate) -> str:
-    return f"{'+' if difference.mean >= 0 else ''}{difference}"
+    return f"{'' if str(difference).startswith('-') else '+'}{difference}"
