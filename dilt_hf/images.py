@@ -7,6 +7,7 @@ transformers' `BitImageProcessor` does with the settings of `image_processor`, s
 
 from __future__ import annotations
 
+import functools
 import io
 import math
 from collections.abc import Sequence
@@ -144,28 +145,28 @@ def augment(pictures: Tensor, kind: str, generator: torch.Generator) -> Tensor:
     return _shifts(pictures, generator, flip=kind == "shift_flip")
 
 
-def _flipped_columns(columns: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    flip = torch.rand(count, generator=generator) < 0.5
-    return torch.where(flip[:, None], columns.flip(1), columns)
-
-
 def _shifts(pictures: Tensor, generator: torch.Generator, flip: bool) -> Tensor:
-    """A crop at a random place after reflecting the border: gathering rows and columns needs no padded copy."""
-    count, height, width, _ = pictures.shape
+    """A crop at a random place after reflecting the border: gathering pixels needs no padded copy."""
+    count, height, width, channels = pictures.shape
     pad = max(1, min(height, width) // 8)
-    offsets = torch.randint(-pad, pad + 1, (2, count, 1), generator=generator)
-    rows = _reflect(torch.arange(height) + offsets[0], height)
-    columns = _reflect(torch.arange(width) + offsets[1], width)
+    places = torch.randint(2 * pad + 1, (2, count), generator=generator)
     if flip:
-        columns = _flipped_columns(columns, count, generator)
-    rows, columns = rows.to(pictures.device), columns.to(pictures.device)
-    flat = (torch.arange(count, device=pictures.device)[:, None, None] * height + rows[:, :, None]) * width
-    pixels = pictures.reshape(-1, pictures.shape[3])
-    return pixels.index_select(0, (flat + columns[:, None, :]).flatten()).view(pictures.shape)  # 3x faster than [...]
+        places[1] += (2 * pad + 1) * torch.randint(2, (count,), generator=generator)
+    first = torch.arange(0, count * height * width, height * width, dtype=torch.int32)
+    rows = _windows(height, pad)[places[0]] * width + first[:, None]
+    columns = _windows(width, pad)[places[1]]
+    chosen = rows.to(pictures.device)[:, :, None] + columns.to(pictures.device)[:, None, :]
+    # `index_select` on whole pixels is three times as fast as indexing with brackets
+    return pictures.reshape(-1, channels).index_select(0, chosen.flatten()).view(pictures.shape)
 
 
-def _reflect(index: Tensor, size: int) -> Tensor:
-    return (size - 1) - ((size - 1) - index.abs()).abs() if size > 1 else torch.zeros_like(index)
+@functools.lru_cache(maxsize=8)
+def _windows(size: int, pad: int) -> Tensor:
+    """All runs of `size` positions in a line of `size` that is reflected at its ends, then the same runs backwards."""
+    line = torch.arange(-pad, size + pad, dtype=torch.int32).abs()
+    line = (size - 1) - ((size - 1) - line).abs() if size > 1 else torch.zeros_like(line)
+    windows = line.unfold(0, size, 1)
+    return torch.cat([windows, windows.flip(1)])
 
 
 def _resized_crops(pictures: Tensor, generator: torch.Generator) -> Tensor:
