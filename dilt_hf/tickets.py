@@ -78,9 +78,7 @@ def apply_ticket(model: nn.Module, tickets: Tickets, name: str) -> None:
     check_masks_fit(tensors, masks)
     if not tickets.is_theta0(tensors):
         logger.warning("the model's weights are not the θ0 that ticket '%s' was found for.", name)
-    with torch.no_grad():
-        for key, mask in masks.items():
-            tensors[key].mul_(mask.to(tensors[key].device))
+    _mask_in_place(tensors, masks)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,9 +153,7 @@ class Tickets:
         if masks is not None:
             tensors = models.checkpoint_tensors(model)
             check_masks_fit(tensors, masks)
-            with torch.no_grad():
-                for key, mask in masks.items():
-                    tensors[key].mul_(mask)
+            _mask_in_place(tensors, masks)
         return model
 
     def save_pretrained(self, folder: str | os.PathLike) -> None:
@@ -209,6 +205,12 @@ class Tickets:
                         raise TicketError(f"the masks of {self.folder} cover '{name}', which θ0 lacks in that shape.")
         except safetensors.SafetensorError as error:
             raise TicketError(f"{weights} is not a readable safetensors file ({error}).") from error
+
+
+@torch.no_grad()
+def _mask_in_place(tensors: Mapping[str, Tensor], masks: Masks) -> None:
+    for name, mask in masks.items():
+        tensors[name].mul_(mask.to(tensors[name].device))
 
 
 def _mask_path(folder: Path, partition: int) -> Path:

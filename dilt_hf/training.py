@@ -7,6 +7,7 @@ them. Batches arrive ready on the device (see `data.epoch`), and the loop never 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import gc
 import inspect
@@ -222,13 +223,9 @@ def _backward(
     )
     total = torch.zeros((), device=labels.device)
     for position, (part, target) in enumerate(pieces):
-        share = len(target) / len(labels)
-        if position + 1 < len(pieces):
-            with accelerator.no_sync(model):
-                loss = objective(logits_of(model, part), target) * share
-                accelerator.backward(loss)
-        else:
-            loss = objective(logits_of(model, part), target) * share
+        is_last = position + 1 == len(pieces)
+        with contextlib.nullcontext() if is_last else accelerator.no_sync(model):
+            loss = objective(logits_of(model, part), target) * (len(target) / len(labels))
             accelerator.backward(loss)
         total += loss.detach()
     return total

@@ -9,8 +9,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import hashlib
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
@@ -114,6 +113,12 @@ class Workbench:
         """Operations of one forward pass of one picture."""
         return forward_cost(self.model, self.image_size, self.channels, self.config.model.prune_head)
 
+    @cached_property
+    def processor(self) -> Any:
+        """The transformers image processor that goes with θ0."""
+        settings = self.config.data
+        return image_processor(self.image_size, settings.image_mean, settings.image_std, self.channels)
+
     def kept_per_round(self) -> list[int]:
         """How many prunable weights stay after each pruning round."""
         return self.config.pruning.kept_per_round(count_total(self.prunable), len(self.partitioning))
@@ -158,17 +163,13 @@ class Workbench:
         """The initial weights of one seed, as a checkpoint folder. Every process reads this one file."""
 
         def make(folder: Path) -> dict[str, Any]:
-            processor = image_processor(
-                self.image_size, self.config.data.image_mean, self.config.data.image_std, self.channels
-            )
-            models.save_model(self.new_model(seed), folder, processor)
+            models.save_model(self.new_model(seed), folder, self.processor)
             return {"sha256": models.weights_sha256(folder)}
 
         inputs = {
             "model": dataclasses.asdict(self.config.model),
-            "model_config": cast(
-                Any, self.model
-            ).config.to_json_string(),  # names of files and Hub ids may change their content
+            # what stands behind the name of a file or a Hub id may change
+            "model_config": cast(Any, self.model).config.to_json_string(),
             "checkpoint": models.tensors_sha256(self.new_model(seed)) if self.config.model.model_name_or_path else None,
             "classes": self.splits.class_names,
             "image_size": self.image_size,
@@ -193,7 +194,7 @@ class Workbench:
                 self.model, {}, feed, self.config.training, self.accelerator, key=(seed, EVERYTHING, 0), last_step=k,
                 description=f"seed {seed}: θ_{k} on all classes", progress=self.progress,
             )  # fmt: skip
-            models.save_model(self.model, folder, _processor_of(theta0.path))
+            models.save_model(self.model, folder, self.processor)
             cost = dataclasses.asdict(self._cost(record, {}))
             return {"sha256": models.weights_sha256(folder), "cost": cost}
 
@@ -208,8 +209,7 @@ class Workbench:
         round_: int,
         training: TrainingConfig,
     ) -> Stage:
-        """The weights `start` trained under `masks` on `subset`; records losses, cost and validation accuracy."""
-        label = f"seed {seed}: {subset.name}, round {round_}" if subset.classes else f"seed {seed}: all, round {round_}"
+        """The weights `start` trained under `masks` on `subset`; records losses and cost."""
 
         def make(folder: Path) -> dict[str, Any]:
             models.load_weights(self.model, start.path / models.WEIGHTS_FILE)
@@ -222,7 +222,7 @@ class Workbench:
                 key=(seed, subset.name, round_),
                 classes=subset.classes,
                 first_step=self.first_step(subset, training),
-                description=label,
+                description=f"seed {seed}: {subset.name}, round {round_}",
                 progress=self.progress,
             )
             models.save_weights(self.model, folder / models.WEIGHTS_FILE)
@@ -302,7 +302,7 @@ class Workbench:
         inputs = {
             "network": network.address,
             "data": self.fingerprints[split],
-            "partitioning": _plain(dataclasses.asdict(self.partitioning)),
+            "partitioning": dataclasses.asdict(self.partitioning),
         }
         return self.stages.get("score", inputs, make)
 
@@ -368,16 +368,3 @@ class Workbench:
             )  # fmt: skip
             times.append(record.seconds / record.steps)
         return min(times[1:])
-
-
-def _processor_of(folder: Path) -> Any:
-    from transformers import AutoImageProcessor
-
-    return AutoImageProcessor.from_pretrained(os.fspath(folder))
-
-
-def _plain(value: Any) -> Any:
-    """Tuples as lists, recursively, as JSON has them."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, Sequence) and not isinstance(value, str) else value

@@ -10,6 +10,7 @@ does only what is new.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import logging
 import math
@@ -268,6 +269,7 @@ class Search:
             self.costs[subset.name] = sum((Cost(**stage.record["cost"]) for _, stage in done), Cost())
             self.ranks[subset.name] = removal_ranks(rounds)
             self.round_densities[subset.name] = [density(finished.mask) for finished in rounds]
+        self._matched = functools.cache(self._match)  # several networks ask for the same masks
         self.partitions = self._partition_masks()
 
     def _partition_masks(self) -> list[Masks]:
@@ -277,7 +279,7 @@ class Search:
         kept = self.bench.kept_per_round()[-1]
         return [mask_at(self.ranks[subset.name], kept) for subset in self.bench.subsets]
 
-    def _matched(self, wanted: float, ticket: str) -> list[Masks]:
+    def _match(self, wanted: float, ticket: str) -> list[Masks]:
         """Partition masks whose core or union has the wanted density."""
         ranks = [self.ranks[subset.name] for subset in self.bench.subsets]
         found = match_density(ranks, round(wanted * self.total), ticket)
