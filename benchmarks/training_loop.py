@@ -77,7 +77,7 @@ def compare(architecture, batch, steps, rounds, accelerator):
     rng = np.random.default_rng(0)
     pictures = rng.integers(0, 256, (batch * steps, SIZE, SIZE, 3), dtype=np.uint8)
     labels = torch.from_numpy(rng.integers(0, 10, batch * steps))
-    config = TrainingConfig(num_train_epochs=1, per_device_train_batch_size=batch, learning_rate=0.01)
+    config = TrainingConfig(num_train_epochs=1, train_batch_size=batch, learning_rate=0.01)
 
     def new_model(channels_last):
         model = build_model(ModelConfig(architecture=architecture), list("0123456789"), SIZE, 0).to(device)

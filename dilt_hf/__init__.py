@@ -23,12 +23,14 @@ _HOME = {
     "PruningConfig": "config",
     "RunConfig": "config",
     "TrainingConfig": "config",
-    "load_splits": "data",
+    "load_splits": "splits",
     "DiltError": "errors",
     "find_tickets": "experiments.find",
     "load_masks": "mask_files",
     "save_masks": "mask_files",
     "make_partitions": "partitions",
+    "MaskedWeights": "masking",
+    "TicketCallback": "callbacks",
     "Tickets": "tickets",
     "apply_ticket": "tickets",
     "from_pretrained": "tickets",
@@ -38,10 +40,12 @@ __all__ = [
     "DataConfig",
     "DiltConfig",
     "DiltError",
+    "MaskedWeights",
     "ModelConfig",
     "PartitionConfig",
     "PruningConfig",
     "RunConfig",
+    "TicketCallback",
     "Tickets",
     "TrainingConfig",
     "__version__",
@@ -66,6 +70,7 @@ def __dir__() -> list[str]:
 
 
 if TYPE_CHECKING:
+    from dilt_hf.callbacks import TicketCallback
     from dilt_hf.config import (
         DataConfig,
         DiltConfig,
@@ -75,9 +80,10 @@ if TYPE_CHECKING:
         RunConfig,
         TrainingConfig,
     )
-    from dilt_hf.data import load_splits
     from dilt_hf.errors import DiltError
     from dilt_hf.experiments.find import find_tickets
     from dilt_hf.mask_files import load_masks, save_masks
+    from dilt_hf.masking import MaskedWeights
     from dilt_hf.partitions import make_partitions
+    from dilt_hf.splits import load_splits
     from dilt_hf.tickets import Tickets, apply_ticket, from_pretrained

@@ -102,9 +102,10 @@ def run_recipe(description: str, *, variants: Mapping[str, Mapping[str, Any]] | 
     try:
         config = parse_config(sys.argv[1:], defaults, description, variants)
         from dilt_hf.experiments.find import find_tickets
+        from dilt_hf.experiments.folder import PICTURE, ticket_folder
         from dilt_hf.teams import join_team
 
-        team = join_team(config.run.cpu)
+        team = join_team(config.partition.num_partitions, config.run.cpu)
         results = find_tickets(config, team)
     except (DiltError, OSError) as error:
         sys.exit(f"error: {error}")
@@ -113,8 +114,8 @@ def run_recipe(description: str, *, variants: Mapping[str, Mapping[str, Any]] | 
     if results is not None and team.is_first:
         folder = Path(config.run.output_dir)
         print("", results.table(), "", results.caption(), "", *results.sentences(), "", sep="\n")
-        print(f"Picture: {folder / 'results.png'}")
-        print(f"Tickets: {folder / 'tickets' / f'seed_{config.run.seeds[0]}'}")
+        print(f"Picture: {folder / PICTURE}")
+        print(f"Tickets: {ticket_folder(folder, config.run.seeds[0])}")
 
 
 def _json_object(text: str | dict[str, Any]) -> dict[str, Any]:

@@ -57,8 +57,14 @@ class DataConfig:
     augmentation: Literal["none", "shift", "shift_flip", "resized_crop_flip"] = _option(
         "shift_flip",
         "Training augmentation: none; shift (random crop after padding by 1/8); shift_flip (and mirror); "
-        "resized_crop_flip (random area and aspect ratio, and mirror).",
+        "resized_crop_flip (random area and aspect ratio, and mirror; of the whole pictures where workers decode).",
     )
+    auto_augment: str | None = _option(
+        None, "A timm policy, such as rand-m9-mstd0.5-inc1, for pictures that workers decode (--max_resident_gb 0)."
+    )
+    random_erasing: float = _option(0.0, "Probability that a rectangle of a training picture is replaced by noise.")
+    mixup: float = _option(0.0, "The α of mixup; 0 is none. With cutmix too, each batch draws one of the two.")
+    cutmix: float = _option(0.0, "The α of cutmix; 0 is none.")
     image_mean: list[float] = _option([0.5], "Mean per channel after scaling to [0, 1]; one number serves all.")
     image_std: list[float] = _option([0.5], "Standard deviation per channel; one number serves all.")
     max_resident_gb: float = _option(
@@ -74,6 +80,12 @@ class DataConfig:
         )
         _require(0 < self.validation_fraction < 1, "--validation_fraction must lie between 0 and 1.")
         _require(self.image_size is None or self.image_size >= 1, "--image_size must be at least 1 pixel.")
+        _require(0 <= self.random_erasing <= 1, "--random_erasing is a probability.")
+        _require(self.mixup >= 0 and self.cutmix >= 0, "--mixup and --cutmix cannot be negative.")
+        _require(
+            self.auto_augment is None or self.augmentation == "resized_crop_flip",
+            "--auto_augment goes with --augmentation resized_crop_flip.",
+        )
         _require(all(std > 0 for std in self.image_std), "--image_std must be positive.")
         _require(all(math.isfinite(x) for x in (*self.image_mean, *self.image_std)), "--image_mean must be finite.")
         for name in ("max_train_samples", "max_eval_samples"):
@@ -166,9 +178,13 @@ class TrainingConfig:
 
     num_train_epochs: int = _option(10, "Epochs of each training of a pruning round.")
     ticket_epochs: int | None = _option(None, "Epochs of each final ticket training; by default num_train_epochs.")
-    per_device_train_batch_size: int = _option(128, "Pictures per forward pass.")
+    train_batch_size: int = _option(
+        128,
+        "Pictures per optimizer step. Processes that share a partition divide them among themselves, so the result "
+        "does not depend on their number.",
+    )
     per_device_eval_batch_size: int = _option(512, "Pictures per forward pass when scoring.")
-    gradient_accumulation_steps: int = _option(1, "Forward passes per optimizer step.")
+    gradient_accumulation_steps: int = _option(1, "Passes in which a step's pictures are worked off, to save memory.")
     optimizer: str = _option("SGD", "Any optimizer of torch.optim, by its class name.")
     learning_rate: float = _option(0.1, "Peak learning rate.")
     weight_decay: float = _option(5e-4, "Weight decay.")
@@ -187,20 +203,38 @@ class TrainingConfig:
     max_grad_norm: float | None = _option(None, "Clip the norm of the (masked) gradient.")
     mixed_precision: Literal["no", "bf16", "fp16"] = _option("no", "Autocast dtype of the forward pass.")
     channels_last: bool = _option(True, "Keep convolution tensors in channels-last memory order.")
+    torch_compile: bool = _option(False, "Compile the network with torch.compile.")
+    gradient_checkpointing: bool = _option(
+        False, "Compute activations again in the backward pass instead of keeping them: less memory, more time."
+    )
+    ema_decay: float | None = _option(
+        None, "Train with an exponential moving average of the weights of this decay, and keep the average."
+    )
+    early_bird: float | None = _option(
+        None,
+        "End a pruning round when its mask has settled: when the masks of the last five epochs differ in less than "
+        "this share of the weights (You et al. use 0.1).",
+    )
 
     def __post_init__(self) -> None:
-        for name in ("num_train_epochs", "ticket_epochs", "per_device_train_batch_size", "per_device_eval_batch_size"):
+        for name in ("num_train_epochs", "ticket_epochs", "train_batch_size", "per_device_eval_batch_size"):
             value = getattr(self, name)
             _require(value is None or value >= 1, f"--{name} must be at least 1, not {value}.")
         _require(self.gradient_accumulation_steps >= 1, "--gradient_accumulation_steps must be at least 1.")
         _require(self.learning_rate > 0, f"--learning_rate must be positive, not {self.learning_rate}.")
         _require(0 <= self.warmup_fraction < 1, "--warmup_fraction must lie in [0, 1).")
         _require(0 <= self.label_smoothing < 1, "--label_smoothing must lie in [0, 1).")
+        _require(
+            self.gradient_accumulation_steps <= self.train_batch_size,
+            "--gradient_accumulation_steps cannot exceed --train_batch_size.",
+        )
+        _require(self.ema_decay is None or 0 < self.ema_decay < 1, "--ema_decay must lie between 0 and 1.")
+        _require(self.early_bird is None or 0 < self.early_bird < 1, "--early_bird must lie between 0 and 1.")
         _require(self.max_grad_norm is None or self.max_grad_norm > 0, "--max_grad_norm must be positive.")
 
     def for_tickets(self) -> TrainingConfig:
-        """The configuration of a ticket's final training: the same, for `ticket_epochs`."""
-        return dataclasses.replace(self, num_train_epochs=self.ticket_epochs or self.num_train_epochs)
+        """The configuration of a ticket's final training: the same, to its end, for `ticket_epochs`."""
+        return dataclasses.replace(self, num_train_epochs=self.ticket_epochs or self.num_train_epochs, early_bird=None)
 
 
 @dataclass(frozen=True)
@@ -292,11 +326,20 @@ class RunConfig:
         None, "Also compare core, union, LTH and controls where all have this density."
     )
     controls: bool = _option(True, "Also train dense, LTH, random and layer-shuffled networks.")
+    checkpointing_minutes: float = _option(
+        5.0, "A training that is interrupted goes on from a state at most this old; 0 keeps none."
+    )
+    report_to: list[str] = _option(
+        [],
+        "Trackers to send losses and scores to, through Accelerate: tensorboard, wandb, trackio, …",
+    )
+    deterministic: bool = _option(False, "On a GPU, use only algorithms that give the same bits every time.")
     cpu: bool = _option(False, "Stay on the CPU even where there is a GPU.")
     dry_run: bool = _option(False, "Print what the run would cost and stop.")
 
     def __post_init__(self) -> None:
         _require(bool(self.seeds), "--seeds needs at least one seed.")
+        _require(self.checkpointing_minutes >= 0, "--checkpointing_minutes cannot be negative.")
         _require(len(set(self.seeds)) == len(self.seeds), "--seeds names a seed twice.")
         _require(
             self.matched_density is None or 0 < self.matched_density < 1, "--matched_density must lie between 0 and 1."

@@ -1,23 +1,16 @@
-"""Any image-classification set that `datasets` can open, as three splits of pictures and global class ids.
+"""Pictures of a split as batches on the device.
 
-    splits = load_splits(config)                       # rows and labels; nothing is decoded
-    source = open_images(splits, ...)["train"]         # uint8 pictures, resident or fed by workers
-    for pixels, labels in epoch(source, rows, ...):    # shuffled, augmented and normalised batches on the device
-
-Nothing is ever selected on the test split: where a set brings only one labelled held-out split, that one is the test
-split, and validation rows are held out of the training rows.
+source = open_images(splits, ...)["train"]         # uint8 pictures, resident or fed by workers
+for batch in epoch(source, rows, ...):             # shuffled, augmented and normalised, on the device
 """
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import chain
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -25,264 +18,15 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from dilt_hf import images
+from dilt_hf.augmentation import Augmentation, RandomView, augment, erase, mix
 from dilt_hf.config import DataConfig
-from dilt_hf.errors import DataError
+from dilt_hf.errors import ConfigError, DataError
 from dilt_hf.files import sha256_of_json
-from dilt_hf.seeding import generator_for
-
-if TYPE_CHECKING:
-    import datasets
+from dilt_hf.seeding import derive_seed, generator_for
+from dilt_hf.splits import Split, Splits
 
 logger = logging.getLogger(__name__)
 DECODE_CHUNK = 512
-HELD_OUT_NAMES = ("validation", "valid", "val", "dev", "test")  # the last one there is the test split
-
-
-@dataclasses.dataclass(frozen=True)
-class Split:
-    """Rows of one split.
-
-    Attributes:
-        name: train, validation or test.
-        dataset: the rows as `datasets` has them; nothing here decodes a picture.
-        image_column: the column of pictures.
-        labels: global class ids, int64 (n,).
-        source: the split of the dataset that the rows come from.
-        source_rows: their row numbers there, int64 (n,).
-    """
-
-    name: str
-    dataset: datasets.Dataset
-    image_column: str
-    labels: np.ndarray
-    source: str
-    source_rows: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def column(self, name: str) -> np.ndarray:
-        """The values of another column, read without touching the pictures."""
-        if name not in self.dataset.column_names:
-            raise DataError(
-                f"the {self.name} split has no column '{name}'; it has {', '.join(self.dataset.column_names)}."
-            )
-        return np.asarray(self.dataset.select_columns([name]).with_format("numpy")[:][name])
-
-    def select(self, rows: np.ndarray) -> Split:
-        """The same split with only these rows, in this order."""
-        return dataclasses.replace(
-            self, dataset=self.dataset.select(rows), labels=self.labels[rows], source_rows=self.source_rows[rows]
-        )
-
-
-@dataclasses.dataclass(frozen=True)
-class Splits:
-    """Train, validation and test rows with the classes they share."""
-
-    train: Split
-    validation: Split
-    test: Split
-    class_names: tuple[str, ...]
-    source: str
-
-    def items(self) -> list[tuple[str, Split]]:
-        return [("train", self.train), ("validation", self.validation), ("test", self.test)]
-
-
-# --- from a source to splits -----------------------------------------------------------------------------------------
-
-
-def load_splits(config: DataConfig) -> Splits:
-    """Open the configured data and keep train, validation and test apart. No picture is decoded.
-
-    Raises:
-        DataError: when columns cannot be told apart, labels are missing, or a split is empty.
-        Exception: errors of the Hub and of `datasets` pass through.
-
-    Example:
-        >>> [len(split) for _, split in load_splits(DataConfig(dataset_name="digits")).items()]
-        [1295, 142, 360]
-    """
-    tables, source = _open_tables(config)
-    if "train" not in tables:
-        raise DataError(f"{source} has no train split (it has {', '.join(tables)}); choose a set that has one.")
-    image_column = _find_image_column(tables["train"], config.image_column_name)
-    label_column = _find_label_column(tables["train"], config.label_column_name)
-    labels, class_names = _labels(tables, label_column, "train")
-
-    def split(name: str, table: str) -> Split:
-        return Split(name, tables[table], image_column, labels[table], table, np.arange(len(labels[table])))
-
-    held_out = [name for name in HELD_OUT_NAMES if name in tables and (labels[name] >= 0).any()]
-    for name in held_out:
-        if (labels[name] < 0).any():
-            row = int((labels[name] < 0).argmax())
-            raise DataError(f"row {row} of the {name} split has no class, or one that no training row has; remove it.")
-    if not held_out:
-        raise DataError(
-            f"{source} has no labelled validation or test split (it has {', '.join(tables)}); name one with "
-            "--validation_dir, --validation_files, --test_dir or --test_files."
-        )
-    train = split("train", "train")
-    validation, test = None, split("test", held_out[-1])
-    if len(held_out) > 1:
-        validation = split("validation", held_out[0])
-    train = _limit(train, config.max_train_samples, config.split_seed)
-    if validation is None:
-        train, validation = _hold_out(train, config.validation_fraction, config.split_seed)
-    validation = _limit(validation, config.max_eval_samples, config.split_seed)
-    test = _limit(test, config.max_eval_samples, config.split_seed)
-    for part in (train, validation, test):
-        if not len(part):
-            raise DataError(f"the {part.name} split of {source} is empty.")
-    return Splits(train, validation, test, class_names, source)
-
-
-def _open_tables(config: DataConfig) -> tuple[dict[str, Any], str]:
-    import datasets
-
-    if config.dataset_name == "digits" and not os.path.isdir("digits"):
-        return digits(config.split_seed), "scikit-learn's digits"
-    if config.dataset_name:
-        loaded = datasets.load_dataset(
-            config.dataset_name, config.dataset_config_name, revision=config.dataset_revision
-        )
-        return dict(loaded), config.dataset_name
-    if config.train_dir:
-        folders = {"train": config.train_dir, "validation": config.validation_dir, "test": config.test_dir}
-        for folder in filter(None, folders.values()):
-            if not os.path.isdir(folder):
-                raise DataError(f"there is no folder {folder}; give a folder with one subfolder of pictures per class.")
-        patterns = {name: os.path.join(folder, "**") for name, folder in folders.items() if folder}
-        loaded = datasets.load_dataset("imagefolder", data_files=patterns, drop_labels=False)
-        return dict(loaded), config.train_dir
-    files = {"train": config.train_files, "validation": config.validation_files, "test": config.test_files}
-    for file in chain.from_iterable(files.values()):
-        if "://" not in file and not any(character in file for character in "*?[") and not os.path.exists(file):
-            raise DataError(f"there is no file {file}.")
-    loaded = datasets.load_dataset("parquet", data_files={name: paths for name, paths in files.items() if paths})
-    return dict(loaded), ", ".join(Path(file).name for file in config.train_files)
-
-
-def digits(seed: int = 0) -> dict[str, datasets.Dataset]:
-    """scikit-learn's 8x8 handwritten digits as a real `datasets` set: `Image` and `ClassLabel`, 1437 train, 360 test.
-
-    The test fifth is drawn with `seed`, evenly from every class. Source: Alpaydin and Kaynak, Optical Recognition of
-    Handwritten Digits, UCI Machine Learning Repository (1998).
-    """
-    import datasets
-    from PIL import Image
-    from sklearn.datasets import load_digits
-    from sklearn.model_selection import train_test_split
-
-    pictures, labels = load_digits(return_X_y=True)
-    pixels = np.rint(pictures.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
-    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=list("0123456789"))})
-    rows = train_test_split(np.arange(len(labels)), test_size=0.2, random_state=seed, stratify=labels)
-    return {
-        name: datasets.Dataset.from_dict(
-            {"image": [Image.fromarray(pixels[i]) for i in part], "label": labels[part].tolist()}, features=features
-        )
-        for name, part in zip(("train", "test"), rows, strict=True)
-    }
-
-
-def _find_image_column(table: datasets.Dataset, wanted: str | None) -> str:
-    import datasets
-
-    found = [name for name, feature in table.features.items() if isinstance(feature, datasets.Image)]
-    return _one_column(found, wanted, table, "picture", "--image_column_name")
-
-
-def _find_label_column(table: datasets.Dataset, wanted: str | None) -> str:
-    import datasets
-
-    if wanted is not None and wanted in table.features:
-        return wanted  # any column may be named: its distinct values become the classes
-    found = [name for name, feature in table.features.items() if isinstance(feature, datasets.ClassLabel)]
-    return _one_column(found, wanted, table, "class", "--label_column_name")
-
-
-def _one_column(found: list[str], wanted: str | None, table: datasets.Dataset, what: str, option: str) -> str:
-    names = ", ".join(table.column_names)
-    if wanted is not None:
-        if wanted not in found:
-            raise DataError(f"'{wanted}' is no {what} column; the columns are {names}.")
-        return wanted
-    if len(found) != 1:
-        few = f"no {what} column" if not found else f"{len(found)} {what} columns ({', '.join(found)})"
-        raise DataError(f"the dataset has {few} among {names}; name it with {option}.")
-    return found[0]
-
-
-def _labels(tables: Mapping[str, Any], column: str, train: str) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
-    """Global class ids per table (-1 where unlabelled) and the class names."""
-    import datasets
-
-    feature = tables[train].features[column]
-    raw = {
-        name: np.asarray(table.select_columns([column]).with_format(None)[:][column], dtype=object)
-        for name, table in tables.items()
-        if column in table.column_names
-    }
-    if isinstance(feature, datasets.ClassLabel):
-        names = tuple(feature.names)
-        numbers = {
-            name: np.array([-1 if v is None else int(v) for v in values], np.int64) for name, values in raw.items()
-        }
-    else:
-        values = sorted({value for value in raw[train] if value is not None})
-        names = tuple(str(value) for value in values)
-        index = {value: position for position, value in enumerate(values)}
-        numbers = {name: np.array([index.get(v, -1) for v in column], np.int64) for name, column in raw.items()}
-    for name in tables:
-        numbers.setdefault(name, np.full(len(tables[name]), -1, np.int64))
-    if (numbers[train] < 0).any():
-        raise DataError(f"training row {int((numbers[train] < 0).argmax())} has no class in column '{column}'.")
-    for name, table in tables.items():
-        other = table.features.get(column)
-        both = isinstance(other, datasets.ClassLabel) and isinstance(feature, datasets.ClassLabel)
-        if both and tuple(other.names) != names:
-            raise DataError(
-                f"the splits {train} and {name} have different classes, so their ids mean different things."
-            )
-    return numbers, names
-
-
-def _limit(split: Split, most: int | None, seed: int) -> Split:
-    """At most `most` rows, evenly from each class, in their original order."""
-    if most is None or most >= len(split):
-        return split
-    order = _dealt_by_class(split.labels, seed, f"limit {split.name}")
-    return split.select(np.sort(order[:most]))
-
-
-def _dealt_by_class(labels: np.ndarray, seed: int, purpose: str) -> np.ndarray:
-    """Row numbers in random order, so that every prefix holds the classes as evenly as it can."""
-    shuffled = torch.randperm(len(labels), generator=generator_for(seed, purpose)).numpy()
-    by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
-    sizes = np.unique(labels, return_counts=True)[1]
-    turn = np.concatenate([np.arange(size) for size in sizes]) if len(sizes) else np.empty(0, np.int64)
-    return by_class[np.argsort(turn, kind="stable")]
-
-
-def _hold_out(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
-    """Training rows without, and only, a random `fraction` of the rows of each class."""
-    shuffled = torch.randperm(len(split), generator=generator_for(seed, "hold out")).numpy()
-    held = np.zeros(len(split), bool)
-    for label in np.unique(split.labels):
-        rows = shuffled[split.labels[shuffled] == label]
-        if len(rows) > 1:  # a class keeps at least one row on each side
-            held[rows[: min(max(1, round(len(rows) * fraction)), len(rows) - 1)]] = True
-    if not held.any():
-        raise DataError(f"no class has enough rows to hold out {fraction:.0%} for validation; add data or raise it.")
-    return split.select(np.flatnonzero(~held)), dataclasses.replace(
-        split.select(np.flatnonzero(held)), name="validation"
-    )
-
-
-# --- from splits to pictures -----------------------------------------------------------------------------------------
 
 
 class ResidentImages:
@@ -298,50 +42,102 @@ class ResidentImages:
 
 
 class StreamedImages:
-    """A split too large for the device: decoded by worker processes, batch by batch."""
+    """A split too large for the device: decoded by worker processes, batch by batch.
 
-    def __init__(self, split: Split, size: int, channels: int, workers: int, device: torch.device):
-        self.decoder = _Decoder(split, size, channels)
+    Args:
+        persistent: keep the workers from one pass to the next; starting them takes seconds.
+        auto_augment: the timm policy of random views.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        size: int,
+        channels: int,
+        workers: int,
+        device: torch.device,
+        persistent: bool = False,
+        auto_augment: str | None = None,
+    ):
+        self.decoder = _Decoder(split, size, channels, auto_augment)
         self.labels = torch.from_numpy(split.labels).to(device)
         self.workers, self.device = workers, device
+        self.persistent = persistent and workers > 0
+        self._plan = _Plan()
+        self._loader: torch.utils.data.DataLoader | None = None
 
-    def batches(self, rows: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """As `ResidentImages.batches`."""
-        loader = torch.utils.data.DataLoader(
-            self.decoder,
-            sampler=rows.tolist(),
-            batch_size=batch_size,
-            num_workers=self.workers,
-            pin_memory=self.device.type == "cuda",
-            multiprocessing_context="forkserver" if self.workers else None,
-        )
+    def batches(
+        self, rows: Tensor, batch_size: int, views: tuple[Tensor, Sequence[int | str]] | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """As `ResidentImages.batches`; with `views` (a position for each row, and a key) as random crops of the whole
+        pictures, each seeded by the key and its position."""
+        self._plan.rows, self._plan.views, self._plan.size = rows, views, batch_size
+        if self._loader is None or not self.persistent:
+            self._loader = torch.utils.data.DataLoader(
+                self.decoder,
+                batch_sampler=self._plan,
+                num_workers=self.workers,
+                pin_memory=self.device.type == "cuda",
+                persistent_workers=self.persistent,
+                multiprocessing_context="forkserver" if self.workers else None,
+            )
         try:
-            for pictures, labels in loader:
+            for pictures, labels in self._loader:
                 yield pictures.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
         except DataError as error:  # a worker's error arrives with its traceback as text
             raise DataError(str(error).strip().splitlines()[-1].split("DataError: ")[-1]) from None
+
+
+Item = tuple[int, tuple[int | str, ...] | None]
+
+
+class _Plan(torch.utils.data.Sampler):
+    """The rows of the next pass in batches; replaced between passes, so that the workers can stay."""
+
+    rows: Tensor
+    views: tuple[Tensor, Sequence[int | str]] | None
+    size: int
+
+    def __iter__(self) -> Iterator[list[Item]]:
+        for start in range(0, len(self.rows), self.size):
+            part = slice(start, start + self.size)
+            rows = self.rows[part].tolist()
+            if self.views is None:
+                yield [(row, None) for row in rows]
+            else:
+                positions, key = self.views
+                yield [(row, (*key, place)) for row, place in zip(rows, positions[part].tolist(), strict=True)]
+
+    def __len__(self) -> int:
+        return -(-len(self.rows) // self.size)
 
 
 Images = ResidentImages | StreamedImages
 
 
 class _Decoder(torch.utils.data.Dataset):
-    """Row number to (uint8 picture, label)."""
+    """(row number, key of its view) to (uint8 picture, label)."""
 
-    def __init__(self, split: Split, size: int, channels: int):
+    def __init__(self, split: Split, size: int, channels: int, auto_augment: str | None = None):
         import datasets
 
         only_images = split.dataset.select_columns([split.image_column])
         self.table = only_images.cast_column(split.image_column, datasets.Image(decode=False))
         self.split, self.column, self.labels = split, split.image_column, split.labels
         self.size, self.channels = size, channels
+        self.auto_augment = auto_augment
+        self.view: RandomView | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, row: int) -> tuple[np.ndarray, int]:
-        encoded = self.table[int(row)][self.column]
-        return images.decode(encoded, self.size, self.channels, self.where(row)), int(self.labels[row])
+    def __getitem__(self, item: Item) -> tuple[np.ndarray, int]:
+        row, key = item
+        encoded, label = self.table[row][self.column], int(self.labels[row])
+        if key is None:
+            return images.decode(encoded, self.size, self.channels, self.where(row)), label
+        self.view = self.view or RandomView(self.size, self.auto_augment)
+        return self.view(images.open_picture(encoded, self.channels, self.where(row)), *key), label
 
     def where(self, row: int) -> str:
         return f"row {self.split.source_rows[row]} of the {self.split.source} split"
@@ -383,12 +179,23 @@ def open_images(
 
     Raises:
         DataError: for a picture that cannot be decoded; the message names the row.
+        ConfigError: for an augmentation that needs workers on a set that stays resident.
     """
     resident = sum(len(split) for _, split in splits.items()) * size * size * channels <= config.max_resident_gb * 1e9
     if not resident:
         logger.info("%s does not fit max_resident_gb=%s: decoding in workers.", splits.source, config.max_resident_gb)
         workers = config.dataloader_num_workers
-        return {name: StreamedImages(split, size, channels, workers, device) for name, split in splits.items()}
+        return {
+            name: StreamedImages(
+                split, size, channels, workers, device, persistent=name == "train", auto_augment=config.auto_augment
+            )
+            for name, split in splits.items()
+        }
+    if config.auto_augment:
+        raise ConfigError(
+            "--auto_augment works on whole pictures, in the processes that decode them, and this set is small enough "
+            "to be decoded once; set --max_resident_gb 0 to have it decoded again and again."
+        )
     opened: dict[str, Images] = {}
     for name, split in splits.items():
         pictures = torch.from_numpy(_Decoder(split, size, channels).decode_all(progress))
@@ -412,6 +219,22 @@ def fingerprint(split: Split, pictures: Images) -> str:
 # --- from pictures to batches ----------------------------------------------------------------------------------------
 
 
+class Batch(NamedTuple):
+    """A training batch, or one process's share of it, on the device.
+
+    Attributes:
+        pixels: float32 (B, C, H, W), normalised.
+        labels: global class ids, int64 (B,).
+        partners: the labels that were mixed in, int64 (B,); None without mixup and cutmix.
+        share: the share of `labels` in the mixture; 1 without.
+    """
+
+    pixels: Tensor
+    labels: Tensor
+    partners: Tensor | None = None
+    share: float = 1.0
+
+
 def steps_per_epoch(rows: int, batch_size: int) -> int:
     """Training batches per epoch: the last, incomplete one is left out, unless it is the only one.
 
@@ -420,27 +243,57 @@ def steps_per_epoch(rows: int, batch_size: int) -> int:
     return max(1, rows // batch_size)
 
 
+def shares(batch_size: int, passes: int, members: int) -> list[list[Tensor]]:
+    """Which pictures of a batch each member of a team takes in each pass: positions, `[member][pass]`.
+
+    A pass is a run of neighbouring pictures and so is a member's share of it, so what is computed per pass does not
+    depend on the number of members.
+
+    Example:
+        >>> [[part.tolist() for part in member] for member in shares(8, passes=2, members=2)]
+        [[[0, 1], [4, 5]], [[2, 3], [6, 7]]]
+    """
+    by_pass = [part.tensor_split(members) for part in torch.arange(batch_size).tensor_split(passes)]
+    return [[parts[member] for parts in by_pass] for member in range(members)]
+
+
 def epoch(
     source: Images,
     rows: Tensor,
     batch_size: int,
     normalize: images.Normalize,
-    augmentation: str,
+    augmentation: Augmentation,
     key: Sequence[int | str],
     first: int = 0,
     last: int | None = None,
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """One pass over `rows` in random order: float32 pixel values (B, C, H, W) and global class ids (B,), on the device.
+    mine: Tensor | None = None,
+) -> Iterator[Batch]:
+    """One pass over `rows` in random order.
 
     The order depends on `key` alone, and the views of a batch on `key` and its number: the pass can be entered at any
-    batch. Only batches `first` to `last` (excluded) are made.
+    batch. Only batches `first` to `last` (excluded) are made, and of each only the positions `mine` (default: all).
     """
     order = rows[torch.randperm(len(rows), generator=generator_for(*key, "order"))]
     last = steps_per_epoch(len(rows), batch_size) if last is None else last
-    batches = source.batches(order[first * batch_size : last * batch_size], batch_size)
+    batch_size = min(batch_size, len(rows))
+    mine = torch.arange(batch_size) if mine is None else mine
+    places = (torch.arange(first, last)[:, None] * batch_size + mine).flatten()
+    taken = order[places]
+    kind = augmentation.kind
+    if isinstance(source, StreamedImages) and kind == "resized_crop_flip":
+        kind = "none"  # the workers crop, from the whole pictures
+        batches = source.batches(taken, len(mine), views=(places, (*key, "view")))
+    else:
+        batches = source.batches(taken, len(mine))
     for number, (pictures, labels) in enumerate(batches, first):
-        views = images.augment(pictures, augmentation, generator_for(*key, "views", number))
-        yield normalize(views), labels
+        pixels = normalize(augment(pictures, kind, generator_for(*key, "views", number), batch_size, mine))
+        if augmentation.random_erasing:
+            erase(pixels, augmentation.random_erasing, generator_for(*key, "erase", number), batch_size, mine)
+        if augmentation.mixup or augmentation.cutmix:
+            mixed, partners, share = mix(pixels, labels, augmentation, derive_seed(*key, "mix", number))
+            yield Batch(mixed, labels, partners, share)
+        else:
+            yield Batch(pixels, labels)
 
 
 def in_order(

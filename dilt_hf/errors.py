@@ -39,3 +39,7 @@ class TrainingError(DiltError):
 
 class RunError(DiltError):
     """An output folder that holds something other than the run that was asked for."""
+
+
+class TeamError(RunError):
+    """Processes that train one network together and can no longer, because one of them failed."""

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+PARTIAL = ".partial"
+
 
 def write_atomically(path: str | os.PathLike, content: bytes | str) -> None:
     """Put `content` at `path` so that a reader, or a crash, sees either the old file or the whole new one.
@@ -20,7 +22,7 @@ def write_atomically(path: str | os.PathLike, content: bytes | str) -> None:
         >>> write_atomically("note.txt", "hello")
     """
     path = Path(path)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=PARTIAL)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
@@ -44,20 +46,34 @@ def new_folder(path: str | os.PathLike) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=PARTIAL))
     try:
         yield temporary
         os.chmod(temporary, 0o755)
-        for file in sorted(temporary.rglob("*")):
-            if file.is_file():
-                _sync(file)
-            else:
-                _sync_folder(file)
-        _sync_folder(temporary)
-        os.rename(temporary, path)
-        _sync_folder(path.parent)
+        put_in_place(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def put_in_place(folder: Path, path: Path) -> None:
+    """Give a finished folder its name, once all that it holds is on the disk. `path` must not exist, or be empty."""
+    for file in sorted(folder.rglob("*")):
+        if file.is_file():
+            _sync(file)
+        else:
+            _sync_folder(file)
+    _sync_folder(folder)
+    os.rename(folder, path)
+    _sync_folder(path.parent)
+
+
+def sweep(folder: str | os.PathLike) -> None:
+    """Remove what writers that were killed left half-written in `folder`. Nobody may be writing there."""
+    for leftover in Path(folder).glob(f".*{PARTIAL}"):
+        if leftover.is_dir():
+            shutil.rmtree(leftover)
+        else:
+            leftover.unlink()
 
 
 def canonical_json(value: Any) -> str:

@@ -8,10 +8,10 @@ Density and sparsity are always fractions of the *prunable* weights, that is of 
 
 from __future__ import annotations
 
-import functools
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,6 +19,25 @@ from torch import Tensor
 from dilt_hf.errors import MaskError
 
 Masks = dict[str, Tensor]
+
+
+class DeferredMasks(Sequence[Masks]):
+    """Masks that are made whenever they are looked at and kept nowhere: many partitions of a large network.
+
+    Example:
+        >>> masks = DeferredMasks([lambda: {"w": torch.tensor([True])}, lambda: {"w": torch.tensor([False])}])
+        >>> core(masks)["w"].tolist()
+        [False]
+    """
+
+    def __init__(self, makers: Sequence[Callable[[], Masks]]):
+        self._makers = list(makers)
+
+    def __len__(self) -> int:
+        return len(self._makers)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._makers[index]()
 
 
 # --- combining -------------------------------------------------------------------------------------------------------
@@ -54,20 +73,34 @@ def consensus(partitions: Sequence[Mapping[str, Tensor]], votes: int) -> Masks:
         >>> consensus([a, b], votes=2)["w"].tolist()
         [True, False, False]
     """
-    check_alike(partitions)
     if not 1 <= votes <= len(partitions):
         raise MaskError(f"consensus needs between 1 and {len(partitions)} votes of {len(partitions)}, not {votes}.")
-    if votes in (1, len(partitions)):  # the core and the union of large models, without counting
-        combine = torch.logical_or if votes == 1 else torch.logical_and
-        return {name: functools.reduce(combine, (mask[name] for mask in partitions)) for name in partitions[0]}
-    return {name: _votes([mask[name] for mask in partitions]) >= votes for name in partitions[0]}
+    if votes == 1:
+        return _fold(partitions, Tensor.logical_or_)
+    if votes == len(partitions):
+        return _fold(partitions, Tensor.logical_and_)
+    counts = _fold(partitions, Tensor.add_, dtype=torch.int16)
+    return {name: tensor >= votes for name, tensor in counts.items()}
 
 
-def _votes(tensors: Sequence[Tensor]) -> Tensor:
-    total = torch.zeros(tensors[0].shape, dtype=torch.int32, device=tensors[0].device)
-    for tensor in tensors:
-        total += tensor
-    return total
+def _fold(
+    partitions: Iterable[Mapping[str, Tensor]],
+    combine: Callable[[Tensor, Tensor], Tensor],
+    dtype: torch.dtype = torch.bool,
+) -> Masks:
+    """Combine masks one after another, in place, so that of masks that lie on disk only one is held at a time."""
+    result: Masks | None = None
+    for position, mask in enumerate(partitions):
+        check_alike([mask])
+        if result is None:
+            result = {name: tensor.to(dtype, copy=True) for name, tensor in mask.items()}
+            continue
+        _check_pair(result, mask, 0, position)
+        for name, tensor in mask.items():
+            combine(result[name], tensor)
+    if result is None:
+        raise MaskError("at least one mask is needed.")
+    return result
 
 
 def specialist(partitions: Sequence[Mapping[str, Tensor]], index: int) -> Masks:
@@ -78,11 +111,12 @@ def specialist(partitions: Sequence[Mapping[str, Tensor]], index: int) -> Masks:
         >>> specialist([a, b], 0)["w"].tolist()
         [False, True, False]
     """
-    check_alike(partitions)
     if not 0 <= index < len(partitions):
         raise MaskError(f"there is no partition {index}; the partitions are numbered 0 to {len(partitions) - 1}.")
-    others = [mask for position, mask in enumerate(partitions) if position != index]
-    return subtract(partitions[index], union(others)) if others else dict(partitions[index])
+    if len(partitions) == 1:
+        return dict(partitions[0])
+    others = _fold((partitions[k] for k in range(len(partitions)) if k != index), Tensor.logical_or_)
+    return subtract(partitions[index], others)
 
 
 def subtract(mask: Mapping[str, Tensor], removed: Mapping[str, Tensor]) -> Masks:
@@ -212,6 +246,33 @@ def chance_jaccard(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> fl
         both += size * p * q
         either += size * (p + q - p * q)
     return both / either if either else math.nan
+
+
+def mean_overlap(partitions: Sequence[Mapping[str, Tensor]]) -> dict[str, dict[str, float | None]]:
+    """Jaccard index and its chance level, averaged over all pairs of partitions: of each tensor, and "" for all.
+
+    None where a pair is empty. Masks are taken two at a time, so `DeferredMasks` need little memory.
+
+    Example:
+        >>> mean_overlap([{"w": torch.tensor([True, True, False])}, {"w": torch.tensor([True, False, True])}])[""]
+        {'jaccard': 0.3333333333333333, 'chance': 0.5}
+    """
+    totals: dict[str, dict[str, float]] = {}
+    pairs = 0
+    for i in range(len(partitions)):
+        one = partitions[i]
+        for j in range(i):
+            other = partitions[j]
+            pairs += 1
+            views = {"": (one, other)} | {name: ({name: one[name]}, {name: other[name]}) for name in one}
+            for name, (a, b) in views.items():
+                total = totals.setdefault(name, {"jaccard": 0.0, "chance": 0.0})
+                total["jaccard"] += jaccard(a, b)
+                total["chance"] += chance_jaccard(a, b)
+    return {
+        name: {key: None if math.isnan(value) else value / pairs for key, value in total.items()}
+        for name, total in totals.items()
+    }
 
 
 # --- making ----------------------------------------------------------------------------------------------------------
@@ -362,18 +423,23 @@ def _scatter(chosen: Tensor, scores: Mapping[str, Tensor], within: Mapping[str, 
 
 def check_alike(masks: Iterable[Mapping[str, Tensor]]) -> None:
     """Raise `MaskError` unless all masks are bool and cover the same tensors in the same shapes."""
-    masks = list(masks)
-    if not masks:
-        raise MaskError("at least one mask is needed.")
-    first = masks[0]
+    first: Mapping[str, Tensor] | None = None
     for position, mask in enumerate(masks):
-        if set(mask) != set(first):
-            raise MaskError(f"masks 0 and {position} cover different tensors: {sorted(set(mask) ^ set(first))[:5]}.")
         for name, tensor in mask.items():
             if tensor.dtype != torch.bool:
                 raise MaskError(f"mask {position} of '{name}' is {tensor.dtype}, not torch.bool.")
-            if tensor.shape != first[name].shape:
-                raise MaskError(
-                    f"masks 0 and {position} of '{name}' differ in shape: {tuple(first[name].shape)} and "
-                    f"{tuple(tensor.shape)}."
-                )
+        first = mask if first is None else first
+        _check_pair(first, mask, 0, position)
+    if first is None:
+        raise MaskError("at least one mask is needed.")
+
+
+def _check_pair(one: Mapping[str, Tensor], other: Mapping[str, Tensor], number: int, position: int) -> None:
+    if set(one) != set(other):
+        raise MaskError(f"masks {number} and {position} cover different tensors: {sorted(set(one) ^ set(other))[:5]}.")
+    for name, tensor in other.items():
+        if tensor.shape != one[name].shape:
+            raise MaskError(
+                f"masks {number} and {position} of '{name}' differ in shape: {tuple(one[name].shape)} and "
+                f"{tuple(tensor.shape)}."
+            )

@@ -12,10 +12,11 @@ import functools
 import hashlib
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+import safetensors
 import torch
 from torch import Tensor, nn
 
@@ -303,9 +304,8 @@ def load_weights(model: nn.Module, path: str | os.PathLike) -> None:
     Raises:
         ModelError: when names or shapes differ; the model is unchanged then.
     """
-    from safetensors.torch import load_file
-
-    tensors, stored = checkpoint_tensors(model), load_file(path)
+    tensors = checkpoint_tensors(model)
+    stored = read_weights(path)
     if set(tensors) != set(stored):
         raise ModelError(f"{path} and the model differ in {sorted(set(tensors) ^ set(stored))[:5]}.")
     for name, tensor in tensors.items():
@@ -316,6 +316,35 @@ def load_weights(model: nn.Module, path: str | os.PathLike) -> None:
     with torch.no_grad():
         for name, tensor in tensors.items():
             tensor.copy_(stored[name])
+
+
+def read_weights(path: str | os.PathLike, names: Iterable[str] | None = None) -> dict[str, Tensor]:
+    """The tensors of a weights file by checkpoint name, on the CPU; all, or those of `names`.
+
+    Raises:
+        ModelError: when the file is damaged or lacks one of them.
+    """
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in (file.keys() if names is None else names)}
+    except safetensors.SafetensorError as error:
+        raise ModelError(f"{os.fspath(path)} is damaged ({error}); delete its folder to have it made again.") from error
+
+
+def checkpoint_activations(model: nn.Module) -> None:
+    """Let `model` compute activations again in the backward pass instead of keeping them.
+
+    Raises:
+        ModelError: when the architecture has no such mode.
+    """
+    inner = getattr(model, "timm_model", model)
+    try:
+        if hasattr(inner, "set_grad_checkpointing"):
+            inner.set_grad_checkpointing(True)
+        else:
+            model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
+    except (ValueError, AttributeError, AssertionError) as error:
+        raise ModelError(f"{type(model).__name__} has no --gradient_checkpointing; leave it out.") from error
 
 
 # --- names -----------------------------------------------------------------------------------------------------------

@@ -16,9 +16,9 @@ import numpy as np
 import torch
 
 from dilt_hf.config import PartitionConfig
-from dilt_hf.data import Split, Splits
 from dilt_hf.errors import PartitionError
 from dilt_hf.seeding import generator_for
+from dilt_hf.splits import Split, Splits
 
 
 @dataclasses.dataclass(frozen=True)

@@ -29,8 +29,8 @@ from dilt_hf import models
 from dilt_hf.errors import MaskError, TicketError
 from dilt_hf.files import new_folder, pretty_json
 from dilt_hf.mask_files import load_masks, save_masks
+from dilt_hf.masking import check_masks_fit
 from dilt_hf.masks import Masks, check_alike, compose, count_total, density, ticket_names
-from dilt_hf.training import check_masks_fit
 
 logger = logging.getLogger(__name__)
 FORMAT_VERSION = 1
@@ -109,7 +109,7 @@ class Tickets:
         folder = Path(repository)
         if not folder.is_dir():
             raise TicketError(f"there is no folder {folder}; give the folder of a ticket repository.")
-        config = _read_config(folder)
+        config = read_config(folder)
         paths = [_mask_path(folder, k) for k in range(config["num_partitions"])]
         for path in paths:
             if not path.is_file():
@@ -217,7 +217,12 @@ def _mask_path(folder: Path, partition: int) -> Path:
     return folder / MASK_FOLDER / f"partition_{partition}.safetensors"
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
+def read_config(folder: Path) -> dict[str, Any]:
+    """The checked content of a repository's `dilt_config.json`.
+
+    Raises:
+        TicketError: when it is missing, damaged, or of a newer format.
+    """
     path = folder / CONFIG_FILE
     if not path.is_file():
         raise TicketError(f"{folder} is no ticket repository: it lacks {CONFIG_FILE}.")

@@ -15,7 +15,7 @@ if __name__ == "__main__":
         pruning_fraction=0.2,
         target_sparsity=0.9,
         num_train_epochs=60,
-        per_device_train_batch_size=64,
+        train_batch_size=64,
         learning_rate=0.05,
         lr_scheduler_type="cosine",
         warmup_fraction=0.05,

@@ -14,7 +14,7 @@ if __name__ == "__main__":
         pruning_fraction=0.4,
         target_sparsity=0.95,
         num_train_epochs=5,
-        per_device_train_batch_size=64,
+        train_batch_size=64,
         learning_rate=0.1,
         lr_scheduler_type="one_cycle",
         matched_density=0.1,

@@ -41,7 +41,7 @@ def quick_config(tmp_path):
         data=DataConfig(dataset_name="digits", augmentation="shift", max_train_samples=200, max_eval_samples=100),
         model=ModelConfig(architecture="conv3", config_overrides={"hidden_sizes": [8, 8]}),
         partition=PartitionConfig(num_partitions=2),
-        training=TrainingConfig(num_train_epochs=1, per_device_train_batch_size=40, learning_rate=0.05),
+        training=TrainingConfig(num_train_epochs=1, train_batch_size=40, learning_rate=0.05),
         pruning=PruningConfig(num_rounds=2, pruning_fraction=0.3),
         run=RunConfig(output_dir=str(tmp_path / "run"), cpu=True, controls=False, tickets=["core", "union"]),
     )

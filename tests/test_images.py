@@ -7,6 +7,7 @@ from conftest import encoded
 from PIL import Image
 
 from dilt_hf import images
+from dilt_hf.augmentation import augment
 from dilt_hf.errors import DataError
 
 RED = (200, 40, 60)
@@ -79,7 +80,7 @@ def test_decoding_agrees_with_the_published_image_processor():
 def test_views_keep_shape_and_depend_on_the_generator_alone(kind):
     pictures = torch.randint(0, 256, (16, 12, 12, 3), dtype=torch.uint8)
     before = pictures.clone()
-    one, same, other = (images.augment(pictures, kind, torch.Generator().manual_seed(s)) for s in (1, 1, 2))
+    one, same, other = (augment(pictures, kind, torch.Generator().manual_seed(s)) for s in (1, 1, 2))
     assert one.shape == pictures.shape
     assert one.dtype == torch.uint8
     assert torch.equal(one, same)
@@ -92,11 +93,11 @@ def test_shifts_are_whole_pixel_crops_of_the_reflected_picture():
     padded = np.pad(pictures[0, :, :, 0].numpy(), 1, mode="reflect")
     allowed = {padded[y : y + 8, x : x + 8].tobytes() for y in range(3) for x in range(3)}
     flipped = {np.ascontiguousarray(np.frombuffer(a, np.uint8).reshape(8, 8)[:, ::-1]).tobytes() for a in allowed}
-    views = images.augment(pictures, "shift", torch.Generator().manual_seed(0))
+    views = augment(pictures, "shift", torch.Generator().manual_seed(0))
     seen = {view[:, :, 0].numpy().tobytes() for view in views}
     assert seen <= allowed
     assert len(seen) > 5
-    views = images.augment(pictures, "shift_flip", torch.Generator().manual_seed(0))
+    views = augment(pictures, "shift_flip", torch.Generator().manual_seed(0))
     seen = {view[:, :, 0].contiguous().numpy().tobytes() for view in views}
     assert seen <= allowed | flipped
     assert seen & allowed
@@ -105,5 +106,5 @@ def test_shifts_are_whole_pixel_crops_of_the_reflected_picture():
 
 def test_one_pixel_pictures_survive_every_view():
     for kind in ("none", "shift", "shift_flip", "resized_crop_flip"):
-        view = images.augment(torch.full((2, 1, 1, 3), 9, dtype=torch.uint8), kind, torch.Generator())
+        view = augment(torch.full((2, 1, 1, 3), 9, dtype=torch.uint8), kind, torch.Generator())
         assert view.tolist() == [[[[9, 9, 9]]]] * 2

@@ -14,9 +14,11 @@ import dilt_hf
 ROOT = Path(dilt_hf.__file__).parent
 # A file imports only from files further left.
 LAYERS = [
-    "errors", "files", "seeding", "config", "masks", "mask_files", "images", "data", "partitions", "architectures",
-    "models", "accounting", "metrics", "training", "pruning.imp", "stages", "teams", "tickets", "workbench", "results",
-    "figures", "experiments.find", "cli",
+    "errors", "files", "seeding", "config", "masks", "mask_files", "images", "augmentation", "splits", "data", "feeds",
+    "partitions", "architectures", "models", "accounting", "metrics", "masking", "optimizers", "checkpoints",
+    "shared_batchnorm", "training", "inference", "pruning.imp", "pruning.early_bird", "claims", "teams",
+    "stages.store", "stages.__main__", "schedule", "progress", "tracking", "tickets", "workbench", "results", "figures",
+    "experiments.folder", "experiments.find", "callbacks", "cli",
 ]  # fmt: skip
 
 

@@ -11,9 +11,9 @@ from PIL import Image
 
 from dilt_hf import images
 from dilt_hf.config import PartitionConfig
-from dilt_hf.data import Split, Splits
 from dilt_hf.errors import PartitionError
 from dilt_hf.partitions import check_partitions, class_ids, cluster_classes, make_partitions
+from dilt_hf.splits import Split, Splits
 
 NAMES = ("ant", "bee", "cat", "dog", "elk", "fox")
 

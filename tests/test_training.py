@@ -8,13 +8,16 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from dilt_hf import data, images, models, training
+from dilt_hf import data, images, inference, masking, models, optimizers, training
+from dilt_hf.augmentation import Augmentation
 from dilt_hf.config import DataConfig, ModelConfig, TrainingConfig
 from dilt_hf.errors import ConfigError, ModelError, TrainingError
+from dilt_hf.feeds import Feed
 from dilt_hf.masks import shuffle_like
+from dilt_hf.splits import load_splits
 
 CPU = torch.device("cpu")
-SGD = TrainingConfig(num_train_epochs=2, per_device_train_batch_size=32, learning_rate=0.05)
+SGD = TrainingConfig(num_train_epochs=2, train_batch_size=32, learning_rate=0.05)
 
 
 @pytest.fixture
@@ -25,10 +28,10 @@ def accelerator():
 @pytest.fixture(scope="module")
 def feed():
     config = DataConfig(dataset_name="digits", max_train_samples=250, max_eval_samples=100)
-    splits = data.load_splits(config)
+    splits = load_splits(config)
     source = data.open_images(splits, config, 8, 3, CPU, progress=False)["train"]
     normalize = images.Normalize([0.5], [0.5], 3, CPU)
-    return training.Feed(source, torch.arange(len(splits.train)), normalize, "shift")
+    return Feed(source, torch.arange(len(splits.train)), normalize, Augmentation("shift"))
 
 
 def network(seed=0, architecture="conv3", **overrides):
@@ -47,7 +50,7 @@ def prunable(model):
 
 
 def run(model, masks, feed, config, accelerator, **settings):
-    settings = {"key": (0, "all", 0), "progress": False} | settings
+    settings = {"key": (0, "all", 0)} | settings
     return training.train(model, masks, feed, config, accelerator, **settings)
 
 
@@ -128,15 +131,13 @@ def test_stopping_at_k_and_going_on_from_k_follows_one_schedule(feed, accelerato
 
 
 def test_accumulated_gradients_equal_the_large_batch(feed, accelerator):
-    """Without batch norm, four passes of 16 are one of 64."""
+    """Without batch norm, a step in four passes of 16 is a step of 64."""
     settings = {"image_size": 8, "patch_size": 4, "hidden_size": 16, "num_hidden_layers": 1,
                 "num_attention_heads": 2, "intermediate_size": 16}  # fmt: skip
     trained = []
-    for batch, accumulation in ((64, 1), (16, 4)):
+    for passes in (1, 4):
         model = network(architecture="vit-tiny", **settings)
-        config = dataclasses.replace(
-            SGD, per_device_train_batch_size=batch, gradient_accumulation_steps=accumulation, max_grad_norm=1.0
-        )
+        config = dataclasses.replace(SGD, train_batch_size=64, gradient_accumulation_steps=passes, max_grad_norm=1.0)
         record = run(model, masks_of(model), feed, config, accelerator)
         trained.append((record.steps, record.examples, list(model.parameters())))
     assert trained[0][:2] == trained[1][:2]
@@ -154,8 +155,8 @@ def test_the_loss_sees_only_the_partitions_classes(feed, accelerator):
     run(model, {}, dataclasses.replace(feed, rows=rows), config, accelerator, classes=range(5, 10))
     assert torch.equal(head.weight[:5], before[:5])
     assert not torch.equal(head.weight[5:], before[5:])
-    within = training.predict(
-        model, dataclasses.replace(feed, rows=rows, augmentation="none"), 64, accelerator, range(5, 10)
+    within = inference.predict(
+        model, dataclasses.replace(feed, rows=rows, augmentation=Augmentation()), 64, accelerator, range(5, 10)
     )
     assert set(within) <= set(range(5, 10))
     assert (within == labels[rows].numpy()).mean() > 0.5
@@ -167,10 +168,10 @@ def test_training_learns_and_prediction_keeps_the_order(feed, accelerator):
     assert record.losses[-1] < 0.5 * record.losses[0]
     assert record.steps == 15 * (len(feed.rows) // 32)
     assert record.examples == record.steps * 32
-    plain = dataclasses.replace(feed, augmentation="none")
-    predictions = training.predict(model, plain, 64, accelerator)
+    plain = dataclasses.replace(feed, augmentation=Augmentation())
+    predictions = inference.predict(model, plain, 64, accelerator)
     assert (predictions == feed.images.labels.numpy()).mean() > 0.8
-    backwards = training.predict(model, dataclasses.replace(plain, rows=feed.rows.flip(0)), 64, accelerator)
+    backwards = inference.predict(model, dataclasses.replace(plain, rows=feed.rows.flip(0)), 64, accelerator)
     assert np.array_equal(backwards[::-1], predictions)
 
 
@@ -205,7 +206,7 @@ def test_a_diverging_loss_stops_with_the_step(feed, accelerator):
 )
 def test_impossible_optimizers_are_one_sentence(change, message):
     with pytest.raises(ConfigError, match=message):
-        training.make_optimizer(network(), dataclasses.replace(SGD, **change))
+        optimizers.make_optimizer(network(), dataclasses.replace(SGD, **change))
 
 
 def test_a_rewind_step_beyond_the_training_is_refused(feed, accelerator):
@@ -215,16 +216,16 @@ def test_a_rewind_step_beyond_the_training_is_refused(feed, accelerator):
 
 def test_masks_that_do_not_fit_are_refused():
     with pytest.raises(ModelError, match="has no weights nothing"):
-        training.MaskedWeights(network(), {"nothing": torch.ones(1, dtype=torch.bool)})
+        masking.MaskedWeights(network(), {"nothing": torch.ones(1, dtype=torch.bool)})
     with pytest.raises(ModelError, match=r"is \(8, 3, 3, 3\) in the model and \(2,\) in the mask"):
-        training.MaskedWeights(network(), {"features.0.0.weight": torch.ones(2, dtype=torch.bool)})
+        masking.MaskedWeights(network(), {"features.0.0.weight": torch.ones(2, dtype=torch.bool)})
 
 
 @pytest.mark.parametrize("kind", ["constant", "cosine", "multistep", "one_cycle"])
 def test_schedules_start_peak_and_end_where_they_should(kind):
     config = dataclasses.replace(SGD, lr_scheduler_type=kind, warmup_fraction=0.2, learning_rate=1.0)
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0, momentum=0.9)
-    scheduler = training.make_scheduler(optimizer, config, 100)
+    scheduler = optimizers.make_scheduler(optimizer, config, 100)
     rates = []
     for _ in range(100):
         rates.append(scheduler.get_last_lr()[0])
@@ -238,15 +239,15 @@ def test_schedules_start_peak_and_end_where_they_should(kind):
 
 
 def test_decay_can_spare_norms_and_biases():
-    optimizer = training.make_optimizer(network(), dataclasses.replace(SGD, decay_norm_and_bias=False))
+    optimizer = optimizers.make_optimizer(network(), dataclasses.replace(SGD, decay_norm_and_bias=False))
     for group in optimizer.param_groups:
         assert all((parameter.ndim > 1) == (group["weight_decay"] > 0) for parameter in group["params"])
 
 
 def test_recalibrated_batchnorm_holds_the_statistics_of_the_data(feed):
     model = network()
-    plain = dataclasses.replace(feed, augmentation="none")
-    training.recalibrate_batchnorm(model, plain, len(feed.rows))
+    plain = dataclasses.replace(feed, augmentation=Augmentation())
+    inference.recalibrate_batchnorm(model, plain, len(feed.rows))
     pixels = feed.normalize(feed.images.pictures)
     with torch.no_grad():
         hidden = model.features[0][0](pixels)

@@ -4,16 +4,14 @@
                 └> LTH on all classes, random and shuffled masks: the controls
 
 Everything costly is a stage, so the same command continues where it stopped, and a run with more seeds or other tickets
-does only what is new.
+does only what is new. Teams of processes share the work through the disk (see `schedule`).
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import logging
-import math
 import platform
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
@@ -26,134 +24,136 @@ from dilt_hf import __version__
 from dilt_hf.accounting import Cost
 from dilt_hf.config import DiltConfig
 from dilt_hf.errors import ConfigError, PartitionError, RunError
-from dilt_hf.figures import draw_comparison
+from dilt_hf.experiments.folder import load_results, open_folder, save_results, ticket_folder
 from dilt_hf.files import pretty_json, write_atomically
 from dilt_hf.mask_files import masks_to_bytes
 from dilt_hf.masks import (
+    DeferredMasks,
     Masks,
-    chance_jaccard,
     compose,
     count_kept,
     count_total,
     density,
     density_per_tensor,
     full_like,
-    jaccard,
+    mean_overlap,
     random_like,
     shuffle_like,
 )
-from dilt_hf.pruning.imp import mask_at, match_density, removal_ranks
+from dilt_hf.progress import Board
+from dilt_hf.pruning.imp import mask_at, match_density
 from dilt_hf.results import Entry, Results
+from dilt_hf.schedule import Job, carry_out
 from dilt_hf.seeding import generator_for
 from dilt_hf.stages import Stage
 from dilt_hf.teams import Team
 from dilt_hf.tickets import CONFIG_FILE, FORMAT_VERSION, Tickets
-from dilt_hf.workbench import EVERYTHING, Subset, Workbench
+from dilt_hf.workbench import EVERYTHING, NETWORKS, RANKS_FILE, Subset, Workbench
 
 logger = logging.getLogger(__name__)
-RUN_FILE = "run.json"
-TICKET_FOLDER = "tickets"
-# Where a run is kept and what else it compares does not change what any stage holds.
-FREE_SECTION = "run"
 
 
 def find_tickets(config: DiltConfig, team: Team | None = None, progress: bool = True) -> Results | None:
-    """Run the whole job that `config` describes; None after a dry run.
+    """Run the whole job that `config` describes. The results go to the first process; the others, and all after a dry
+    run, get None.
 
     Leaves in `config.run.output_dir`: `run.json` (the configuration), `stages/` (all finished steps),
     `tickets/seed_<s>/` (a ticket repository per seed), `results.jsonl`, `results.md` and `results.png`.
 
     Raises:
-        RunError: when the folder holds another run.
+        RunError: when the folder holds another run; or at the end, when steps failed: all that did not need them is
+            finished then, and the same command tries only those again.
         DiltError: for data, models, partitions or settings that do not work; before anything is trained.
-        TrainingError: when a training diverges; finished stages are kept.
     """
     team = team or Team()
     folder = Path(config.run.output_dir)
-    if team.is_first:  # the others may find what the first has already put there
-        check_output_folder(folder, config)
+    opened = open_folder(folder, config) if team.is_first else None
     bench = Workbench(config, team, progress and team.is_first)
     check_requests(bench)
-    if team.is_first:
-        print(describe_plan(bench), flush=True)
+    if team.index == 0:  # its members measure a step together
+        plan = describe_plan(bench)
+        if team.is_first:
+            print(plan, flush=True)
     if config.run.dry_run:
         return None
-    if team.is_first and not (folder / RUN_FILE).exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / RUN_FILE, pretty_json(config.to_dict()))
+    if opened is not None:
+        opened.begin()
     team.wait_for_all("opened")
-    entries: list[Entry] = []
-    for seed in config.run.seeds:
-        start = bench.rewind_point(bench.theta0(seed), seed)
-        for subset in team.share(subsets_to_prune(bench)):
-            for finished, _ in bench.pruned(start, subset, seed):
-                kept = density(finished.mask)
-                logger.info("seed %d, %s, round %d: %.4f kept", seed, subset.name, finished.index, kept)
-            print(f"seed {seed}: pruning on {subset.name} ended at density {kept:.2%}.", flush=True)
-        team.wait_for_all(f"pruned/{seed}")
-        search = Search(bench, start, seed)
-        compared = search.networks()
-        for label in team.share(list(compared)):
-            network = bench.ticket_trained(start, compared[label], seed)
-            for split in ("test", "validation"):
-                bench.scored(network, split)
-        team.wait_for_all(f"trained/{seed}")
-        if team.is_first:
-            entries.extend(search.entries(compared))
-            search.save_tickets(folder / TICKET_FOLDER / f"seed_{seed}", entries)
-            print(f"seed {seed}: {len(compared)} networks are trained and scored.", flush=True)
+    searches = {seed: Search(bench, seed) for seed in config.run.seeds}
+    jobs = [job for seed in config.run.seeds for job in jobs_of(searches[seed])]
+    if team.index == 0:
+        jobs += [results_job(searches[seed], folder) for seed in config.run.seeds]
+    with Board(progress_lines(bench), team, progress) as bench.board:
+        failures = carry_out(jobs, team)
+    team.wait_for_all("finished")
     if not team.is_first:
         return None
-    results = with_earlier_results(entries, folder, len(bench.partitioning))
-    results.save(folder)
-    write_atomically(folder / "results.png", draw_comparison(results))
-    return results
-
-
-def with_earlier_results(entries: Sequence[Entry], folder: Path, num_partitions: int) -> Results:
-    """These entries, and those of other seeds and networks that earlier commands left in the same run."""
-    new = {(entry.seed, entry.name, entry.matched) for entry in entries}
-    recorded = folder / "results.jsonl"
-    earlier = Results.load_entries(recorded) if recorded.is_file() else []
-    merged = [*entries, *(entry for entry in earlier if (entry.seed, entry.name, entry.matched) not in new)]
-    seeds = sorted({entry.seed for entry in merged})
-    overlaps = [Tickets.from_pretrained(folder / TICKET_FOLDER / f"seed_{s}").config["overlap"] for s in seeds]
-    return Results(merged, overlaps, num_partitions)
-
-
-def check_output_folder(folder: Path, config: DiltConfig) -> None:
-    """Raise `RunError` unless `folder` is new, empty, or holds a run of the same configuration.
-
-    Seeds, tickets, controls and the folder itself may differ: they only add work to a run.
-    """
-    recorded = folder / RUN_FILE
-    if not folder.exists():
-        return
-    if not folder.is_dir():
-        raise RunError(f"{folder} is a file; choose another --output_dir.")
-    if not recorded.is_file():
-        if any(folder.iterdir()):
-            raise RunError(f"{folder} holds something that is no run; choose a new or empty --output_dir.")
-        return
-    try:
-        earlier = json.loads(recorded.read_bytes())
-        if not all(isinstance(settings, dict) for settings in earlier.values()):
-            raise ValueError("not the settings of a run")
-    except (ValueError, AttributeError) as error:
-        raise RunError(f"{recorded} is damaged ({error}); restore it, or choose another --output_dir.") from error
-    now = json.loads(json.dumps(config.to_dict()))
-    differing = [
-        f"--{name} ({json.dumps(earlier.get(section, {}).get(name))} there, {json.dumps(value)} now)"
-        for section, settings in now.items()
-        if section != FREE_SECTION
-        for name, value in settings.items()
-        if earlier.get(section, {}).get(name) != value
-    ]
-    if differing:
+    if failures:
+        reasons = list(dict.fromkeys(failures.values()))
         raise RunError(
-            f"{folder} holds another run, which differs in {', '.join(differing)}; "
-            "choose another --output_dir, or repeat the settings of that run to continue it."
+            f"{len(failures)} of {len(jobs)} steps failed, or need one that did: {' '.join(reasons)} The rest is "
+            "finished, and the same command tries only these again."
         )
+    return load_results(folder)
+
+
+def subsets_to_prune(bench: Workbench) -> list[Subset]:
+    """The partitions, and all rows for LTH where controls are wanted."""
+    return [*bench.subsets, *([bench.everything] if bench.config.run.controls else [])]
+
+
+def jobs_of(search: Search) -> list[Job]:
+    """The work of one seed: its pruning processes, then the networks that need their masks."""
+    bench, seed = search.bench, search.seed
+
+    def prune(subset: Subset) -> None:
+        densities = bench.ranked(subset, seed).record["densities"]
+        if bench.team.is_leader and (seed, subset.name) not in announced:
+            announced.add((seed, subset.name))
+            logger.info("seed %d, %s: density after each round %s", seed, subset.name, densities)
+            print(f"seed {seed}: pruning on {subset.name} ended at density {densities[-1]:.2%}.", flush=True)
+
+    def train(label: Label) -> None:
+        network = search.trained(label)
+        for split in ("test", "validation"):
+            bench.scored(network, split)
+
+    announced: set[tuple[int, str]] = set()
+    pruning = [
+        Job(f"seed {seed}: pruning on {subset.name}", functools.partial(prune, subset))
+        for subset in subsets_to_prune(bench)
+    ]
+    needed = [job.name for job in pruning]
+    networks = [
+        Job(f"seed {seed}: {label}", functools.partial(train, label), () if label.ticket == "dense" else needed)
+        for label in network_labels(bench)
+    ]
+    return [*pruning, *networks]
+
+
+def results_job(search: Search, folder: Path) -> Job:
+    """Writing what one seed found, for the first team."""
+    bench, seed = search.bench, search.seed
+    labels = list(network_labels(bench))
+
+    def write() -> None:
+        entries = [search.entry(label) for label in labels]
+        if bench.team.is_leader:
+            with bench.stages.claims.holding("results"):
+                search.save_tickets(ticket_folder(folder, seed), entries)
+                save_results(folder, entries)
+            print(f"seed {seed}: {len(labels)} networks are trained and scored.", flush=True)
+
+    return Job(f"seed {seed}: results", write, [job.name for job in jobs_of(search)])
+
+
+def progress_lines(bench: Workbench) -> dict[str, int]:
+    """The steps of each pruning process over all seeds, and those of the networks that follow."""
+    training, seeds = bench.config.training, len(bench.config.run.seeds)
+    rounds = len(bench.kept_per_round())
+    lines = {subset.name: seeds * rounds * bench.steps_of(subset, training) for subset in subsets_to_prune(bench)}
+    networks = len(list(network_labels(bench))) * bench.steps_of(bench.everything, training.for_tickets())
+    return lines | {NETWORKS: seeds * networks}
 
 
 def check_requests(bench: Workbench) -> None:
@@ -173,43 +173,44 @@ def check_requests(bench: Workbench) -> None:
         raise ConfigError(f"--matched_density {config.run.matched_density} keeps no weight of this network.")
 
 
-def subsets_to_prune(bench: Workbench) -> list[Subset]:
-    """The partitions, and all rows for LTH where controls are wanted."""
-    return [*bench.subsets, *([bench.everything] if bench.config.run.controls else [])]
-
-
 def describe_plan(bench: Workbench) -> str:
     """What the run would do and cost, if none of it were done yet."""
     config = bench.config
     seeds, rounds = len(config.run.seeds), len(bench.kept_per_round())
     pruned = subsets_to_prune(bench)
     ticket_training = config.training.for_tickets()
+    labels = list(network_labels(bench))
     # The dense network is LTH's round 0 unless the epochs differ, and then it is one training more.
-    shared = int(config.run.controls and ticket_training == config.training)
-    tickets = len(list(network_labels(bench))) - shared
+    tickets = len(labels) - int(config.run.controls and ticket_training == config.training)
     trainings = seeds * (rounds * len(pruned) + tickets)
+    unshared = seeds * (len(labels) + rounds * sum(len(label.pruned_on(bench)) for label in labels))
     steps = seeds * (
         rounds * sum(bench.steps_of(subset, config.training) for subset in pruned)
         + tickets * bench.steps_of(bench.everything, ticket_training)
         + config.pruning.rewind_step
     )
-    batch = config.training.per_device_train_batch_size * config.training.gradient_accumulation_steps
+    batch = min(config.training.train_batch_size, len(bench.everything.rows))
     per_step = bench.seconds_per_step()
     flops = 3.0 * bench.forward.total * steps * batch
     weights = sum(parameter.numel() for parameter in bench.model.parameters())
+    prunable = count_total(bench.prunable)
+    disk = trainings * weights * 4 + seeds * len(pruned) * prunable * (4 + rounds / 8)
     head = f"{'including' if config.model.prune_head else 'excluding'} the classifier"
+    team = bench.team
     lines = [
         f"Data: {bench.splits.source}: {len(bench.splits.train)} train, {len(bench.splits.validation)} validation, "
         f"{len(bench.splits.test)} test pictures at {bench.image_size} px, {len(bench.splits.class_names)} classes; "
         + "; ".join(f"{subset.name}: {len(subset.classes or ())} classes" for subset in bench.subsets)
         + ".",
-        f"Model: {type(bench.model).__name__}, {weights:,} parameters, "
-        f"{count_total(bench.prunable):,} of them prunable ({head}).",
+        f"Model: {type(bench.model).__name__}, {weights:,} parameters, {prunable:,} of them prunable ({head}).",
         f"Plan: {seeds} seed(s) x ({rounds} rounds x {len(pruned)} pruning processes + {tickets} further networks) = "
         f"{trainings} trainings, {steps:,} steps of {batch} pictures, {flops:.1e} dense-equivalent FLOPs, "
-        f"{trainings * weights * 4 / 1e9:.2f} GB on disk.",
-        f"Time: about {_duration(steps * per_step / bench.team.count)} at {per_step * 1e3:.1f} ms a step measured here "
-        f"(on {bench.accelerator.device.type}, {bench.team.count} process(es)); finished steps are not repeated.",
+        f"{disk / 1e9:.2f} GB on disk.",
+        f"Sharing: if every network were found and trained by itself it would be {unshared} trainings; "
+        f"{trainings / unshared:.2f} of them are run.",
+        f"Time: about {_duration(steps * per_step / team.count)} at {per_step * 1e3:.1f} ms a step measured here on "
+        f"{bench.accelerator.device.type}, with {team.count} team(s) of {team.size} process(es); finished steps are "
+        "not repeated.",
     ]
     return "\n".join(lines)
 
@@ -228,6 +229,17 @@ class Label:
     ticket: str
     control: str = ""  # "", "random" or "shuffled"
     matched: bool = False
+
+    def __str__(self) -> str:
+        control = f", {self.control}" if self.control else ""
+        return f"{self.ticket}{control}{' at matched density' if self.matched else ''}"
+
+    def pruned_on(self, bench: Workbench) -> list[str]:
+        """The pruning processes that its mask comes from."""
+        names = [subset.name for subset in bench.subsets]
+        if self.ticket in names:
+            return [self.ticket]
+        return {"dense": [], "LTH": [EVERYTHING]}.get(self.ticket, names)
 
 
 def network_labels(bench: Workbench) -> Iterator[Label]:
@@ -255,49 +267,60 @@ def network_labels(bench: Workbench) -> Iterator[Label]:
 
 
 class Search:
-    """The masks that one seed's pruning processes found, and what follows from them."""
+    """The masks that one seed's pruning processes found, and what follows from them.
 
-    def __init__(self, bench: Workbench, start: Stage, seed: int):
-        self.bench, self.start, self.seed = bench, start, seed
+    Masks are drawn from the removal orders on disk whenever they are needed, so memory does not grow with N.
+    """
+
+    def __init__(self, bench: Workbench, seed: int):
+        self.bench, self.seed = bench, seed
         self.total = count_total(bench.prunable)
-        self.ranks: dict[str, dict[str, Any]] = {}
-        self.round_densities: dict[str, list[float]] = {}
-        self.costs: dict[str, Cost] = {}
-        for subset in subsets_to_prune(bench):
-            done = list(bench.pruned(start, subset, seed))
-            rounds = [finished for finished, _ in done]
-            self.costs[subset.name] = sum((Cost(**stage.record["cost"]) for _, stage in done), Cost())
-            self.ranks[subset.name] = removal_ranks(rounds)
-            self.round_densities[subset.name] = [density(finished.mask) for finished in rounds]
-        self._matched = functools.cache(self._match)  # several networks ask for the same masks
-        self.partitions = self._partition_masks()
+        self._matched_counts = functools.cache(self._match)  # several networks ask for the same masks
 
-    def _partition_masks(self) -> list[Masks]:
+    @functools.cached_property
+    def ranked(self) -> dict[str, Stage]:
+        """The removal order of each pruning process, by its name."""
+        return {subset.name: self.bench.ranked(subset, self.seed) for subset in subsets_to_prune(self.bench)}
+
+    def _ranks(self, name: str) -> dict[str, Any]:
+        from safetensors.torch import load_file
+
+        return load_file(self.ranked[name].path / RANKS_FILE)
+
+    @functools.cached_property
+    def partitions(self) -> DeferredMasks:
+        """The N partition masks of the configured sparsity."""
         pruning = self.bench.config.pruning
         if pruning.target_ticket != "partition":
             return self._matched(1 - pruning.target_sparsity, pruning.target_ticket)  # type: ignore[operator]
-        kept = self.bench.kept_per_round()[-1]
-        return [mask_at(self.ranks[subset.name], kept) for subset in self.bench.subsets]
+        return self._masks_of([self.bench.kept_per_round()[-1]] * len(self.bench.subsets))
 
-    def _match(self, wanted: float, ticket: str) -> list[Masks]:
+    def _masks_of(self, counts: Sequence[int]) -> DeferredMasks:
+        def make(name: str, count: int) -> Masks:
+            return mask_at(self._ranks(name), count)
+
+        named = zip(self.bench.subsets, counts, strict=True)
+        return DeferredMasks([functools.partial(make, subset.name, count) for subset, count in named])
+
+    def _matched(self, wanted: float, ticket: str) -> DeferredMasks:
         """Partition masks whose core or union has the wanted density."""
-        ranks = [self.ranks[subset.name] for subset in self.bench.subsets]
-        found = match_density(ranks, round(wanted * self.total), ticket)
+        return self._masks_of(self._matched_counts(wanted, ticket))
+
+    def _match(self, wanted: float, ticket: str) -> list[int]:
+        ranks = (self._ranks(subset.name) for subset in self.bench.subsets)
+        counts = match_density(ranks, round(wanted * self.total), ticket)
         reached = self.bench.kept_per_round()[-1]
-        if min(map(count_kept, found)) < reached:
+        if min(counts) < reached:
             logger.warning(
                 "a %s of density %.3f needs partitions of density %.3f, below the %.3f of the last round: the rest is "
-                "pruned in one shot.", ticket, wanted, density(found[0]), reached / self.total,
+                "pruned in one shot.", ticket, wanted, counts[0] / self.total, reached / self.total,
             )  # fmt: skip
-        return found
+        return counts
 
-    def networks(self) -> dict[Label, Masks]:
-        """The mask of every network to train."""
-        return {label: self._mask(label) for label in network_labels(self.bench)}
-
-    def _mask(self, label: Label) -> Masks:
+    def mask(self, label: Label) -> Masks:
+        """The mask of one network."""
         if label.control:
-            mask = self._mask(dataclasses.replace(label, control=""))
+            mask = self.mask(dataclasses.replace(label, control=""))
             make = random_like if label.control == "random" else shuffle_like
             return make(mask, generator_for(self.seed, label.ticket, label.control, int(label.matched)))
         if label.ticket == "dense":
@@ -305,42 +328,34 @@ class Search:
         wanted = self.bench.config.run.matched_density
         if label.ticket == "LTH":
             kept = round(wanted * self.total) if label.matched and wanted else count_kept(self.partitions[0])
-            return mask_at(self.ranks[EVERYTHING], kept)
+            return mask_at(self._ranks(EVERYTHING), kept)
         partitions = self._matched(wanted, label.ticket) if label.matched and wanted else self.partitions
         return compose(label.ticket, partitions)
 
-    def entries(self, compared: dict[Label, Masks]) -> list[Entry]:
-        """Scores and cost of every network, from its finished stages."""
-        entries = []
-        for label, masks in compared.items():
-            network = self.bench.ticket_trained(self.start, masks, self.seed)
-            scores = self.bench.scored(network).record
-            validation = self.bench.scored(network, "validation").record
-            entries.append(
-                Entry(
-                    seed=self.seed,
-                    **dataclasses.asdict(label),
-                    density=density(masks),
-                    scores=scores,
-                    validation_accuracy=validation["accuracy"],
-                    cost=network.record["cost"],
-                    search_cost=dataclasses.asdict(self._search_cost(label)),
-                    stage=network.address,
-                )
-            )
-        return entries
+    def trained(self, label: Label) -> Stage:
+        """One network trained on all classes."""
+        origin = [self.ranked[name].address for name in label.pruned_on(self.bench)]
+        return self.bench.ticket_trained(self.mask(label), self.seed, str(label), origin)
+
+    def entry(self, label: Label) -> Entry:
+        """Scores and cost of one network, from its finished stages."""
+        network = self.trained(label)
+        return Entry(
+            seed=self.seed,
+            **dataclasses.asdict(label),
+            density=density(self.mask(label)),
+            scores=self.bench.scored(network).record,
+            validation_accuracy=self.bench.scored(network, "validation").record["accuracy"],
+            cost=network.record["cost"],
+            search_cost=dataclasses.asdict(self._search_cost(label)),
+            stage=network.address,
+        )
 
     def _search_cost(self, label: Label) -> Cost:
         """What finding the network's mask took: the pruning processes it needs, and θ_k."""
-        rewinding = Cost(**self.start.record.get("cost", {}))
-        needed = {"dense": [], "LTH": [EVERYTHING]}.get(label.ticket, [subset.name for subset in self.bench.subsets])
-        if label.ticket in needed:  # one partition's own mask
-            needed = [label.ticket]
-        return sum((self.costs[name] for name in needed), rewinding)
-
-    def overlap(self) -> dict[str, float | None]:
-        """Mean Jaccard index of the pairs of partition masks, and what independent masks of their densities have."""
-        return _mean_overlap(self.partitions)
+        rewinding = Cost(**self.bench.start(self.seed).record.get("cost", {}))
+        needed = [Cost(**self.ranked[name].record["cost"]) for name in label.pruned_on(self.bench)]
+        return sum(needed, rewinding)
 
     def save_tickets(self, folder: Path, entries: Sequence[Entry]) -> None:
         """Write this seed's ticket repository, or bring the scores up to date in the one that is there.
@@ -349,7 +364,7 @@ class Search:
             RunError: when the one that is there holds other tickets: data, a checkpoint or the device have changed
                 behind the same settings.
         """
-        tickets = Tickets(self.start.path, self.partitions, self._ticket_config(entries))
+        tickets = Tickets(self.bench.start(self.seed).path, self.partitions, self._ticket_config(entries))
         if not folder.exists():
             tickets.save_pretrained(folder)
             return
@@ -372,12 +387,13 @@ class Search:
         bench, config = self.bench, self.bench.config.to_dict()
         names = bench.splits.class_names
         partitioning = bench.partitioning
+        overlap = mean_overlap(self.partitions)
         libraries = ("torch", "transformers", "datasets", "accelerate", "safetensors", "timm")
         return {
             "format_version": FORMAT_VERSION,
             "method": "dilt",
             "theta0": {
-                "sha256": self.start.record["sha256"],
+                "sha256": self.bench.start(self.seed).record["sha256"],
                 "seed": self.seed,
                 "rewind_step": bench.config.pruning.rewind_step,
             },
@@ -388,12 +404,10 @@ class Search:
                 for k, classes in enumerate(partitioning.classes)
             ],
             "prunable_weights": self.total,
-            "round_densities": self.round_densities,
+            "round_densities": {name: stage.record["densities"] for name, stage in self.ranked.items()},
             "tensor_densities": {f"partition_{k}": density_per_tensor(m) for k, m in enumerate(self.partitions)},
-            "overlap": self.overlap(),
-            "tensor_overlap": {
-                name: _mean_overlap([{name: mask[name]} for mask in self.partitions]) for name in self.partitions[0]
-            },
+            "overlap": overlap.pop(""),
+            "tensor_overlap": overlap,
             "dataset": {
                 "source": bench.splits.source,
                 "revision": bench.config.data.dataset_revision,
@@ -405,13 +419,3 @@ class Search:
             "versions": {"dilt_hf": __version__, "python": platform.python_version()}
             | {library: version(library) for library in libraries},
         }
-
-
-def _mean_overlap(partitions: Sequence[Masks]) -> dict[str, float | None]:
-    """Mean over pairs of the Jaccard index and of its chance level; None where a pair is empty."""
-    pairs = [(a, b) for i, a in enumerate(partitions) for b in partitions[:i]]
-    means = {
-        name: sum(measure(a, b) for a, b in pairs) / len(pairs)
-        for name, measure in (("jaccard", jaccard), ("chance", chance_jaccard))
-    }
-    return {name: None if math.isnan(mean) else mean for name, mean in means.items()}

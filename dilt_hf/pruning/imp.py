@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from dilt_hf.errors import MaskError
-from dilt_hf.masks import Masks, check_alike, count_total, full_like, keep_largest
+from dilt_hf.masks import Masks, full_like, keep_largest
 
 logger = logging.getLogger(__name__)
+
+
+Weights = Callable[[], Mapping[str, Tensor]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,77 +30,95 @@ class Round:
     Attributes:
         index: counted from 0.
         before: the mask that the round trained under.
-        magnitudes: |w| of the prunable weights after that training.
         mask: what stays after the round, a subset of `before` with exactly the planned count.
+        weights: gives the prunable weights after that training; they may lie on disk until then.
     """
 
     index: int
     before: Masks
-    magnitudes: dict[str, Tensor]
     mask: Masks
+    weights: Weights
 
 
 def iterative_magnitude_pruning(
     prunable: Mapping[str, Tensor],
     kept_per_round: Sequence[int],
-    train_round: Callable[[int, Masks], Mapping[str, Tensor]],
+    train_round: Callable[[int, Masks], Weights],
+    prune: Callable[[Weights, Masks, int], Masks] | None = None,
 ) -> Iterator[Round]:
     """Yield the rounds of one IMP process, each as soon as it is done.
 
     Args:
         prunable: the prunable tensors of θ0, for their names and shapes.
         kept_per_round: how many weights stay after each round (`PruningConfig.kept_per_round`), never growing.
-        train_round: given the round's number and mask, trains from the rewind point and returns the trained prunable
-            weights.
+        train_round: given the round's number and mask, trains from the rewind point and returns a function that gives
+            the trained prunable weights.
+        prune: `prune_smallest`, or something that gives the same from a store.
 
     Raises:
         MaskError: when trained weights hold NaN, or a round asks for more weights than are left.
 
     Example:
         >>> theta = {"w": torch.tensor([0.1, -3.0, 2.0, 0.5])}
-        >>> [round.mask["w"].tolist() for round in iterative_magnitude_pruning(theta, [2, 1], lambda r, mask: theta)]
+        >>> rounds = iterative_magnitude_pruning(theta, [2, 1], lambda index, mask: lambda: theta)
+        >>> [round.mask["w"].tolist() for round in rounds]
         [[False, True, True, False], [False, True, False, False]]
     """
     mask = full_like(prunable)
     for index, kept in enumerate(kept_per_round):
-        trained = train_round(index, mask)
-        magnitudes = {name: trained[name].detach().abs().cpu() for name in mask}
-        pruned = keep_largest(magnitudes, kept, within=mask)
-        dead = [name for name in mask if bool(mask[name].any()) and not bool(pruned[name].any())]
-        if dead:
-            logger.warning("round %d left no weight at all in %s.", index, ", ".join(dead))
-        yield Round(index, mask, magnitudes, pruned)
+        weights = train_round(index, mask)
+        pruned = (prune or prune_smallest)(weights, mask, kept)
+        yield Round(index, mask, pruned, weights)
         mask = pruned
 
 
-def removal_ranks(rounds: Sequence[Round]) -> dict[str, Tensor]:
-    """The order in which one IMP process lets weights go, as int64 ranks per weight; rank 0 would go last.
+def prune_smallest(weights: Weights, mask: Masks, kept: int) -> Masks:
+    """The `kept` largest weights of `mask` by magnitude, over all tensors together."""
+    pruned = keep_largest(_magnitudes(weights, mask), kept, within=mask)
+    dead = [name for name in mask if bool(mask[name].any()) and not bool(pruned[name].any())]
+    if dead:
+        logger.warning("at %d weights kept, none at all is left in %s.", kept, ", ".join(dead))
+    return pruned
+
+
+def _magnitudes(weights: Weights, mask: Masks) -> dict[str, Tensor]:
+    trained = weights()
+    return {name: trained[name].detach().abs().cpu() for name in mask}
+
+
+def removal_ranks(rounds: Iterable[Round]) -> dict[str, Tensor]:
+    """The order in which one IMP process lets weights go, as int32 ranks per weight; rank 0 would go last.
+
+    The rounds are looked at one by one, in their order, and none is kept.
 
     The weights of rank below n are the mask at exactly n kept weights: at the count of a finished round that is the
     round's mask, and in between it is that mask with the round's own smallest weights removed.
 
     Example:
         >>> theta = {"w": torch.tensor([0.1, -3.0, 2.0, 0.5])}
-        >>> removal_ranks(list(iterative_magnitude_pruning(theta, [2], lambda r, mask: theta)))["w"].tolist()
+        >>> removal_ranks(list(iterative_magnitude_pruning(theta, [2], lambda r, mask: lambda: theta)))["w"].tolist()
         [3, 0, 1, 2]
     """
-    if not rounds:
+    ranks: Tensor | None = None
+    for done in rounds:
+        magnitudes = _flat(_magnitudes(done.weights, done.before))
+        if ranks is None:
+            shapes = {name: tensor.shape for name, tensor in done.before.items()}
+            ranks = torch.empty(len(magnitudes), dtype=torch.int32)
+        kept = _flat(done.mask)
+        _rank(ranks, _flat(done.before) & ~kept, magnitudes, int(kept.count_nonzero()))
+    if ranks is None:
         raise MaskError("ranks need at least one finished round.")
-    shapes = {name: tensor.shape for name, tensor in rounds[0].before.items()}
-    ranks = torch.empty(count_total(rounds[0].before), dtype=torch.int64)
-
-    def rank(removed: Tensor, magnitudes: Tensor, first: int) -> int:
-        positions = removed.nonzero().flatten()
-        order = torch.sort(magnitudes[positions], descending=True, stable=True).indices
-        ranks[positions[order]] = torch.arange(first, first + len(positions))
-        return first + len(positions)
-
-    final = rounds[-1]
-    next_rank = rank(_flat(final.mask), _flat(final.magnitudes), 0)
-    for done in reversed(rounds):
-        next_rank = rank(_flat(done.before) & ~_flat(done.mask), _flat(done.magnitudes), next_rank)
+    _rank(ranks, kept, magnitudes, 0)
     parts = ranks.split([shape.numel() for shape in shapes.values()])
     return {name: part.view(shapes[name]) for name, part in zip(shapes, parts, strict=True)}
+
+
+def _rank(ranks: Tensor, chosen: Tensor, magnitudes: Tensor, first: int) -> None:
+    """Give the chosen weights the ranks from `first` on, the largest first."""
+    positions = chosen.nonzero().flatten()
+    order = torch.sort(magnitudes[positions], descending=True, stable=True).indices
+    ranks[positions[order]] = torch.arange(first, first + len(positions), dtype=torch.int32)
 
 
 def mask_at(ranks: Mapping[str, Tensor], kept: int) -> Masks:
@@ -110,15 +131,15 @@ def mask_at(ranks: Mapping[str, Tensor], kept: int) -> Masks:
     return {name: tensor < kept for name, tensor in ranks.items()}
 
 
-def match_density(ranks: Sequence[Mapping[str, Tensor]], kept: int, ticket: str) -> list[Masks]:
-    """Partition masks, all of one density (±1 weight), whose core or union keeps exactly `kept` weights.
+def match_density(ranks: Iterable[Mapping[str, Tensor]], kept: int, ticket: str) -> list[int]:
+    """How many weights each partition keeps, all equally many (±1), so that their core or union keeps exactly `kept`.
 
     Let the processes go back along their removal orders in step, one weight of one partition at a time. Weight w joins
     partition k at time N·rank_k(w) + k; it joins the core at the latest of its N times and the union at the earliest.
     No two weights share a time, so each time adds at most one weight and every count is hit exactly.
 
     Args:
-        ranks: `removal_ranks` of each of the N partitions.
+        ranks: `removal_ranks` of each of the N partitions; looked at one by one, and none is kept.
         kept: the count that the core or union shall have.
         ticket: "core" or "union".
 
@@ -127,19 +148,29 @@ def match_density(ranks: Sequence[Mapping[str, Tensor]], kept: int, ticket: str)
 
     Example:
         >>> a, b = {"w": torch.tensor([0, 1, 2, 3])}, {"w": torch.tensor([3, 1, 0, 2])}
-        >>> [mask["w"].tolist() for mask in match_density([a, b], 1, "core")]
+        >>> match_density([a, b], 1, "core")
+        [2, 2]
+        >>> [mask_at(a, 2)["w"].tolist(), mask_at(b, 2)["w"].tolist()]
         [[True, True, False, False], [False, True, True, False]]
     """
     if ticket not in ("core", "union"):
         raise MaskError(f"only 'core' and 'union' can be matched to a density, not '{ticket}'.")
-    check_alike([{name: tensor >= 0 for name, tensor in each.items()} for each in ranks])
-    times = [{name: tensor * len(ranks) + k for name, tensor in each.items()} for k, each in enumerate(ranks)]
-    joined = torch.stack([_flat(each) for each in times])
-    joined = joined.amax(0) if ticket == "core" else joined.amin(0)
-    if not 1 <= kept <= len(joined):
-        raise MaskError(f"the {ticket} cannot keep {kept} of {len(joined)} weights.")
+    combine = torch.maximum if ticket == "core" else torch.minimum
+    # N·rank + k orders as (rank, k) does, so the extreme over partitions needs only the extreme rank and who has it
+    joined: Tensor | None = None
+    count = 0
+    for each in ranks:
+        times = _flat(each).to(torch.int64) * _SPREAD + count
+        joined = times if joined is None else combine(joined, times)
+        count += 1
+    if joined is None or not 1 <= kept <= len(joined):
+        raise MaskError(f"the {ticket} cannot keep {kept} of {0 if joined is None else len(joined)} weights.")
     last = int(joined.kthvalue(kept).values)
-    return [{name: tensor <= last for name, tensor in each.items()} for each in times]
+    rank, partition = divmod(last, _SPREAD)
+    return [rank + (k <= partition) for k in range(count)]
+
+
+_SPREAD = 1 << 20  # more partitions than anybody has
 
 
 def _flat(tensors: Mapping[str, Tensor]) -> Tensor:

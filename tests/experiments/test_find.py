@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from dilt_hf import masks as M
 from dilt_hf.config import DataConfig, PartitionConfig, PruningConfig
-from dilt_hf.errors import DiltError, PartitionError, RunError, TrainingError
+from dilt_hf.errors import DiltError, PartitionError, RunError
 from dilt_hf.experiments.find import find_tickets
 from dilt_hf.mask_files import load_masks
 from dilt_hf.results import Results
@@ -118,7 +118,7 @@ def test_changed_pictures_behind_the_same_settings_do_not_replace_tickets(quick_
     shutil.copytree(picture_folder, tmp_path / "pictures")
     source = DataConfig(train_dir=str(tmp_path / "pictures/train"), test_dir=str(tmp_path / "pictures/test"))
     config = dataclasses.replace(quick_config, data=source)
-    config = dataclasses.replace(config, training=dataclasses.replace(config.training, per_device_train_batch_size=8))
+    config = dataclasses.replace(config, training=dataclasses.replace(config.training, train_batch_size=8))
     run(config)
     before = files(folder_of(config) / SEED_0)
     for file in (tmp_path / "pictures/train/dark").iterdir():
@@ -188,7 +188,7 @@ def test_other_partitions_run_too(quick_config, change, by):
 def test_an_image_folder_of_grey_pictures_runs_unchanged(quick_config, change, picture_folder):
     source = DataConfig(train_dir=str(picture_folder / "train"), test_dir=str(picture_folder / "test"))
     config = dataclasses.replace(quick_config, data=source, partition=PartitionConfig(partition_by="random"))
-    config = change(change(config, "training", per_device_train_batch_size=8), "model", num_channels=1)
+    config = change(change(config, "training", train_batch_size=8), "model", num_channels=1)
     results = run(config)
     assert {entry.ticket for entry in results.entries} == {"core", "union"}
 
@@ -209,7 +209,7 @@ def test_a_diverging_round_stops_and_keeps_the_rounds_before(quick_config, chang
         return healthy(*arguments, **settings)
 
     monkeypatch.setattr(workbench, "train", third_diverges)
-    with pytest.raises(TrainingError, match=r"seed 0: partition_1, round 0: the loss is nan at step 0"):
+    with pytest.raises(RunError, match=r"4 of 5 steps failed.*partition_1, round 0: the loss is nan at step 0"):
         run(quick_config)
     finished = stages(quick_config)
     assert len(finished) == 2
@@ -274,7 +274,7 @@ def test_two_processes_under_one_launch_find_the_same_tickets(quick_config, chan
     arguments = [
         "--dataset_name", "digits", "--augmentation", "shift", "--max_train_samples", "200",
         "--max_eval_samples", "100", "--architecture", "conv3", "--config_overrides", '{"hidden_sizes": [8, 8]}',
-        "--num_train_epochs", "1", "--per_device_train_batch_size", "40", "--learning_rate", "0.05",
+        "--num_train_epochs", "1", "--train_batch_size", "40", "--learning_rate", "0.05",
         "--num_rounds", "2", "--pruning_fraction", "0.3", "--cpu", "true", "--controls", "false",
         "--tickets", "core", "union",
     ]  # fmt: skip

@@ -1,0 +1,107 @@
+"""The folder of a run: opening it, refusing another run's, and writing what was found.
+
+run.json                  the configuration
+stages/                   all finished steps
+tickets/seed_<s>/         a ticket repository per seed
+results.{jsonl,md,png}    the comparison: for notebooks, for reading, as a picture
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from dilt_hf.config import DiltConfig
+from dilt_hf.errors import RunError
+from dilt_hf.figures import draw_comparison
+from dilt_hf.files import PARTIAL, pretty_json, sweep, write_atomically
+from dilt_hf.results import Entry, Results
+from dilt_hf.tickets import read_config
+
+RUN_FILE, RESULTS_FILE, PICTURE, TICKET_FOLDER = "run.json", "results.jsonl", "results.png", "tickets"
+# Where a run is kept and what else it compares does not change what any stage holds.
+FREE_SECTION = "run"
+
+
+@dataclasses.dataclass(frozen=True)
+class RunFolder:
+    """A folder that may hold the run of `config`, because it is new, empty, or holds that run already."""
+
+    path: Path
+    config: DiltConfig
+
+    def begin(self) -> None:
+        """Record the configuration, if that was not done before."""
+        if not (self.path / RUN_FILE).exists():
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_atomically(self.path / RUN_FILE, pretty_json(self.config.to_dict()))
+
+
+def open_folder(folder: Path, config: DiltConfig) -> RunFolder:
+    """The folder, if this run may go on in it. Nothing is written yet.
+
+    Seeds, tickets, controls and the folder itself may differ: they only add work to a run.
+
+    Raises:
+        RunError: when the folder holds something else, or another run; the message names the settings that differ.
+    """
+    recorded = folder / RUN_FILE
+    if not folder.exists():
+        return RunFolder(folder, config)
+    if not folder.is_dir():
+        raise RunError(f"{folder} is a file; choose another --output_dir.")
+    if not recorded.is_file():
+        if any(not entry.name.endswith(PARTIAL) for entry in folder.iterdir()):
+            raise RunError(f"{folder} holds something that is no run; choose a new or empty --output_dir.")
+        return RunFolder(folder, config)
+    try:
+        earlier = json.loads(recorded.read_bytes())
+        if not all(isinstance(settings, dict) for settings in earlier.values()):
+            raise ValueError("not the settings of a run")
+    except (ValueError, AttributeError) as error:
+        raise RunError(f"{recorded} is damaged ({error}); restore it, or choose another --output_dir.") from error
+    now = json.loads(json.dumps(config.to_dict()))
+    differing = [
+        f"--{name} ({json.dumps(earlier.get(section, {}).get(name))} there, {json.dumps(value)} now)"
+        for section, settings in now.items()
+        if section != FREE_SECTION
+        for name, value in settings.items()
+        if earlier.get(section, {}).get(name) != value
+    ]
+    if differing:
+        raise RunError(
+            f"{folder} holds another run, which differs in {', '.join(differing)}; "
+            "choose another --output_dir, or repeat the settings of that run to continue it."
+        )
+    return RunFolder(folder, config)
+
+
+def save_results(folder: Path, entries: Sequence[Entry]) -> None:
+    """Write these entries together with those of other seeds and networks that the run has found before. Only one
+    process may do so at a time; what one that was killed left half-written is removed."""
+    for place in (folder, folder / TICKET_FOLDER):
+        sweep(place)
+    new = {(entry.seed, entry.name, entry.matched) for entry in entries}
+    recorded = folder / RESULTS_FILE
+    earlier = Results.load_entries(recorded) if recorded.is_file() else []
+    merged = [*entries, *(entry for entry in earlier if (entry.seed, entry.name, entry.matched) not in new)]
+    results = _with_overlaps(folder, sorted(merged, key=lambda entry: entry.seed))
+    results.save(folder)
+    write_atomically(folder / PICTURE, draw_comparison(results))
+
+
+def load_results(folder: Path) -> Results:
+    """What `save_results` wrote."""
+    return _with_overlaps(folder, Results.load_entries(folder / RESULTS_FILE))
+
+
+def ticket_folder(folder: Path, seed: int) -> Path:
+    """The ticket repository of one seed."""
+    return folder / TICKET_FOLDER / f"seed_{seed}"
+
+
+def _with_overlaps(folder: Path, entries: Sequence[Entry]) -> Results:
+    found = [read_config(ticket_folder(folder, seed)) for seed in sorted({entry.seed for entry in entries})]
+    return Results(entries, [config["overlap"] for config in found], found[0]["num_partitions"])
