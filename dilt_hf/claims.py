@@ -48,8 +48,9 @@ class Claims:
         """
         if (self.path, name) in _held:
             raise RunError(f"{name} would be made while it is being made, by the same process.")
+        file = self._file()
         try:
-            fcntl.lockf(self._file(), fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _place(name))
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _place(name))
         except OSError as error:
             if error.errno in (errno.EACCES, errno.EAGAIN):
                 return False

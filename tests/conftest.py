@@ -9,6 +9,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import dataclasses
 import io
 
+import hypothesis
 import numpy as np
 import pytest
 import torch
@@ -23,6 +24,9 @@ from dilt_hf.config import (
     RunConfig,
     TrainingConfig,
 )
+
+hypothesis.settings.register_profile("noisy machines", deadline=None)
+hypothesis.settings.load_profile("noisy machines")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -80,3 +84,18 @@ def encoded(picture, format="PNG", **options):
     buffer = io.BytesIO()
     picture.save(buffer, format=format, **options)
     return {"bytes": buffer.getvalue(), "path": None}
+
+
+@pytest.fixture
+def accelerator():
+    from accelerate import Accelerator
+
+    return Accelerator(cpu=True)
+
+
+@pytest.fixture(scope="session")
+def feed():
+    """Shifted digits, 8x8."""
+    from small import digits_feed
+
+    return digits_feed()

@@ -7,7 +7,6 @@ from conftest import encoded
 from PIL import Image
 
 from dilt_hf import images
-from dilt_hf.augmentation import augment
 from dilt_hf.errors import DataError
 
 RED = (200, 40, 60)
@@ -74,37 +73,3 @@ def test_decoding_agrees_with_the_published_image_processor():
     theirs = processor(picture, return_tensors="pt")["pixel_values"]
     assert mine.shape == theirs.shape
     assert float((mine - theirs).abs().mean()) < 0.05  # two resamplers; a wrong crop or scale is ten times that
-
-
-@pytest.mark.parametrize("kind", ["shift", "shift_flip", "resized_crop_flip"])
-def test_views_keep_shape_and_depend_on_the_generator_alone(kind):
-    pictures = torch.randint(0, 256, (16, 12, 12, 3), dtype=torch.uint8)
-    before = pictures.clone()
-    one, same, other = (augment(pictures, kind, torch.Generator().manual_seed(s)) for s in (1, 1, 2))
-    assert one.shape == pictures.shape
-    assert one.dtype == torch.uint8
-    assert torch.equal(one, same)
-    assert not torch.equal(one, other)
-    assert torch.equal(pictures, before)
-
-
-def test_shifts_are_whole_pixel_crops_of_the_reflected_picture():
-    pictures = torch.arange(8 * 8, dtype=torch.uint8).view(1, 8, 8, 1).repeat(64, 1, 1, 1)
-    padded = np.pad(pictures[0, :, :, 0].numpy(), 1, mode="reflect")
-    allowed = {padded[y : y + 8, x : x + 8].tobytes() for y in range(3) for x in range(3)}
-    flipped = {np.ascontiguousarray(np.frombuffer(a, np.uint8).reshape(8, 8)[:, ::-1]).tobytes() for a in allowed}
-    views = augment(pictures, "shift", torch.Generator().manual_seed(0))
-    seen = {view[:, :, 0].numpy().tobytes() for view in views}
-    assert seen <= allowed
-    assert len(seen) > 5
-    views = augment(pictures, "shift_flip", torch.Generator().manual_seed(0))
-    seen = {view[:, :, 0].contiguous().numpy().tobytes() for view in views}
-    assert seen <= allowed | flipped
-    assert seen & allowed
-    assert seen & (flipped - allowed)
-
-
-def test_one_pixel_pictures_survive_every_view():
-    for kind in ("none", "shift", "shift_flip", "resized_crop_flip"):
-        view = augment(torch.full((2, 1, 1, 3), 9, dtype=torch.uint8), kind, torch.Generator())
-        assert view.tolist() == [[[[9, 9, 9]]]] * 2

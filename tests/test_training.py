@@ -1,52 +1,18 @@
-"""The masked loop: what is masked stays zero, what is seeded repeats, what diverges says so."""
+"""The masked loop: what is masked stays zero, what is seeded repeats, what is killed goes on, what diverges says so."""
 
 import dataclasses
-from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from small import CPU, SGD, TINY_VIT, masks_of, network, prunable
 
-from dilt_hf import data, images, inference, masking, models, optimizers, training
+from dilt_hf import inference, training
 from dilt_hf.augmentation import Augmentation
-from dilt_hf.config import DataConfig, ModelConfig, TrainingConfig
-from dilt_hf.errors import ConfigError, ModelError, TrainingError
-from dilt_hf.feeds import Feed
-from dilt_hf.masks import shuffle_like
-from dilt_hf.splits import load_splits
-
-CPU = torch.device("cpu")
-SGD = TrainingConfig(num_train_epochs=2, train_batch_size=32, learning_rate=0.05)
-
-
-@pytest.fixture
-def accelerator():
-    return Accelerator(cpu=True)
-
-
-@pytest.fixture(scope="module")
-def feed():
-    config = DataConfig(dataset_name="digits", max_train_samples=250, max_eval_samples=100)
-    splits = load_splits(config)
-    source = data.open_images(splits, config, 8, 3, CPU, progress=False)["train"]
-    normalize = images.Normalize([0.5], [0.5], 3, CPU)
-    return Feed(source, torch.arange(len(splits.train)), normalize, Augmentation("shift"))
-
-
-def network(seed=0, architecture="conv3", **overrides):
-    overrides = overrides or {"hidden_sizes": [8, 16]}
-    config = ModelConfig(architecture=architecture, config_overrides=overrides)
-    return models.build_model(config, list("0123456789"), 8, seed)
-
-
-def masks_of(model, kept=0.4, seed=0):
-    full = {name: torch.arange(p.numel()).view(p.shape) < kept * p.numel() for name, p in prunable(model).items()}
-    return shuffle_like(full, torch.Generator().manual_seed(seed))
-
-
-def prunable(model):
-    return models.prunable_parameters(model)
+from dilt_hf.errors import ConfigError, RunError, TrainingError
+from dilt_hf.masks import count_kept, full_like
+from dilt_hf.pruning.early_bird import EarlyBird
 
 
 def run(model, masks, feed, config, accelerator, **settings):
@@ -132,11 +98,9 @@ def test_stopping_at_k_and_going_on_from_k_follows_one_schedule(feed, accelerato
 
 def test_accumulated_gradients_equal_the_large_batch(feed, accelerator):
     """Without batch norm, a step in four passes of 16 is a step of 64."""
-    settings = {"image_size": 8, "patch_size": 4, "hidden_size": 16, "num_hidden_layers": 1,
-                "num_attention_heads": 2, "intermediate_size": 16}  # fmt: skip
     trained = []
     for passes in (1, 4):
-        model = network(architecture="vit-tiny", **settings)
+        model = network(architecture="vit-tiny", **TINY_VIT)
         config = dataclasses.replace(SGD, train_batch_size=64, gradient_accumulation_steps=passes, max_grad_norm=1.0)
         record = run(model, masks_of(model), feed, config, accelerator)
         trained.append((record.steps, record.examples, list(model.parameters())))
@@ -197,62 +161,118 @@ def test_a_diverging_loss_stops_with_the_step(feed, accelerator):
             description="partition_0, round 2")  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"optimizer": "Sloth"}, "torch.optim has no optimizer 'Sloth'"),
-        ({"optimizer": "AdamW", "optimizer_args": {"momentum": 0.9}}, "AdamW does not take these settings"),
-    ],
-)
-def test_impossible_optimizers_are_one_sentence(change, message):
-    with pytest.raises(ConfigError, match=message):
-        optimizers.make_optimizer(network(), dataclasses.replace(SGD, **change))
-
-
 def test_a_rewind_step_beyond_the_training_is_refused(feed, accelerator):
     with pytest.raises(ConfigError, match="cannot run from step 99"):
         run(network(), {}, feed, SGD, accelerator, first_step=99)
 
 
-def test_masks_that_do_not_fit_are_refused():
-    with pytest.raises(ModelError, match="has no weights nothing"):
-        masking.MaskedWeights(network(), {"nothing": torch.ones(1, dtype=torch.bool)})
-    with pytest.raises(ModelError, match=r"is \(8, 3, 3, 3\) in the model and \(2,\) in the mask"):
-        masking.MaskedWeights(network(), {"features.0.0.weight": torch.ones(2, dtype=torch.bool)})
+@pytest.mark.parametrize("name", ["momentum", "adamw"])
+@pytest.mark.parametrize("extra", [{}, {"ema_decay": 0.9, "max_grad_norm": 1.0}], ids=["plain", "averaged"])
+def test_an_interrupted_training_goes_on_to_the_same_bits(feed, accelerator, tmp_path, monkeypatch, name, extra):
+    """Stopped between two steps, again and again, it ends where one that was left alone ends."""
+    monkeypatch.setattr(training, "SEGMENT_STEPS", 3)
+    config = dataclasses.replace(SGD, num_train_epochs=3, **(OPTIMIZERS[name] | extra))
+    settings = {"architecture": "vit-tiny", **TINY_VIT, "hidden_dropout_prob": 0.2}
+    whole, broken = network(**settings), network(**settings)
+    masks = masks_of(whole)
+    undisturbed = run(whole, masks, feed, config, accelerator)
+    checkpointing = training.Checkpointing(tmp_path / "checkpoint.safetensors", 1e-9)
+    for _ in range(3):
+        steps = iter(range(8))
+
+        def stop(count, steps=steps):
+            if next(steps, None) is None:
+                raise KeyboardInterrupt
+
+        model = network(**settings)  # a new process knows nothing of the weights of the last
+        with pytest.raises(KeyboardInterrupt):
+            run(model, masks, feed, config, accelerator, checkpointing=checkpointing, on_step=stop)
+    counted = []
+    record = run(broken, masks, feed, config, accelerator, checkpointing=checkpointing, on_step=counted.append)
+    assert counted[0] > 1  # it did go on
+    assert sum(counted) == record.steps == undisturbed.steps
+    assert record.losses == undisturbed.losses
+    for one, other in zip(whole.state_dict().values(), broken.state_dict().values(), strict=True):
+        assert torch.equal(one, other)
 
 
-@pytest.mark.parametrize("kind", ["constant", "cosine", "multistep", "one_cycle"])
-def test_schedules_start_peak_and_end_where_they_should(kind):
-    config = dataclasses.replace(SGD, lr_scheduler_type=kind, warmup_fraction=0.2, learning_rate=1.0)
-    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0, momentum=0.9)
-    scheduler = optimizers.make_scheduler(optimizer, config, 100)
-    rates = []
-    for _ in range(100):
-        rates.append(scheduler.get_last_lr()[0])
-        optimizer.step()
-        scheduler.step()
-    assert rates[0] < 0.1
-    assert max(rates) == pytest.approx(1.0, abs=0.01)
-    assert all(a <= b for a, b in pairwise(rates[:21]))
-    end = {"constant": 1.0, "cosine": 0.0, "multistep": 0.01, "one_cycle": 0.0}[kind]
-    assert rates[-1] == pytest.approx(end, abs=0.002)
+def test_a_damaged_checkpoint_is_named(feed, accelerator, tmp_path):
+    path = tmp_path / "checkpoint.safetensors"
+    path.write_bytes(b"half")
+    with pytest.raises(RunError, match=r"checkpoint.safetensors is no usable checkpoint.*delete it"):
+        run(network(), {}, feed, SGD, accelerator, checkpointing=training.Checkpointing(path, 1))
 
 
-def test_decay_can_spare_norms_and_biases():
-    optimizer = optimizers.make_optimizer(network(), dataclasses.replace(SGD, decay_norm_and_bias=False))
-    for group in optimizer.param_groups:
-        assert all((parameter.ndim > 1) == (group["weight_decay"] > 0) for parameter in group["params"])
+def test_the_average_of_the_weights_is_what_is_kept(feed, accelerator):
+    """Against a reference that averages after every step by hand."""
+    plain, averaged = network(), network()
+    masks = masks_of(plain)
+    means = {name: tensor.detach().clone() for name, tensor in plain.state_dict().items() if tensor.is_floating_point()}
+    for name, mask in masks.items():
+        means[name] *= mask
+
+    def average(count):
+        for name, tensor in plain.state_dict().items():
+            if name in means:
+                means[name] = 0.8 * means[name] + 0.2 * tensor
+
+    run(plain, masks, feed, SGD, accelerator, on_step=average)
+    run(averaged, masks, feed, dataclasses.replace(SGD, ema_decay=0.8), accelerator)
+    for name, mean in means.items():
+        torch.testing.assert_close(averaged.state_dict()[name], mean, atol=1e-6, rtol=1e-5)
+    assert not any(bool(parameter[~masks[key]].any()) for key, parameter in prunable(averaged).items())
 
 
-def test_recalibrated_batchnorm_holds_the_statistics_of_the_data(feed):
-    model = network()
-    plain = dataclasses.replace(feed, augmentation=Augmentation())
-    inference.recalibrate_batchnorm(model, plain, len(feed.rows))
-    pixels = feed.normalize(feed.images.pictures)
-    with torch.no_grad():
-        hidden = model.features[0][0](pixels)
-    norm = model.features[0][1]
-    torch.testing.assert_close(norm.running_mean, hidden.mean((0, 2, 3)), atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(norm.running_var, hidden.var((0, 2, 3)), atol=1e-5, rtol=1e-3)
-    assert norm.momentum == 0.1
-    assert not norm.training
+def test_mixup_erasing_and_cutmix_train_a_partition(feed, accelerator):
+    mixed = dataclasses.replace(feed, augmentation=Augmentation("shift", random_erasing=0.25, mixup=0.8, cutmix=1.0))
+    rows = feed.rows[(feed.images.labels >= 5).nonzero().flatten()]
+    model = network(hidden_sizes=[16, 32])
+    config = dataclasses.replace(SGD, num_train_epochs=20, learning_rate=0.1, label_smoothing=0.1)
+    run(model, {}, dataclasses.replace(mixed, rows=rows), config, accelerator, classes=range(5, 10))
+    plain = dataclasses.replace(feed, rows=rows, augmentation=Augmentation())
+    predictions = inference.predict(model, plain, 64, accelerator, range(5, 10))
+    assert (predictions == feed.images.labels[rows].numpy()).mean() > 0.8
+
+
+def test_the_mixed_loss_is_that_of_soft_targets():
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(6, 5, generator=generator)
+    labels, partners = torch.tensor([3, 4, 1, 1, 3, 4]), torch.tensor([4, 3, 1, 1, 4, 3])
+    objective = training._Objective([1, 3, 4], 0.1, CPU)
+    targets = torch.full((6, 3), 0.1 / 3)
+    for weight, which in ((0.7, labels), (0.3, partners)):
+        targets += 0.9 * weight * torch.nn.functional.one_hot(torch.tensor([[-1, 0, -1, 1, 2][c] for c in which]), 3)
+    expected = -(targets * logits[:, [1, 3, 4]].log_softmax(1)).sum(1).mean()
+    torch.testing.assert_close(objective(logits, labels, partners, 0.7), expected)
+
+
+def test_a_settled_mask_ends_the_round_and_survives_an_interruption(feed, accelerator, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "SEGMENT_STEPS", 3)
+    config = dataclasses.replace(SGD, num_train_epochs=30, learning_rate=1e-3)
+    before = full_like(prunable(network()))
+    kept = count_kept(before) // 2
+    whole, broken = network(), network()
+    record = run(whole, {}, feed, config, accelerator, settled=EarlyBird(before, kept, 0.1))
+    assert 5 * (len(feed.rows) // 32) <= record.steps < 30 * (len(feed.rows) // 32)
+    steps = iter(range(record.steps - 4))
+
+    def stop(count):
+        if next(steps, None) is None:
+            raise KeyboardInterrupt
+
+    checkpointing = training.Checkpointing(tmp_path / "checkpoint.safetensors", 1e-9)
+    with pytest.raises(KeyboardInterrupt):
+        run(network(), {}, feed, config, accelerator, settled=EarlyBird(before, kept, 0.1),
+            checkpointing=checkpointing, on_step=stop)  # fmt: skip
+    again = run(
+        broken, {}, feed, config, accelerator, settled=EarlyBird(before, kept, 0.1), checkpointing=checkpointing
+    )
+    assert again.steps == record.steps
+    for one, other in zip(whole.parameters(), broken.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_batch_too_small_for_its_passes_is_refused(feed, accelerator):
+    few = dataclasses.replace(feed, rows=feed.rows[:3])
+    with pytest.raises(ConfigError, match=r"3 pictures do not suffice for 1 processes in 4 passes"):
+        run(network(), {}, few, dataclasses.replace(SGD, gradient_accumulation_steps=4), accelerator)

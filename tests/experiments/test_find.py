@@ -4,8 +4,6 @@ import dataclasses
 import json
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -267,23 +265,3 @@ def test_masked_networks_on_disk_are_zero_off_their_masks(quick_config):
             assert not bool(trained[name][~mask].any())
     final = load_masks(folder_of(quick_config) / SEED_0 / "masks/partition_0.safetensors")
     assert all(torch.equal(final[name], finished.mask[name]) for name in final)
-
-
-def test_two_processes_under_one_launch_find_the_same_tickets(quick_config, change, tmp_path):
-    """Real processes: what one alone finds, two that share the work find too, byte for byte."""
-    arguments = [
-        "--dataset_name", "digits", "--augmentation", "shift", "--max_train_samples", "200",
-        "--max_eval_samples", "100", "--architecture", "conv3", "--config_overrides", '{"hidden_sizes": [8, 8]}',
-        "--num_train_epochs", "1", "--train_batch_size", "40", "--learning_rate", "0.05",
-        "--num_rounds", "2", "--pruning_fraction", "0.3", "--cpu", "true", "--controls", "false",
-        "--tickets", "core", "union",
-    ]  # fmt: skip
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-    launch = [sys.executable, "-m", "accelerate.commands.launch"]
-    for name, options in (("one", []), ("two", ["--multi_gpu", "--num_processes", "2", "--main_process_port", "0"])):
-        command = [*launch, *options, "recipes/find_tickets.py", *arguments, "--output_dir", str(tmp_path / name)]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr[-3000:]
-        assert done.stdout.count("Tickets: ") == 1
-    assert_same_tickets(tmp_path / "one" / SEED_0, tmp_path / "two" / SEED_0)
-    assert sorted(os.listdir(tmp_path / "one" / "stages")) == sorted(os.listdir(tmp_path / "two" / "stages"))

@@ -1,0 +1,153 @@
+"""Does a run survive anything? Two workers share one run folder; again and again one of them, drawn at random, is killed
+(SIGKILL) at a random moment and started anew, until the kills are used up. Then the run is finished and compared with
+one that nobody disturbed.
+
+    python benchmarks/kill.py [--kills 50] [--seed 0]
+"""
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from timing import print_table
+
+ARGUMENTS = [
+    "--dataset_name", "digits", "--augmentation", "shift", "--image_size", "32", "--architecture", "resnet-micro",
+    "--max_train_samples", "600", "--num_train_epochs", "12", "--train_batch_size", "32", "--learning_rate", "0.05",
+    "--target_sparsity", "0.9", "--pruning_fraction", "0.4", "--seeds", "0", "1", "--matched_density", "0.2",
+    "--checkpointing_minutes", "0.003", "--cpu", "true",
+]  # fmt: skip
+
+
+
+def work(folder):
+    """One worker: the recipe's own job, in a process of its own. Every stage that it finishes is noted."""
+    import torch
+
+    from dilt_hf.cli import parse_config
+    from dilt_hf.experiments.find import find_tickets
+    from dilt_hf.stages.store import Stages
+
+    torch.set_num_threads(1)
+    make = Stages._make
+
+    def noted(self, path, *arguments):
+        content = make(self, path, *arguments)
+        log = os.open(folder.with_suffix(".log"), os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        os.write(log, f"{path.name}\n".encode())
+        os.close(log)
+        return content
+
+    Stages._make = noted
+    find_tickets(parse_config([*ARGUMENTS, "--output_dir", str(folder)], {}), progress=False)
+
+
+def start(folder):
+    """A worker, forked from this process, which has everything imported and nothing begun."""
+    pid = os.fork()
+    if pid:
+        return pid
+    status = 1
+    try:
+        quiet = os.open(folder.with_suffix(".out"), os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        os.dup2(quiet, 1)
+        os.dup2(quiet, 2)
+        work(folder)
+        status = 0
+    except BaseException as error:
+        os.write(2, f"worker failed: {error!r}\n".encode())
+    finally:
+        os._exit(status)
+
+
+def disturbed(folder, kills, rng):
+    """The run with its kills; returns how long it took and how often the disturbed work had been finished already."""
+    begin = time.monotonic()
+    workers, done, killed, idle = [start(folder), start(folder)], 0, 0, 0
+    while killed < kills:
+        time.sleep(rng.uniform(0.1, 3.0))
+        index = rng.randrange(2)
+        finished, status = os.waitpid(workers[index], os.WNOHANG)
+        if finished:
+            if status:
+                sys.exit(folder.with_suffix(".out").read_text()[-3000:])
+            idle += 1  # nothing was left to disturb
+        else:
+            os.kill(workers[index], signal.SIGKILL)
+            os.waitpid(workers[index], 0)
+        killed += 1
+        done = len(list((folder / "stages").glob("[a-z]*-*")))
+        print(f"\rkill {killed}: {done} stages done", end="", flush=True)
+        workers[index] = start(folder)
+    for worker in workers:
+        _, status = os.waitpid(worker, 0)
+        if status:
+            sys.exit(folder.with_suffix(".out").read_text()[-3000:])
+    print()
+    return time.monotonic() - begin, idle
+
+
+def content(folder):
+    """Every file by its name, without wall times and without where the run was."""
+    files = {}
+    for path in sorted(folder.rglob("*")):
+        if not path.is_file():
+            continue
+        raw = path.read_bytes()
+        if path.suffix in (".json", ".jsonl"):
+            raw = [timeless(json.loads(line)) for line in (raw.splitlines() if path.suffix == ".jsonl" else [raw])]
+        files[str(path.relative_to(folder))] = raw
+    return files
+
+
+def timeless(value):
+    if isinstance(value, dict):
+        skipped = ("seconds", "output_dir", "description")  # a shared step is described as what came to it first
+        return {key: timeless(part) for key, part in value.items() if key not in skipped}
+    return [timeless(part) for part in value] if isinstance(value, list) else value
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    import dilt_hf.experiments.find  # noqa: F401 (imported before forking, so that workers start in no time)
+
+    root = Path(tempfile.mkdtemp())
+    begin = time.monotonic()
+    reference = start(root / "calm")
+    if os.waitpid(reference, 0)[1]:
+        sys.exit((root / "calm.out").read_text()[-3000:])
+    calm = time.monotonic() - begin
+    print(f"undisturbed: {calm:.0f} s")
+    taken, idle = disturbed(root / "hard", options.kills, random.Random(options.seed))
+    one, other = content(root / "calm"), content(root / "hard")
+    differing = [name for name in one.keys() | other.keys() if one.get(name) != other.get(name)]
+    stray = [name for name in other if ".partial" in name or "/." in f"/{name}" and not name.endswith("/.claims")]
+    log = (root / "hard.log").read_text().split()
+    twice = len(log) - len(set(log))
+    print_table(
+        f"{options.kills} SIGKILLs over two workers in one folder (seed {options.seed}); undisturbed {calm:.0f} s, "
+        f"disturbed {taken:.0f} s",
+        [
+            ["kills that hit nobody, because a worker had finished", str(idle)],
+            ["files compared (wall times left out)", str(len(one))],
+            ["files that differ", str(len(differing)), *differing[:3]],
+            ["finished stages made twice", str(twice)],
+            ["stray files", str(len(stray)), *stray[:3]],
+        ],
+    )
+    shutil.rmtree(root)
+    sys.exit(bool(differing or stray or twice))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,151 @@
+"""The main job in real processes: however many there are, and whatever befalls them, the same tickets."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from find_worker import config_of
+from safetensors.torch import load_file
+
+from dilt_hf import masks as M
+from dilt_hf.experiments.find import find_tickets
+from dilt_hf.mask_files import load_masks
+from dilt_hf.stages import Stages
+
+WORKER = Path(__file__).parent / "find_worker.py"
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+SEED_0 = Path("tickets/seed_0")
+
+
+def launch_command(processes, folder, partitions, network, fault="none", *options):
+    options = options or ("--main_process_port", "0")
+    return [
+        sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(processes), *options,
+        str(WORKER), str(folder), str(partitions), network, fault,
+    ]  # fmt: skip
+
+
+def launch(*arguments):
+    command = launch_command(*arguments)
+    return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False, timeout=240)
+
+
+@pytest.fixture
+def alone(tmp_path):
+    """The same job by one process, with one thread as the launched ones have; by number of partitions and network."""
+
+    def run(partitions, network, folder="alone"):
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            find_tickets(config_of(tmp_path / folder, partitions, network), progress=False)
+        finally:
+            torch.set_num_threads(threads)
+        return tmp_path / folder
+
+    return run
+
+
+def assert_same_tickets(one, other):
+    """All files of the repositories are equal byte for byte, but for the wall times in dilt_config.json."""
+    names = sorted(path.relative_to(one) for path in one.rglob("*") if path.is_file())
+    assert names == sorted(path.relative_to(other) for path in other.rglob("*") if path.is_file())
+    for name in names:
+        if name.name != "dilt_config.json":
+            assert (one / name).read_bytes() == (other / name).read_bytes(), name
+            continue
+        left, right = (json.loads((folder / name).read_bytes()) for folder in (one, other))
+        for entry in [*left["metrics"], *right["metrics"]]:
+            del entry["cost"]["seconds"], entry["search_cost"]["seconds"]
+        assert left == right
+
+
+def stages_of(folder):
+    return {stage.address: stage.path.stat().st_ino for stage in Stages(folder / "stages").all()}
+
+
+@pytest.mark.parametrize(("processes", "partitions"), [(2, 2), (2, 5)])
+def test_processes_that_share_the_work_find_what_one_alone_finds(alone, tmp_path, processes, partitions):
+    done = launch(processes, tmp_path / "shared", partitions, "conv")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("networks are trained and scored") == 1
+    assert_same_tickets(alone(partitions, "conv") / SEED_0, tmp_path / "shared" / SEED_0)
+    assert stages_of(tmp_path / "alone").keys() == stages_of(tmp_path / "shared").keys()
+
+
+def test_two_processes_a_partition_agree_with_one_to_rounding(alone, tmp_path):
+    done = launch(4, tmp_path / "shared", 2, "vit")
+    assert done.returncode == 0, done.stderr[-3000:]
+    both = reference, _ = alone(2, "vit"), tmp_path / "shared"
+    for k in range(2):
+        mine, theirs = (
+            load_masks(f / SEED_0 / f"masks/partition_{k}.safetensors") for f in (reference, tmp_path / "shared")
+        )
+        assert sum(int((mine[name] ^ theirs[name]).sum()) for name in mine) < 1e-4 * M.count_total(mine)
+    first = [s for s in Stages(reference / "stages").all() if s.kind == "train" and "round 0" in s.description]
+    assert len(first) == 2
+    for stage in first:
+        one, other = (
+            load_file(f / "stages" / stage.address / "model.safetensors") for f in (reference, tmp_path / "shared")
+        )
+        assert max(float((one[name] - other[name]).abs().max()) for name in one) < 1e-6
+
+
+def test_processes_that_cannot_be_shared_out_are_refused(tmp_path):
+    done = launch(3, tmp_path / "run", 2, "conv")
+    assert done.returncode != 0
+    assert "3 processes cannot be shared evenly by 2 partitions" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_partition_that_fails_does_not_stop_the_others(alone, tmp_path):
+    done = launch(2, tmp_path / "run", 2, "conv", "raise")
+    assert done.returncode == 1
+    assert "No space left on device" in done.stderr
+    assert "the same command tries only these again" in done.stderr
+    before = stages_of(tmp_path / "run")
+    descriptions = [stage.description for stage in Stages(tmp_path / "run/stages").all()]
+    assert "seed 0: order of removal on partition_0" in descriptions
+    assert "seed 0: partition_1, round 0" in descriptions
+    assert "seed 0: partition_1, round 1" not in descriptions
+    assert_same_tickets(alone(2, "conv") / SEED_0, alone(2, "conv", "run") / SEED_0)
+    after = stages_of(tmp_path / "run")
+    assert before.items() <= after.items()
+
+
+def test_after_a_killed_rank_the_same_command_goes_on_mid_round(alone, tmp_path):
+    done = launch(2, tmp_path / "run", 2, "conv", "kill")
+    assert done.returncode != 0
+    interrupted = [
+        path for path in (tmp_path / "run/stages").glob(".train-*") if (path / "checkpoint.safetensors").exists()
+    ]
+    assert interrupted
+    before = stages_of(tmp_path / "run")
+    assert_same_tickets(alone(2, "conv") / SEED_0, alone(2, "conv", "run") / SEED_0)
+    assert before.items() <= stages_of(tmp_path / "run").items()
+    assert not [path for path in (tmp_path / "run/stages").glob(".*") if path.name != ".claims"]
+
+
+def test_two_machines_find_what_one_process_finds(alone, tmp_path):
+    """Two launches that meet over the network (here the loopback), each believing to be one of two machines."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    machines = [
+        subprocess.Popen(
+            launch_command(
+                2, tmp_path / "shared", 2, "conv", "none", "--num_machines", "2", "--machine_rank", str(rank),
+                "--main_process_ip", "127.0.0.1", "--main_process_port", port,
+            ),
+            env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    outputs = [machine.communicate(timeout=240)[0] for machine in machines]
+    assert [machine.returncode for machine in machines] == [0, 0], outputs
+    assert_same_tickets(alone(2, "conv") / SEED_0, tmp_path / "shared" / SEED_0)
