@@ -26,7 +26,6 @@ ARGUMENTS = [
 ]  # fmt: skip
 
 
-
 def work(folder):
     """One worker: the recipe's own job, in a process of its own. Every stage that it finishes is noted."""
     import torch

@@ -17,7 +17,7 @@ FORMAT = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} steps, {remaining
 class Board:
     """Progress lines, drawn by the first process; the others tell it through the store of the launch.
 
-    Without a terminal nothing is drawn.
+    Without a terminal nothing is drawn. Lines that are not among `totals` are not drawn either.
 
     Args:
         totals: the steps of each line, by its name.
@@ -39,15 +39,15 @@ class Board:
     def add(self, line: str, part: str, steps: int) -> None:
         """So many more steps of one part of a line are done."""
         with self._lock:
-            parts = self._mine[line]
+            parts = self._mine.setdefault(line, {})
             parts[part] = parts.get(part, 0) + steps
 
     def found(self, line: str, part: str, steps: int) -> None:
         """A part of a line was done before."""
         with self._lock:
-            if part not in self._mine[line]:
+            if part not in self._mine.setdefault(line, {}):
                 self._mine[line][part] = steps
-                self._found[line].add(part)
+                self._found.setdefault(line, set()).add(part)
 
     def __enter__(self) -> Board:
         draws = self.team.is_first and sys.stderr.isatty()
@@ -93,11 +93,12 @@ class Board:
         parts: dict[str, dict[str, int]] = {line: {} for line in self.totals}
         for index in range(1, self.team.count):
             if self.team.store is not None and self.team.store.check([f"progress/{index}"]):
-                for line, theirs in json.loads(self.team.store.get(f"progress/{index}")).items():
-                    parts[line] |= theirs
+                theirs = json.loads(self.team.store.get(f"progress/{index}"))
+                for line in parts:
+                    parts[line] |= theirs.get(line, {})
         with self._lock:
-            for line, mine in self._mine.items():
-                for part, steps in mine.items():
+            for line in self.totals:
+                for part, steps in self._mine[line].items():
                     parts[line][part] = max(steps, parts[line].get(part, 0))
             return {
                 line: (sum(parts[line].values()), sum(self._mine[line][part] for part in self._found[line]))

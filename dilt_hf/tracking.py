@@ -54,6 +54,7 @@ class TrackedRun:
         if self.is_open:
             for tracker in self.accelerator.trackers:
                 tracker.finish()
+            self.accelerator.trackers = []  # the next run's are added to these
             self.is_open = False
 
     def _open(self) -> None:

@@ -81,18 +81,14 @@ def test_processes_that_share_the_work_find_what_one_alone_finds(alone, tmp_path
 def test_two_processes_a_partition_agree_with_one_to_rounding(alone, tmp_path):
     done = launch(4, tmp_path / "shared", 2, "vit")
     assert done.returncode == 0, done.stderr[-3000:]
-    both = reference, _ = alone(2, "vit"), tmp_path / "shared"
+    both = alone(2, "vit"), tmp_path / "shared"
     for k in range(2):
-        mine, theirs = (
-            load_masks(f / SEED_0 / f"masks/partition_{k}.safetensors") for f in (reference, tmp_path / "shared")
-        )
+        mine, theirs = (load_masks(folder / SEED_0 / f"masks/partition_{k}.safetensors") for folder in both)
         assert sum(int((mine[name] ^ theirs[name]).sum()) for name in mine) < 1e-4 * M.count_total(mine)
-    first = [s for s in Stages(reference / "stages").all() if s.kind == "train" and "round 0" in s.description]
+    first = [s for s in Stages(both[0] / "stages").all() if s.kind == "train" and "round 0" in s.description]
     assert len(first) == 2
     for stage in first:
-        one, other = (
-            load_file(f / "stages" / stage.address / "model.safetensors") for f in (reference, tmp_path / "shared")
-        )
+        one, other = (load_file(folder / "stages" / stage.address / "model.safetensors") for folder in both)
         assert max(float((one[name] - other[name]).abs().max()) for name in one) < 1e-6
 
 
