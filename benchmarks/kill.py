@@ -1,6 +1,6 @@
-"""Does a run survive anything? Two workers share one run folder; again and again one of them, drawn at random, is killed
-(SIGKILL) at a random moment and started anew, until the kills are used up. Then the run is finished and compared with
-one that nobody disturbed.
+"""Does a run survive anything? Two workers share one run folder; again and again one of them, drawn at random, is
+killed (SIGKILL) at a random moment and started anew, until the kills are used up. Then the run is finished and compared
+with one that nobody disturbed.
 
     python benchmarks/kill.py [--kills 50] [--seed 0]
 """
@@ -71,7 +71,7 @@ def disturbed(folder, kills, rng):
     begin = time.monotonic()
     workers, done, killed, idle = [start(folder), start(folder)], 0, 0, 0
     while killed < kills:
-        time.sleep(rng.uniform(0.1, 3.0))
+        time.sleep(rng.uniform(0.5, 8.0))
         index = rng.randrange(2)
         finished, status = os.waitpid(workers[index], os.WNOHANG)
         if finished:
@@ -130,7 +130,7 @@ def main():
     taken, idle = disturbed(root / "hard", options.kills, random.Random(options.seed))
     one, other = content(root / "calm"), content(root / "hard")
     differing = [name for name in one.keys() | other.keys() if one.get(name) != other.get(name)]
-    stray = [name for name in other if ".partial" in name or "/." in f"/{name}" and not name.endswith("/.claims")]
+    stray = [name for name in other if ".partial" in name or ("/." in f"/{name}" and not name.endswith("/.claims"))]
     log = (root / "hard.log").read_text().split()
     twice = len(log) - len(set(log))
     print_table(

@@ -322,8 +322,8 @@ class RunConfig:
     tickets: list[str] = _option(
         [], "Tickets to train and score; by default core, union, each partition and each specialist."
     )
-    matched_density: float | None = _option(
-        None, "Also compare core, union, LTH and controls where all have this density."
+    matched_density: list[float] = _option(
+        [], "Also compare core, union, LTH and controls where all have this density; several may be given."
     )
     controls: bool = _option(True, "Also train dense, LTH, random and layer-shuffled networks.")
     checkpointing_minutes: float = _option(
@@ -341,8 +341,9 @@ class RunConfig:
         _require(bool(self.seeds), "--seeds needs at least one seed.")
         _require(self.checkpointing_minutes >= 0, "--checkpointing_minutes cannot be negative.")
         _require(len(set(self.seeds)) == len(self.seeds), "--seeds names a seed twice.")
+        _require(all(0 < wanted < 1 for wanted in self.matched_density), "--matched_density must lie between 0 and 1.")
         _require(
-            self.matched_density is None or 0 < self.matched_density < 1, "--matched_density must lie between 0 and 1."
+            len(set(self.matched_density)) == len(self.matched_density), "--matched_density names a density twice."
         )
 
 

@@ -9,6 +9,7 @@ from dilt_hf.results import Results
 
 # Okabe and Ito's palette, distinguishable under the common forms of colour blindness; T_full first.
 COLOURS = ["#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8A8A8A"]
+GAP = 0.8  # between comparisons, in rows
 MARKERS = ["o", "s", "D", "^", "v", "P", "X", "*"]
 
 
@@ -18,9 +19,10 @@ def draw_comparison(results: Results) -> bytes:
     from matplotlib.figure import Figure
 
     rows = results.rows
-    gap = 0.8 if any(matched for _, matched in rows) else 0.0
-    heights = [-(i + (gap if matched else 0.0)) for i, (_, matched) in enumerate(rows)]
-    figure = Figure(figsize=(8.2, 1.5 + 0.34 * (len(rows) + gap)), layout="constrained", dpi=130)
+    groups = list(dict.fromkeys(matched for _, matched in rows))
+    heights = [-(i + GAP * groups.index(matched)) for i, (_, matched) in enumerate(rows)]
+    tallest = len(rows) + GAP * (len(groups) - 1)
+    figure = Figure(figsize=(8.2, 1.5 + 0.34 * tallest), layout="constrained", dpi=130)
     axes = figure.add_subplot()
     columns: list[int | None] = [None, *range(results.num_partitions)]
     spread = 0.5 / max(1, len(columns) - 1)
@@ -49,12 +51,14 @@ def draw_comparison(results: Results) -> bytes:
     for height, (name, _) in zip(heights, rows, strict=True):
         if ", " not in name:
             axes.axhspan(height - 0.5, height + 0.5, color="#000000", alpha=0.045, linewidth=0)
-    if gap:
-        first = next(h for h, (_, matched) in zip(heights, rows, strict=True) if matched)
-        axes.axhline(first + 0.5 + gap / 2, color="#777777", linewidth=0.8)
+    for group in groups:
+        if group is None:
+            continue
+        first = next(h for h, (_, matched) in zip(heights, rows, strict=True) if matched == group)
+        axes.axhline(first + 0.5 + GAP / 2, color="#777777", linewidth=0.8)
         axes.annotate(
-            "all at one density",
-            (1.0, first + 0.5 + gap / 2),
+            f"all at density {100 * group:.4g} %",
+            (1.0, first + 0.5 + GAP / 2),
             xycoords=("axes fraction", "data"),
             xytext=(-4, 3),
             textcoords="offset points",

@@ -342,7 +342,9 @@ def checkpoint_activations(model: nn.Module) -> None:
         if hasattr(inner, "set_grad_checkpointing"):
             inner.set_grad_checkpointing(True)
         else:
-            model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
+            # the older name is on its way out
+            enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+            cast(Any, enable)({"use_reentrant": False})
     except (ValueError, AttributeError, AssertionError) as error:
         raise ModelError(f"{type(model).__name__} has no --gradient_checkpointing; leave it out.") from error
 

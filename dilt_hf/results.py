@@ -29,7 +29,7 @@ class Entry:
     Attributes:
         ticket: "dense", "LTH", or a ticket name.
         control: "" for the network itself, "random" or "shuffled" for a control with as many weights.
-        matched: whether it is part of the comparison where all have one density.
+        matched: the density of the comparison where all networks have the same, if it is part of one.
         density: kept fraction of the prunable weights.
         scores: of the test split, as `PartitionScores` gives them (fractions).
         validation_accuracy: on the validation split, a fraction.
@@ -41,7 +41,7 @@ class Entry:
     seed: int
     ticket: str
     control: str
-    matched: bool
+    matched: float | None
     density: float
     scores: dict[str, Any]
     validation_accuracy: float
@@ -112,19 +112,20 @@ class Results:
         self.entries, self.overlaps, self.num_partitions = list(entries), list(overlaps), num_partitions
 
     @property
-    def rows(self) -> list[tuple[str, bool]]:
-        """The networks, as (name, matched), in the order they were compared."""
-        return list(dict.fromkeys((entry.name, entry.matched) for entry in self.entries))
+    def rows(self) -> list[tuple[str, float | None]]:
+        """The networks, as (name, matched), in the order they were compared, the densest comparison first."""
+        found = list(dict.fromkeys((entry.name, entry.matched) for entry in self.entries))
+        return sorted(found, key=lambda row: -math.inf if row[1] is None else -row[1])
 
-    def per_seed(self, name: str, matched: bool, value: Callable[[Entry], float]) -> dict[int, float]:
+    def per_seed(self, name: str, matched: float | None, value: Callable[[Entry], float]) -> dict[int, float]:
         """`value` of one network's entry for each seed that has it."""
         return {e.seed: value(e) for e in self.entries if (e.name, e.matched) == (name, matched)}
 
-    def estimate(self, name: str, matched: bool = False, partition: int | None = None) -> Estimate:
+    def estimate(self, name: str, matched: float | None = None, partition: int | None = None) -> Estimate:
         """Test accuracy of one network in percent, over seeds."""
         return estimate(list(self.per_seed(name, matched, lambda entry: entry.accuracy(partition)).values()))
 
-    def density(self, name: str, matched: bool = False) -> float:
+    def density(self, name: str, matched: float | None = None) -> float:
         """Mean density of one network over seeds, a fraction."""
         return float(np.mean(list(self.per_seed(name, matched, lambda entry: entry.density).values())))
 
@@ -133,7 +134,7 @@ class Results:
         one: str,
         other: str,
         value: Callable[[Entry], float] = Entry.accuracy,
-        matched: bool = False,
+        matched: float | None = None,
     ) -> Estimate | None:
         """Paired difference `one` - `other` over the seeds that have both; None where there are none."""
         left, right = self.per_seed(one, matched, value), self.per_seed(other, matched, value)
@@ -144,9 +145,11 @@ class Results:
         """The comparison as a Markdown table that also reads well in a terminal: test accuracies in percent."""
         head = ["network", "density %", "T_full", *(f"T_{k}" for k in range(self.num_partitions))]
         body: list[list[str]] = []
+        before = None
         for name, matched in self.rows:
-            if matched and not any(row[0].startswith("at one density") for row in body):
-                body.append(["at one density:", *[""] * (len(head) - 1)])
+            if matched != before:
+                body.append([f"all at density {100 * (matched or 0):.4g} %:", *[""] * (len(head) - 1)])
+                before = matched
             columns = [None, *range(self.num_partitions)]
             scores = [str(self.estimate(name, matched, partition)) for partition in columns]
             body.append([name, f"{100 * self.density(name, matched):.2f}", *scores])
@@ -190,19 +193,23 @@ class Results:
 
     def _on_union(self) -> str:
         plain = self.difference("union", "core")
-        matched = self.difference("union", "core", matched=True)
         if plain is None:
             return "Union: it was not compared with the core."
         ratio = self.density("union") / max(self.density("core"), 1e-9)
         text = f"Union: it scores {_signed(plain)} points against the core with {ratio:.1f} times as many weights"
-        if matched is None:
+        densities = list(dict.fromkeys(matched for _, matched in self.rows if matched is not None))
+        pairs = {wanted: self.difference("union", "core", matched=wanted) for wanted in densities}
+        differences = {wanted: difference for wanted, difference in pairs.items() if difference is not None}
+        if not differences:
             return f"{text}; without a comparison at one density that says nothing about which weights are better."
+        signs = {difference.sign for difference in differences.values()}
         verdict = {
             1: "so the union's weights are the better ones",
             -1: "so the core's weights are the better ones",
             0: "so no difference beyond the number of weights is shown",
-        }[matched.sign]
-        return f"{text}, and {_signed(matched)} points where both have one density, {verdict}."
+        }[next(iter(signs)) if len(signs) == 1 else 0]
+        found = ", ".join(f"{_signed(each)} at density {100 * wanted:.4g} %" for wanted, each in differences.items())
+        return f"{text}; where both have one density the difference is {found}, {verdict}."
 
     def _on_specialists(self) -> str:
         count = self.num_partitions
@@ -213,8 +220,8 @@ class Results:
 
         sums: dict[int, list[float]] = {}
         for k in range(count):
-            left = self.per_seed(f"specialist_{k}", False, advantage(k))
-            right = self.per_seed(f"specialist_{k}, shuffled", False, advantage(k))
+            left = self.per_seed(f"specialist_{k}", None, advantage(k))
+            right = self.per_seed(f"specialist_{k}, shuffled", None, advantage(k))
             for seed in left.keys() & right.keys():
                 sums.setdefault(seed, []).append(left[seed] - right[seed])
         if not sums:

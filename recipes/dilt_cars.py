@@ -20,7 +20,7 @@ if __name__ == "__main__":
         lr_scheduler_type="cosine",
         warmup_fraction=0.05,
         label_smoothing=0.1,
-        matched_density=0.2,
+        matched_density=[0.2],
         seeds=[0, 1, 2],
         output_dir="runs/cars",
     )

@@ -19,7 +19,7 @@ if __name__ == "__main__":
         lr_scheduler_type="multistep",
         milestones=[0.4, 0.6, 0.9],
         gamma=0.2,
-        matched_density=0.2,
+        matched_density=[0.2],
         seeds=[0, 1, 2],
         output_dir="runs/cifar100",
     )

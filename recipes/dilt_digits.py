@@ -17,7 +17,7 @@ if __name__ == "__main__":
         train_batch_size=64,
         learning_rate=0.1,
         lr_scheduler_type="one_cycle",
-        matched_density=0.1,
+        matched_density=[0.1],
         seeds=[0, 1, 2],
         output_dir="runs/digits",
     )

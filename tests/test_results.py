@@ -14,7 +14,7 @@ from dilt_hf.results import Entry, Results, estimate
 COST = {"steps": 1, "examples": 1, "dense_flops": 1.0, "sparse_flops": 1.0, "seconds": 1.0}
 
 
-def entry(seed, ticket, accuracies, control="", matched=False, density=0.1):
+def entry(seed, ticket, accuracies, control="", matched=None, density=0.1):
     scores = {"accuracy": float(np.mean(accuracies)), "partition_accuracy": list(accuracies), "balanced_accuracy": 0.5,
               "recall": {0: 0.5}}  # fmt: skip
     return Entry(seed, ticket, control, matched, density, scores, 0.5, COST, COST, "train-x")
@@ -28,11 +28,11 @@ def results(effect, noise=0.002, seeds=5):
         wobble = rng.normal(0, noise, 20)
         common = rng.normal(0, 0.05)  # shared by all networks of a seed: pairing removes it
         for i, (name, control, matched, shift) in enumerate([
-            ("core", "", False, (effect, effect)), ("core", "shuffled", False, (0, 0)),
-            ("union", "", False, (2 * effect, 2 * effect)), ("core", "", True, (0, 0)),
-            ("union", "", True, (effect, effect)), ("specialist_0", "", False, (effect, 0)),
-            ("specialist_0", "shuffled", False, (0, 0)), ("specialist_1", "", False, (0, effect)),
-            ("specialist_1", "shuffled", False, (0, 0)),
+            ("core", "", None, (effect, effect)), ("core", "shuffled", None, (0, 0)),
+            ("union", "", None, (2 * effect, 2 * effect)), ("core", "", 0.3, (0, 0)),
+            ("union", "", 0.3, (effect, effect)), ("specialist_0", "", None, (effect, 0)),
+            ("specialist_0", "shuffled", None, (0, 0)), ("specialist_1", "", None, (0, effect)),
+            ("specialist_1", "shuffled", None, (0, 0)),
         ]):  # fmt: skip
             accuracies = [0.8 + common + wobble[i] + s for s in shift]
             entries.append(entry(seed, name, accuracies, control, matched))
@@ -64,6 +64,20 @@ def test_sentences_follow_the_planted_truth(effect, core, union, specialists):
     ] * 3
 
 
+def test_a_union_that_is_better_at_one_density_and_not_at_another_decides_nothing():
+    planted = results(0.05)
+    worse = [
+        entry(seed, name, [0.8 + shift + 0.001 * seed] * 2, matched=0.1)
+        for seed in range(5)
+        for name, shift in (("core", 0.0), ("union", -0.05 - 0.0005 * seed))
+    ]
+    mixed = Results(planted.entries + worse, planted.overlaps, 2)
+    sentence = mixed.sentences()[1]
+    assert "at density 30 %, -" in sentence
+    assert "no difference beyond" in sentence
+    assert [row[1] for row in mixed.rows] == sorted((r[1] for r in mixed.rows), key=lambda m: -2 if m is None else -m)
+
+
 def test_one_seed_decides_nothing():
     sentences = results(0.05, seeds=2).sentences()
     assert "is not decided here" in sentences[0]
@@ -81,7 +95,7 @@ def test_the_table_has_a_row_for_every_network_and_aligned_columns():
     table = results(0.05).table().splitlines()
     assert len({len(line) for line in table}) == 1
     assert sum("core" in line for line in table) == 3
-    assert any("at one density" in line for line in table)
+    assert sum("all at density 30 %" in line for line in table) == 1
 
 
 def test_results_survive_disk(tmp_path):

@@ -1,6 +1,7 @@
 """The masked loop: what is masked stays zero, what is seeded repeats, what is killed goes on, what diverges says so."""
 
 import dataclasses
+import shutil
 
 import numpy as np
 import pytest
@@ -10,8 +11,9 @@ from small import CPU, SGD, TINY_VIT, masks_of, network, prunable
 
 from dilt_hf import inference, training
 from dilt_hf.augmentation import Augmentation
-from dilt_hf.errors import ConfigError, RunError, TrainingError
+from dilt_hf.errors import ConfigError, ModelError, RunError, TrainingError
 from dilt_hf.masks import count_kept, full_like
+from dilt_hf.models import checkpoint_activations
 from dilt_hf.pruning.early_bird import EarlyBird
 
 
@@ -276,3 +278,27 @@ def test_a_batch_too_small_for_its_passes_is_refused(feed, accelerator):
     few = dataclasses.replace(feed, rows=feed.rows[:3])
     with pytest.raises(ConfigError, match=r"3 pictures do not suffice for 1 processes in 4 passes"):
         run(network(), {}, few, dataclasses.replace(SGD, gradient_accumulation_steps=4), accelerator)
+
+
+def test_computing_activations_again_changes_nothing(feed, accelerator):
+    settings = {"architecture": "vit-tiny", **TINY_VIT}
+    plain, saving = network(**settings), network(**settings)
+    checkpoint_activations(saving)
+    for model in (plain, saving):
+        run(model, masks_of(model), feed, SGD, accelerator)
+    for one, other in zip(plain.parameters(), saving.parameters(), strict=True):
+        torch.testing.assert_close(one, other)
+    with pytest.raises(ModelError, match=r"ResNetForImageClassification has no --gradient_checkpointing"):
+        checkpoint_activations(network(architecture="resnet-micro", hidden_sizes=[8, 8, 8], embedding_size=8))
+
+
+def test_a_compiled_network_trains_the_same_subnetwork(feed, accelerator):
+    if shutil.which("g++") is None:
+        pytest.skip("torch.compile needs a C++ compiler on the CPU")
+    plain, compiled = network(), network()
+    compiled.compile()
+    for model in (plain, compiled):
+        run(model, masks_of(model), feed, SGD, accelerator)
+    for (key, one), other in zip(prunable(plain).items(), prunable(compiled).values(), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-3, rtol=1e-2)
+        assert not bool(other[~masks_of(compiled)[key]].any())

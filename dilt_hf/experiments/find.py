@@ -169,8 +169,9 @@ def check_requests(bench: Workbench) -> None:
     config.pruning.check_reachable(count_total(bench.prunable), len(bench.partitioning))
     for name in config.run.tickets:
         compose(name, [{"w": torch.ones(1, dtype=torch.bool)}] * len(bench.partitioning))
-    if config.run.matched_density is not None and round(config.run.matched_density * count_total(bench.prunable)) < 1:
-        raise ConfigError(f"--matched_density {config.run.matched_density} keeps no weight of this network.")
+    for wanted in config.run.matched_density:
+        if round(wanted * count_total(bench.prunable)) < 1:
+            raise ConfigError(f"--matched_density {wanted} keeps no weight of this network.")
 
 
 def describe_plan(bench: Workbench) -> str:
@@ -224,15 +225,15 @@ def _duration(seconds: float) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Label:
-    """Which network of the comparison: a ticket or baseline, as found or at matched density, or a control of it."""
+    """Which network of the comparison: a ticket or baseline, as found or at a matched density, or a control of it."""
 
     ticket: str
     control: str = ""  # "", "random" or "shuffled"
-    matched: bool = False
+    matched: float | None = None
 
     def __str__(self) -> str:
         control = f", {self.control}" if self.control else ""
-        return f"{self.ticket}{control}{' at matched density' if self.matched else ''}"
+        return f"{self.ticket}{control}{'' if self.matched is None else f' at density {self.matched:g}'}"
 
     def pruned_on(self, bench: Workbench) -> list[str]:
         """The pruning processes that its mask comes from."""
@@ -255,15 +256,15 @@ def network_labels(bench: Workbench) -> Iterator[Label]:
             yield Label(name, "shuffled")
             if name in ("core", "union"):
                 yield Label(name, "random")
-    if run.matched_density is not None:
+    for wanted in sorted(run.matched_density, reverse=True):
         if run.controls:
-            yield Label("LTH", matched=True)
+            yield Label("LTH", matched=wanted)
         for name in ("core", "union"):
-            yield Label(name, matched=True)
+            yield Label(name, matched=wanted)
             if run.controls:
-                yield Label(name, "shuffled", matched=True)
+                yield Label(name, "shuffled", matched=wanted)
         if run.controls:
-            yield Label("core", "random", matched=True)
+            yield Label("core", "random", matched=wanted)
 
 
 class Search:
@@ -322,15 +323,14 @@ class Search:
         if label.control:
             mask = self.mask(dataclasses.replace(label, control=""))
             make = random_like if label.control == "random" else shuffle_like
-            return make(mask, generator_for(self.seed, label.ticket, label.control, int(label.matched)))
+            return make(mask, generator_for(self.seed, label.ticket, label.control, f"{label.matched}"))
         if label.ticket == "dense":
             return full_like(self.bench.prunable)
-        wanted = self.bench.config.run.matched_density
+        wanted = label.matched
         if label.ticket == "LTH":
-            kept = round(wanted * self.total) if label.matched and wanted else count_kept(self.partitions[0])
+            kept = count_kept(self.partitions[0]) if wanted is None else round(wanted * self.total)
             return mask_at(self._ranks(EVERYTHING), kept)
-        partitions = self._matched(wanted, label.ticket) if label.matched and wanted else self.partitions
-        return compose(label.ticket, partitions)
+        return compose(label.ticket, self.partitions if wanted is None else self._matched(wanted, label.ticket))
 
     def trained(self, label: Label) -> Stage:
         """One network trained on all classes."""

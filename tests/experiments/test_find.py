@@ -39,18 +39,18 @@ def stages(config, kind="train"):
 
 
 def test_a_run_leaves_tickets_of_exact_density_and_a_table(quick_config, change, capsys):
-    config = change(quick_config, "run", controls=True, tickets=[], matched_density=0.3, seeds=[0, 1])
+    config = change(quick_config, "run", controls=True, tickets=[], matched_density=[0.3], seeds=[0, 1])
     results = run(config)
     tickets = Tickets.from_pretrained(folder_of(config) / SEED_0)
     total = tickets.config["prunable_weights"]
     assert [M.count_kept(part) for part in tickets.partitions] == [round(0.7 * round(0.7 * total))] * 2
     by_name = {(entry.name, entry.matched, entry.seed): entry for entry in results.entries}
-    assert by_name["dense", False, 0].density == 1
+    assert by_name["dense", None, 0].density == 1
     for name in ("core", "core, shuffled", "core, random", "union", "union, shuffled", "LTH"):
         for seed in (0, 1):
-            assert by_name[name, True, seed].density == round(0.3 * total) / total
-    assert by_name["core", False, 0].density == by_name["core, shuffled", False, 0].density
-    assert 0.1 < by_name["dense", False, 0].scores["accuracy"] <= 1
+            assert by_name[name, 0.3, seed].density == round(0.3 * total) / total
+    assert by_name["core", None, 0].density == by_name["core, shuffled", None, 0].density
+    assert 0.1 < by_name["dense", None, 0].scores["accuracy"] <= 1
     assert "core, shuffled" in results.table()
     assert len(results.sentences()) == 3
     loaded = Results.load_entries(folder_of(config) / "results.jsonl")
@@ -237,7 +237,7 @@ def test_a_folder_with_something_else_in_it_is_left_alone(quick_config):
     ("section", "fields", "message"),
     [
         ("run", {"tickets": ["core", "specialist_7"]}, "there is no ticket 'specialist_7'"),
-        ("run", {"matched_density": 1e-9}, "keeps no weight"),
+        ("run", {"matched_density": [1e-9]}, "keeps no weight"),
         ("pruning", {"num_rounds": None, "target_sparsity": 0.9999999}, "none would stay"),
         ("pruning", {"pruning_fraction": 1e-9}, "the first round would remove none"),
         ("pruning", {"rewind_step": 99}, "--rewind_step 99 lies beyond"),

@@ -145,3 +145,56 @@ def test_two_machines_find_what_one_process_finds(alone, tmp_path):
     outputs = [machine.communicate(timeout=240)[0] for machine in machines]
     assert [machine.returncode for machine in machines] == [0, 0], outputs
     assert_same_tickets(alone(2, "conv") / SEED_0, tmp_path / "shared" / SEED_0)
+
+
+def work_in(folder, fault="none"):
+    """One process outside any launcher."""
+    command = [sys.executable, str(WORKER), str(folder), "2", "conv", fault]
+    return subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def test_two_launches_in_one_folder_share_the_work(alone, tmp_path):
+    workers = [work_in(tmp_path / "shared") for _ in range(2)]
+    outputs = [worker.communicate(timeout=240)[0] for worker in workers]
+    assert [worker.returncode for worker in workers] == [0, 0], outputs
+    assert_same_tickets(alone(2, "conv") / SEED_0, tmp_path / "shared" / SEED_0)
+    assert stages_of(tmp_path / "alone").keys() == stages_of(tmp_path / "shared").keys()
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of 100 kB: enough to begin."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=100k", "tmpfs", str(place)], check=False)
+    if mounted.returncode:
+        pytest.skip("mounting a small disk needs root")
+    yield place
+    subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+def test_a_full_disk_is_said_and_with_more_room_the_run_goes_on(alone, small_disk):
+    worker = work_in(small_disk / "run")
+    output = worker.communicate(timeout=240)[0]
+    assert worker.returncode == 1
+    assert "No space left on device" in output
+    assert "Traceback" not in output
+    assert not list(small_disk.rglob("*.partial"))
+    for stage in Stages(small_disk / "run/stages").all():  # what is there is whole
+        for path in stage.path.glob("*.safetensors"):
+            load_file(path)
+    subprocess.run(["mount", "-o", "remount,size=20m", str(small_disk)], check=True)
+    worker = work_in(small_disk / "run")
+    output = worker.communicate(timeout=240)[0]
+    assert worker.returncode == 0, output
+    assert_same_tickets(alone(2, "conv") / SEED_0, small_disk / "run" / SEED_0)
+
+
+def test_a_read_only_folder_is_said_before_anything_is_trained(small_disk):
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    worker = work_in(small_disk / "run")
+    output = worker.communicate(timeout=240)[0]
+    assert worker.returncode != 0
+    assert "Read-only file system" in output
+    assert "ended at density" not in output
