@@ -1,18 +1,21 @@
 """What the training loop adds to the bare steps, and how it compares with a plain DataLoader and PIL loop.
 
-Three ways to do the same steps on the same network, batch size and number of pictures, taking turns:
+Ways to do the same steps on the same network, batch size and number of JPEG pictures, taking turns:
 
 - limit: forward, backward and masked optimizer step on batches that lie ready on the device;
-- ours: `dilt_hf.training.train` with a mask, augmentation, seeding and checks;
-- DataLoader: `torch.utils.data.DataLoader` over PIL pictures with torchvision's crop, flip and normalisation, with as
-  many workers as there are cores, and in the main process.
+- resident: `dilt_hf.training.train` with a mask, augmentation, seeding and checks, on pictures decoded once;
+- streamed: the same on pictures that workers decode and crop every time, as for sets too large to keep;
+- DataLoader: `torch.utils.data.DataLoader` over the same pictures with torchvision's crop, flip and normalisation, with
+  as many workers as there are cores, or in the main process, whichever is faster.
 
     python benchmarks/training_loop.py [--rounds 5]
 """
 
 import argparse
+import io
 import os
 
+import datasets
 import numpy as np
 import torch
 from accelerate import Accelerator
@@ -21,30 +24,44 @@ from timing import alternate, print_table
 from torchvision import transforms
 
 from dilt_hf import data, training
+from dilt_hf.augmentation import Augmentation
 from dilt_hf.config import ModelConfig, TrainingConfig
+from dilt_hf.feeds import Feed
 from dilt_hf.images import Normalize
+from dilt_hf.masking import MaskedWeights
 from dilt_hf.masks import full_like
 from dilt_hf.models import build_model, logits_of, prunable_parameters
+from dilt_hf.optimizers import make_optimizer
+from dilt_hf.splits import Split
 
-SIZE = 32
+CORES = os.cpu_count() or 1
+
+
+def jpegs(count, size):
+    """Smooth random pictures, so that they compress as photographs do."""
+    rng = np.random.default_rng(0)
+    for _ in range(count):
+        coarse = Image.fromarray(rng.integers(0, 256, (size // 8, size // 8, 3), dtype=np.uint8))
+        buffer = io.BytesIO()
+        coarse.resize((size, size), Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=90)
+        yield {"bytes": buffer.getvalue(), "path": None}
 
 
 class Pictures(torch.utils.data.Dataset):
-    """PIL pictures with the usual transforms."""
+    """The pictures with the usual transforms."""
 
-    def __init__(self, pictures, labels):
-        self.pictures = [Image.fromarray(picture) for picture in pictures]
-        self.labels = labels
+    def __init__(self, encoded, labels, size):
+        self.encoded, self.labels = encoded, labels
         self.transform = transforms.Compose([
-            transforms.RandomCrop(SIZE, padding=4), transforms.RandomHorizontalFlip(), transforms.ToTensor(),
+            transforms.RandomCrop(size, padding=size // 8), transforms.RandomHorizontalFlip(), transforms.ToTensor(),
             transforms.Normalize((0.5,) * 3, (0.5,) * 3),
         ])  # fmt: skip
 
     def __len__(self):
-        return len(self.pictures)
+        return len(self.encoded)
 
     def __getitem__(self, index):
-        return self.transform(self.pictures[index]), self.labels[index]
+        return self.transform(Image.open(io.BytesIO(self.encoded[index]["bytes"]))), self.labels[index]
 
 
 def plain_steps(model, config, batches, device):
@@ -61,8 +78,8 @@ def plain_steps(model, config, batches, device):
 
 def limit_steps(model, config, batches, masks):
     """The same operations as ours, on batches that are already there."""
-    masked = training.MaskedWeights(model, masks)
-    optimizer = training.make_optimizer(model, config)
+    masked = MaskedWeights(model, masks)
+    optimizer = make_optimizer(model, config)
     model.train()
     for pixels, labels in batches:
         torch.nn.functional.cross_entropy(logits_of(model, pixels), labels).backward()
@@ -70,47 +87,61 @@ def limit_steps(model, config, batches, masks):
         optimizer.step()
         masked.mask_weights()
         optimizer.zero_grad()
+    if pixels.device.type == "cuda":
+        torch.cuda.synchronize()
 
 
-def compare(architecture, batch, steps, rounds, accelerator):
+def compare(architecture, size, batch, steps, rounds, accelerator):
     device = accelerator.device
-    rng = np.random.default_rng(0)
-    pictures = rng.integers(0, 256, (batch * steps, SIZE, SIZE, 3), dtype=np.uint8)
-    labels = torch.from_numpy(rng.integers(0, 10, batch * steps))
+    encoded = list(jpegs(batch * steps, size))
+    labels = np.random.default_rng(1).integers(0, 10, batch * steps)
     config = TrainingConfig(num_train_epochs=1, train_batch_size=batch, learning_rate=0.01)
 
-    def new_model(channels_last):
-        model = build_model(ModelConfig(architecture=architecture), list("0123456789"), SIZE, 0).to(device)
+    def new_model(channels_last=True):
+        model = build_model(ModelConfig(architecture=architecture), list("0123456789"), size, 0).to(device)
         return model.to(memory_format=torch.channels_last) if channels_last else model
 
-    ours, limit, plain = new_model(True), new_model(True), new_model(False)
-    masks = {name: mask.clone() for name, mask in full_like(prunable_parameters(ours)).items()}
+    masks = {name: mask.clone() for name, mask in full_like(prunable_parameters(new_model())).items()}
     for mask in masks.values():
         mask.view(-1)[::2] = False
-    source = data.ResidentImages(torch.from_numpy(pictures).to(device), labels.to(device))
-    normalize = Normalize([0.5], [0.5], 3, device)
-    feed = training.Feed(source, torch.arange(batch * steps), normalize, "shift_flip")
-    ready = list(data.in_order(source, feed.rows, batch, normalize))
-    dataset = Pictures(pictures, labels.tolist())
+    table = datasets.Dataset.from_dict({"image": encoded}, features=datasets.Features({"image": datasets.Image()}))
+    split = Split("train", table, "image", labels, "train", np.arange(len(labels)))
+    streamed = data.StreamedImages(split, size, 3, workers=CORES, device=device, persistent=True)
+    resident = data.ResidentImages(torch.from_numpy(streamed.decoder.decode_all(False)).to(device), streamed.labels)
+    normalize, rows = Normalize([0.5], [0.5], 3, device), torch.arange(batch * steps)
+    ready = list(data.in_order(resident, rows, batch, normalize))
 
-    def loader(workers):
-        return torch.utils.data.DataLoader(dataset, batch, shuffle=True, num_workers=workers, drop_last=True)
+    def ours(images, kind):
+        model, feed = new_model(), Feed(images, rows, normalize, Augmentation(kind))
+        return lambda: training.train(model, masks, feed, config, accelerator, key=("benchmark",))
 
-    workers = os.cpu_count() or 1
+    def plain(workers):
+        model = new_model(channels_last=False)
+        pictures = Pictures(encoded, labels.tolist(), size)
+        loader = torch.utils.data.DataLoader(
+            pictures, batch, shuffle=True, num_workers=workers, drop_last=True, persistent_workers=workers > 0
+        )
+        return lambda: plain_steps(model, config, loader, device)
+
+    limit = new_model()
     medians = alternate(
         {
             "limit": lambda: limit_steps(limit, config, ready, masks),
-            "ours": lambda: training.train(ours, masks, feed, config, accelerator, key=("b",), progress=False),
-            "main": lambda: plain_steps(plain, config, loader(0), device),
-            "workers": lambda: plain_steps(plain, config, loader(workers), device),
+            "resident": ours(resident, "shift_flip"),
+            "streamed": ours(streamed, "resized_crop_flip"),
+            "main": plain(0),
+            "workers": plain(CORES),
         },
         rounds,
         warm_up=1,
     )
     speed = {name: batch * steps / seconds for name, seconds in medians.items()}
+    best = max(speed["main"], speed["workers"])
     return [
-        f"{architecture}, batch {batch}", *(f"{speed[name]:.0f}" for name in ("limit", "ours", "main", "workers")),
-        f"{medians['ours'] / medians['limit']:.3f}", f"{speed['ours'] / max(speed['main'], speed['workers']):.2f}",
+        f"{architecture}, {size} px, batch {batch}", f"{speed['limit']:.0f}",
+        *(f"{speed[name]:.0f} ({speed[name] / speed['limit']:.2f}, {speed[name] / best:.2f})"
+          for name in ("resident", "streamed")),
+        f"{best:.0f} ({best / speed['limit']:.2f})",
     ]  # fmt: skip
 
 
@@ -119,11 +150,13 @@ def main():
     parser.add_argument("--rounds", type=int, default=5)
     rounds = parser.parse_args().rounds
     accelerator = Accelerator()
-    head = ["network", "limit", "ours", "DataLoader, 0 workers", "DataLoader, workers", "time ours/limit",
-            "speed ours/best DataLoader"]  # fmt: skip
-    cases = (("resnet-micro", 64, 60), ("resnet18", 128, 8))
+    head = ["network", "limit", "resident", "streamed", "best DataLoader"]
+    cases = (("resnet-micro", 32, 64, 40), ("resnet18", 32, 128, 8), ("resnet18", 112, 32, 6))
     rows = [compare(*case, rounds, accelerator) for case in cases]
-    title = f"Pictures per second at {SIZE} px, median of {rounds} alternating turns, {accelerator.device.type}"
+    title = (
+        "Pictures per second (share of the limit; ratio to the best DataLoader), median of "
+        f"{rounds} alternating turns, {accelerator.device.type}"
+    )
     print_table(title, [head, *rows])
 
 

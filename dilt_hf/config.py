@@ -14,6 +14,8 @@ from typing import Any, ClassVar, Literal
 
 from dilt_hf.errors import ConfigError
 
+BASELINES = ("COLT",)
+
 
 def _option(default: Any, text: str) -> Any:
     if isinstance(default, (list, dict)):
@@ -334,6 +336,10 @@ class RunConfig:
         "Trackers to send losses and scores to, through Accelerate: tensorboard, wandb, trackio, …",
     )
     deterministic: bool = _option(False, "On a GPU, use only algorithms that give the same bits every time.")
+    siblings: bool = _option(
+        False, "Also prune on a sibling split (the same classes, disjoint rows): the null hypothesis of all partitions."
+    )
+    baselines: list[str] = _option([], "Also find masks by these published methods, at each --matched_density: COLT.")
     cpu: bool = _option(False, "Stay on the CPU even where there is a GPU.")
     dry_run: bool = _option(False, "Print what the run would cost and stop.")
 
@@ -341,6 +347,11 @@ class RunConfig:
         _require(bool(self.seeds), "--seeds needs at least one seed.")
         _require(self.checkpointing_minutes >= 0, "--checkpointing_minutes cannot be negative.")
         _require(len(set(self.seeds)) == len(self.seeds), "--seeds names a seed twice.")
+        _require(
+            set(self.baselines) <= set(BASELINES),
+            f"--baselines knows {', '.join(BASELINES)}, not {', '.join(sorted(set(self.baselines) - set(BASELINES)))}.",
+        )
+        _require(not self.baselines or bool(self.matched_density), "--baselines needs --matched_density.")
         _require(all(0 < wanted < 1 for wanted in self.matched_density), "--matched_density must lie between 0 and 1.")
         _require(
             len(set(self.matched_density)) == len(self.matched_density), "--matched_density names a density twice."

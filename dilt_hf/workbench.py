@@ -1,4 +1,4 @@
-"""Data, model and stages of one run, opened once, and the costly steps in terms of them.
+"""The costly steps of one run.
 
 Each method returns a finished `Stage`, doing the work only where no earlier run, method or process has: dense training
 *is* round 0 of LTH, and a ticket that two comparisons share is trained once.
@@ -6,56 +6,31 @@ Each method returns a finished `Stage`, doing the work only where no earlier run
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import hashlib
-import os
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from dilt_hf import data, models
-from dilt_hf.accounting import TRAINING_PASSES, Cost, ForwardCost, forward_cost
+from dilt_hf import models
+from dilt_hf.accounting import TRAINING_PASSES, Cost
 from dilt_hf.augmentation import Augmentation
-from dilt_hf.config import DiltConfig, RunConfig, TrainingConfig
-from dilt_hf.errors import ConfigError, ModelError, RunError
-from dilt_hf.feeds import Feed
-from dilt_hf.images import Normalize, image_processor
+from dilt_hf.config import TrainingConfig
+from dilt_hf.errors import RunError
 from dilt_hf.inference import predict
 from dilt_hf.mask_files import load_masks, masks_to_bytes, save_masks
-from dilt_hf.masks import Masks, count_total, density, density_per_tensor, full_like
-from dilt_hf.partitions import Partitioning, make_partitions
-from dilt_hf.progress import Board
+from dilt_hf.masks import Masks, density, density_per_tensor, full_like
+from dilt_hf.opening import EVERYTHING, OpenRun, Subset
 from dilt_hf.pruning.early_bird import EarlyBird
 from dilt_hf.pruning.imp import Round, Weights, iterative_magnitude_pruning, prune_smallest, removal_ranks
-from dilt_hf.splits import load_splits
-from dilt_hf.stages import Stage, Stages
-from dilt_hf.teams import Team
-from dilt_hf.tracking import TrackedRun, check_trackers
-from dilt_hf.training import Checkpointing, TrainingRecord, total_steps, train
+from dilt_hf.stages import Stage
+from dilt_hf.tracking import TrackedRun
+from dilt_hf.training import Checkpointing, TrainingRecord, train
 
-EVERYTHING = "all"
 NETWORKS = "networks"
 MASK_FILE, RANKS_FILE, CHECKPOINT_FILE = "mask.safetensors", "ranks.safetensors", "checkpoint.safetensors"
-
-
-@dataclasses.dataclass(frozen=True)
-class Subset:
-    """Training rows that one network sees: all of them, or those of one partition."""
-
-    name: str
-    rows: Tensor
-    classes: tuple[int, ...] | None
-
-    def identity(self) -> dict[str, Any]:
-        """What of it determines a training."""
-        rows = hashlib.sha256(self.rows.numpy().tobytes()).hexdigest()
-        return {"rows": rows, "classes": None if self.classes is None else list(self.classes)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,132 +63,8 @@ class FinishedRound:
     mask: Stage
 
 
-class Workbench:
-    """Opens what `config` names. `theta0` is per seed; everything else is shared by all seeds.
-
-    Args:
-        team: this process among those launched together.
-        progress: whether to show progress bars.
-    """
-
-    def __init__(self, config: DiltConfig, team: Team | None = None, progress: bool = True):
-        from accelerate import Accelerator
-
-        self.config, self.team, self.progress = config, team or Team(), progress
-        check_trackers(config.run.report_to)
-        self.accelerator = Accelerator(
-            cpu=config.run.cpu,
-            mixed_precision=config.training.mixed_precision,
-            log_with=config.run.report_to or None,
-            project_dir=str(Path(config.run.output_dir, "trackers")),
-        )
-        _set_up_device(self.accelerator.device, config.run)
-        self.stages = Stages(Path(config.run.output_dir, "stages"), self.team)
-        self.board = Board({}, self.team, enabled=False)
-        self._starts: dict[int, Stage] = {}
-        self.splits = load_splits(config.data)
-        self.image_size = data.choose_image_size(self.splits, config.data)
-        self.model = self.new_model(config.run.seeds[0]).to(self.accelerator.device)
-        if config.training.channels_last:
-            self.model = self.model.to(memory_format=torch.channels_last)
-        if config.training.gradient_checkpointing:
-            models.checkpoint_activations(self.model)
-        if config.training.torch_compile:
-            self.model.compile()
-        if config.partition.partition_by != "clusters":  # what is wrong with the partitions is said before decoding
-            self.partitioning = make_partitions(config.partition, self.splits)
-        self.images = data.open_images(
-            self.splits, config.data, self.image_size, self.channels, self.accelerator.device, progress
-        )
-        if config.partition.partition_by == "clusters":
-            self.partitioning = make_partitions(config.partition, self.splits, self.class_embeddings)
-        self.normalize = Normalize(
-            config.data.image_mean, config.data.image_std, self.channels, self.accelerator.device
-        )
-
-    partitioning: Partitioning
-
-    # --- what is there ---
-
-    @property
-    def channels(self) -> int:
-        return self.config.model.num_channels
-
-    @cached_property
-    def fingerprints(self) -> dict[str, str]:
-        """Identity of the content of each split."""
-        return {name: data.fingerprint(split, self.images[name]) for name, split in self.splits.items()}
-
-    @cached_property
-    def subsets(self) -> list[Subset]:
-        """The training rows of each partition."""
-        rows = self.partitioning.rows(self.splits.train)
-        classes = self.partitioning.classes
-        return [Subset(f"partition_{k}", rows[k], classes[k]) for k in range(len(self.partitioning))]
-
-    @cached_property
-    def everything(self) -> Subset:
-        """All training rows."""
-        return Subset(EVERYTHING, torch.arange(len(self.splits.train)), None)
-
-    @cached_property
-    def prunable(self) -> dict[str, nn.Parameter]:
-        """The prunable parameters of the model, by checkpoint name."""
-        return models.prunable_parameters(self.model, self.config.model.prune_head)
-
-    @cached_property
-    def forward(self) -> ForwardCost:
-        """Operations of one forward pass of one picture."""
-        return forward_cost(self.model, self.image_size, self.channels, self.config.model.prune_head)
-
-    @cached_property
-    def processor(self) -> Any:
-        """The transformers image processor that goes with θ0."""
-        settings = self.config.data
-        return image_processor(self.image_size, settings.image_mean, settings.image_std, self.channels)
-
-    def kept_per_round(self) -> list[int]:
-        """How many prunable weights stay after each pruning round."""
-        return self.config.pruning.kept_per_round(count_total(self.prunable), len(self.partitioning))
-
-    def new_model(self, seed: int) -> nn.Module:
-        return models.build_model(self.config.model, self.splits.class_names, self.image_size, seed)
-
-    def feed(self, split: str) -> Feed:
-        """The pictures of one split, as they are, for scoring."""
-        return Feed(self.images[split], torch.arange(len(getattr(self.splits, split))), self.normalize)
-
-    def training_feed(self, subset: Subset) -> Feed:
-        """The training pictures of one subset, augmented."""
-        return Feed(self.images["train"], subset.rows, self.normalize, Augmentation.of(self.config.data))
-
-    def class_embeddings(self) -> np.ndarray:
-        """Mean embedding of the training pictures of each class, float32 (classes, features): of the configured
-        vision model's pooled output, or of the pictures' own pixels when none is configured."""
-        name = self.config.partition.embedding_model
-        count = len(self.splits.class_names)
-        if name:
-            from transformers import AutoImageProcessor, AutoModel
-
-            encoder = AutoModel.from_pretrained(name).to(self.accelerator.device).eval()
-            processor = AutoImageProcessor.from_pretrained(name)
-        totals: Tensor | None = None
-        with torch.no_grad():
-            everything = torch.arange(len(self.splits.train))
-            for pictures, labels in self.images["train"].batches(everything, 256):
-                features = pictures.float().flatten(1)
-                if name:
-                    inputs = processor(list(pictures.permute(0, 3, 1, 2)), return_tensors="pt")
-                    output = encoder(**inputs.to(self.accelerator.device))
-                    pooled = getattr(output, "pooler_output", None)
-                    features = (output.last_hidden_state.mean(1) if pooled is None else pooled).flatten(1).float()
-                if totals is None:
-                    totals = torch.zeros(count, features.shape[1], device=features.device)
-                totals.index_add_(0, labels, features)
-        sizes = np.bincount(self.splits.train.labels, minlength=count)[:, None]
-        return totals.cpu().numpy() / np.maximum(sizes, 1)  # type: ignore[union-attr]
-
-    # --- costly steps ---
+class Workbench(OpenRun):
+    """An open run and its costly steps; arguments as for `OpenRun`."""
 
     def theta0(self, seed: int) -> Stage:
         """The initial weights of one seed, as a checkpoint folder. Every process reads this one file."""
@@ -377,7 +228,7 @@ class Workbench:
                 index * self.steps_of(subset, training), [mask.address for mask in masks[-1:]], kept[index],
             )  # fmt: skip
             networks.append(self.trained(start, mask, subset, seed, index, training, purpose))
-            return self._weights_of(networks[-1])
+            return self.weights_of(networks[-1])
 
         def prune(weights: Weights, mask: Masks, count: int) -> Masks:
             stage = self._mask_stage(networks[-1], weights, mask, count, f"seed {seed}: mask of {subset.name}")
@@ -390,7 +241,7 @@ class Workbench:
         finally:
             run.end()
 
-    def _weights_of(self, network: Stage) -> Weights:
+    def weights_of(self, network: Stage) -> Weights:
         def load() -> dict[str, Tensor]:
             return models.read_weights(network.path / models.WEIGHTS_FILE, self.prunable)
 
@@ -415,7 +266,7 @@ class Workbench:
             before = full_like(self.prunable)
             for index, each in enumerate(done):
                 after = load_masks(each.mask.path / MASK_FILE)
-                yield Round(index, before, after, self._weights_of(each.network))
+                yield Round(index, before, after, self.weights_of(each.network))
                 before = after
 
         def make(folder: Path) -> dict[str, Any]:
@@ -467,81 +318,3 @@ class Workbench:
             "score", inputs, make, description=f"{network.description}, on the {split} split",
             derived_from=[network.address], together=True,
         )  # fmt: skip
-
-    # --- what can be known before it starts ---
-
-    @torch.no_grad()
-    def check_model(self) -> None:
-        """Raise `ModelError` unless the model takes these pictures and has one output per class."""
-        classes = len(self.splits.class_names)
-        pictures = torch.zeros(2, self.image_size, self.image_size, self.channels, dtype=torch.uint8)
-        try:
-            logits = models.logits_of(self.model, self.normalize(pictures.to(self.accelerator.device)))
-        except (ValueError, RuntimeError) as error:
-            reason = str(error).split("\n")[0]
-            raise ModelError(
-                f"the model does not take {self.channels} x {self.image_size} x {self.image_size} pictures ({reason}); "
-                "change --image_size, --num_channels, --patch_size or the model."
-            ) from error
-        if tuple(logits.shape) != (2, classes):
-            raise ModelError(f"the model has {logits.shape[-1]} outputs, but the dataset has {classes} classes.")
-        has_batchnorm = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in self.model.modules())
-        settings = self.config.training
-        for subset in [*self.subsets, self.everything]:
-            batch = min(len(subset.rows), settings.train_batch_size)
-            if has_batchnorm and batch // settings.gradient_accumulation_steps < 2:
-                raise ConfigError(
-                    f"training on {subset.name} would pass a single picture through batch normalisation; raise "
-                    "--train_batch_size, lower --gradient_accumulation_steps, or add rows."
-                )
-            if batch < self.team.size * settings.gradient_accumulation_steps:
-                raise ConfigError(
-                    f"the {batch} pictures of a step on {subset.name} do not suffice for {self.team.size} processes in "
-                    f"{settings.gradient_accumulation_steps} passes; raise --train_batch_size or launch fewer."
-                )
-
-    def check_steps(self) -> None:
-        """Refuse a rewind step that some training does not reach, before anything runs."""
-        steps = total_steps(len(self.everything.rows), self.config.training)
-        if self.config.pruning.rewind_step >= steps:
-            raise ConfigError(
-                f"--rewind_step {self.config.pruning.rewind_step} lies beyond the {steps} steps of a training on all "
-                "classes; lower it, or train longer."
-            )
-
-    def first_step(self, subset: Subset, training: TrainingConfig) -> int:
-        """Where a training from the rewind point enters its schedule: as far along as θ_k was in its own.
-
-        A partition has fewer rows than all classes together, hence fewer steps; k steps of its own schedule would leave
-        it less of the training than LTH has.
-        """
-        whole = total_steps(len(self.everything.rows), self.config.training)
-        steps = total_steps(len(subset.rows), training)
-        return min(round(self.config.pruning.rewind_step * steps / whole), steps - 1)
-
-    def steps_of(self, subset: Subset, training: TrainingConfig) -> int:
-        """Optimizer steps of one training from the rewind point."""
-        return total_steps(len(subset.rows), training) - self.first_step(subset, training)
-
-    def seconds_per_step(self, steps: int = 20) -> float:
-        """Wall time of a dense training step of this team, measured on a copy of the model after warming up."""
-        feed = self.training_feed(self.everything)
-        training = dataclasses.replace(self.config.training, early_bird=None)
-        steps = min(steps, total_steps(len(feed.rows), training))
-        times = []
-        for _ in range(2):
-            record = train(
-                copy.deepcopy(self.model), {}, feed, training, self.accelerator, key=("estimate",), last_step=steps
-            )
-            times.append(record.seconds / record.steps)
-        return times[-1]
-
-
-def _set_up_device(device: torch.device, config: RunConfig) -> None:
-    if device.type != "cuda":
-        return
-    if config.deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True)
-    torch.backends.cudnn.benchmark = not config.deterministic
-    torch.set_float32_matmul_precision("high")

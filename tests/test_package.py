@@ -14,11 +14,12 @@ import dilt_hf
 ROOT = Path(dilt_hf.__file__).parent
 # A file imports only from files further left.
 LAYERS = [
-    "errors", "files", "seeding", "config", "masks", "mask_files", "images", "augmentation", "splits", "data", "feeds",
-    "partitions", "architectures", "models", "accounting", "metrics", "masking", "optimizers", "checkpoints",
-    "shared_batchnorm", "training", "inference", "pruning.imp", "pruning.early_bird", "claims", "teams",
-    "stages.store", "stages.__main__", "schedule", "progress", "tracking", "tickets", "workbench", "results", "figures",
-    "experiments.folder", "experiments.find", "callbacks", "cli",
+    "errors", "files", "seeding", "config", "masks", "mask_files", "images", "augmentation", "splits", "data",
+    "feeds", "partitions", "architectures", "models", "accounting", "metrics", "masking", "optimizers",
+    "checkpoints", "shared_batchnorm", "training", "inference", "pruning.imp", "pruning.early_bird",
+    "pruning.colt", "claims", "teams", "stages.store", "stages.__main__", "schedule", "progress", "tracking",
+    "tickets", "opening", "workbench", "consensus", "results", "figures", "experiments.folder",
+    "experiments.networks", "experiments.plan", "experiments.search", "experiments.find", "callbacks", "cli",
 ]  # fmt: skip
 
 
@@ -56,7 +57,13 @@ def test_files_import_only_from_layers_to_their_left():
                         assert LAYERS.index(target) < position, f"{name} imports {target}"
 
 
-@pytest.mark.parametrize("name", ["masks", "mask_files", "pruning.imp", "config", "results", "partitions", "teams"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "masks", "mask_files", "masking", "augmentation", "data", "pruning.imp", "pruning.colt", "pruning.early_bird",
+        "config", "results", "partitions", "teams", "models", "splits", "claims", "stages.store", "progress",
+    ],
+)  # fmt: skip
 def test_the_examples_in_the_docstrings_are_true(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     module = importlib.import_module(f"dilt_hf.{name}")

@@ -104,7 +104,8 @@ def removal_ranks(rounds: Iterable[Round]) -> dict[str, Tensor]:
         magnitudes = _flat(_magnitudes(done.weights, done.before))
         if ranks is None:
             shapes = {name: tensor.shape for name, tensor in done.before.items()}
-            ranks = torch.empty(len(magnitudes), dtype=torch.int32)
+            # whatever was gone before the first of these rounds has the last rank
+            ranks = torch.full((len(magnitudes),), len(magnitudes), dtype=torch.int32)
         kept = _flat(done.mask)
         _rank(ranks, _flat(done.before) & ~kept, magnitudes, int(kept.count_nonzero()))
     if ranks is None:

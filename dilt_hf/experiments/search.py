@@ -1,0 +1,214 @@
+"""What one seed's pruning processes found: masks, trained networks, entries of the comparison, a ticket repository."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import logging
+import platform
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from dilt_hf import __version__
+from dilt_hf.accounting import Cost
+from dilt_hf.consensus import COLT, consented
+from dilt_hf.errors import RunError
+from dilt_hf.experiments.networks import SIBLING, Label, subsets_to_prune
+from dilt_hf.files import pretty_json, write_atomically
+from dilt_hf.mask_files import load_masks, masks_to_bytes
+from dilt_hf.masks import (
+    DeferredMasks,
+    Masks,
+    compose,
+    count_kept,
+    count_total,
+    density,
+    density_per_tensor,
+    full_like,
+    mean_overlap,
+    random_like,
+    shuffle_like,
+)
+from dilt_hf.opening import EVERYTHING, Subset
+from dilt_hf.pruning.imp import mask_at, match_density
+from dilt_hf.results import Entry
+from dilt_hf.seeding import generator_for
+from dilt_hf.stages import Stage
+from dilt_hf.tickets import CONFIG_FILE, FORMAT_VERSION, Tickets
+from dilt_hf.workbench import MASK_FILE, RANKS_FILE, Workbench
+
+logger = logging.getLogger(__name__)
+
+
+class Search:
+    """The masks that one seed's pruning processes found, and what follows from them.
+
+    Masks are drawn from the removal orders on disk whenever they are needed, so memory does not grow with N.
+    """
+
+    def __init__(self, bench: Workbench, seed: int):
+        self.bench, self.seed = bench, seed
+        self.total = count_total(bench.prunable)
+        self._matched_counts = functools.cache(self._match)  # several networks ask for the same masks
+
+    @functools.cached_property
+    def ranked(self) -> dict[str, Stage]:
+        """The removal order of each pruning process, by its name."""
+        return {subset.name: self.bench.ranked(subset, self.seed) for subset in subsets_to_prune(self.bench)}
+
+    def _ranks(self, name: str) -> dict[str, Any]:
+        from safetensors.torch import load_file
+
+        return load_file(self.ranked[name].path / RANKS_FILE)
+
+    @functools.cached_property
+    def partitions(self) -> DeferredMasks:
+        """The N partition masks of the configured sparsity."""
+        return self._masks_of(self.bench.subsets)
+
+    def _masks_of(self, subsets: Sequence[Subset]) -> DeferredMasks:
+        """The masks of these pruning processes at the configured sparsity."""
+        pruning = self.bench.config.pruning
+        if pruning.target_ticket != "partition":
+            return self._matched(1 - pruning.target_sparsity, pruning.target_ticket, subsets)  # type: ignore[operator]
+        return self._masks_at(subsets, [self.bench.kept_per_round()[-1]] * len(subsets))
+
+    def _masks_at(self, subsets: Sequence[Subset], counts: Sequence[int]) -> DeferredMasks:
+        def make(name: str, count: int) -> Masks:
+            return mask_at(self._ranks(name), count)
+
+        named = zip(subsets, counts, strict=True)
+        return DeferredMasks([functools.partial(make, subset.name, count) for subset, count in named])
+
+    def _matched(self, wanted: float, ticket: str, subsets: Sequence[Subset]) -> DeferredMasks:
+        """Masks of these pruning processes whose core or union has the wanted density."""
+        return self._masks_at(subsets, self._matched_counts(wanted, ticket, tuple(subset.name for subset in subsets)))
+
+    def _match(self, wanted: float, ticket: str, names: tuple[str, ...]) -> list[int]:
+        ranks = (self._ranks(name) for name in names)
+        counts = match_density(ranks, round(wanted * self.total), ticket)
+        reached = self.bench.kept_per_round()[-1]
+        if min(counts) < reached:
+            logger.warning(
+                "a %s of density %.3f needs partitions of density %.3f, below the %.3f of the last round: the rest is "
+                "pruned in one shot.", ticket, wanted, counts[0] / self.total, reached / self.total,
+            )  # fmt: skip
+        return counts
+
+    def mask(self, label: Label) -> Masks:
+        """The mask of one network."""
+        if label.control in ("random", "shuffled"):
+            mask = self.mask(dataclasses.replace(label, control=""))
+            make = random_like if label.control == "random" else shuffle_like
+            return make(mask, generator_for(self.seed, label.ticket, label.control, f"{label.matched}"))
+        if label.ticket == "dense":
+            return full_like(self.bench.prunable)
+        wanted = label.matched
+        if label.ticket == "LTH":
+            kept = count_kept(self.partitions[0]) if wanted is None else round(wanted * self.total)
+            return mask_at(self._ranks(EVERYTHING), kept)
+        if label.ticket == COLT:
+            found = self.consented.record[f"{wanted:g}"]["mask"]
+            return load_masks(self.bench.stages.root / found / MASK_FILE)
+        subsets = self.bench.siblings if label.control == SIBLING else self.bench.subsets
+        masks = self._masks_of(subsets) if wanted is None else self._matched(wanted, label.ticket, subsets)
+        return compose(label.ticket, masks)
+
+    @functools.cached_property
+    def consented(self) -> Stage:
+        """The masks that COLT found."""
+        return consented(self.bench, self.seed)
+
+    def trained(self, label: Label) -> Stage:
+        """One network trained on all classes."""
+        origin = [self.ranked[name].address for name in label.pruned_on(self.bench)]
+        if label.ticket == COLT:
+            origin = [self.consented.address]
+        return self.bench.ticket_trained(self.mask(label), self.seed, str(label), origin)
+
+    def entry(self, label: Label) -> Entry:
+        """Scores and cost of one network, from its finished stages."""
+        network = self.trained(label)
+        return Entry(
+            seed=self.seed,
+            **dataclasses.asdict(label),
+            density=density(self.mask(label)),
+            scores=self.bench.scored(network).record,
+            validation_accuracy=self.bench.scored(network, "validation").record["accuracy"],
+            cost=network.record["cost"],
+            search_cost=dataclasses.asdict(self._search_cost(label)),
+            stage=network.address,
+        )
+
+    def _search_cost(self, label: Label) -> Cost:
+        """What finding the network's mask took: the pruning processes it needs, and θ_k."""
+        rewinding = Cost(**self.bench.start(self.seed).record.get("cost", {}))
+        needed = [Cost(**self.ranked[name].record["cost"]) for name in label.pruned_on(self.bench)]
+        if label.ticket == COLT:
+            needed = [Cost(**self.consented.record[f"{label.matched:g}"]["cost"])]
+        return sum(needed, rewinding)
+
+    def save_tickets(self, folder: Path, entries: Sequence[Entry]) -> None:
+        """Write this seed's ticket repository, or bring the scores up to date in the one that is there.
+
+        Raises:
+            RunError: when the one that is there holds other tickets: data, a checkpoint or the device have changed
+                behind the same settings.
+        """
+        tickets = Tickets(self.bench.start(self.seed).path, self.partitions, self._ticket_config(entries))
+        if not folder.exists():
+            tickets.save_pretrained(folder)
+            return
+        earlier = Tickets.from_pretrained(folder)
+        unchanged = earlier.config["theta0"] == tickets.config["theta0"] and all(
+            masks_to_bytes(one) == masks_to_bytes(other)
+            for one, other in zip(earlier.partitions, self.partitions, strict=True)
+        )
+        if not unchanged:
+            raise RunError(
+                f"{folder} holds tickets of other data, weights or hardware, though the settings are the same; "
+                "choose another --output_dir."
+            )
+        metrics = {(m["ticket"], m["control"], m["matched"]): m for m in earlier.config["metrics"]}
+        metrics |= {(m["ticket"], m["control"], m["matched"]): m for m in tickets.config["metrics"]}
+        config = dict(tickets.config) | {"metrics": list(metrics.values())}
+        write_atomically(folder / CONFIG_FILE, pretty_json(config))
+
+    def _ticket_config(self, entries: Sequence[Entry]) -> dict[str, Any]:
+        bench, config = self.bench, self.bench.config.to_dict()
+        names = bench.splits.class_names
+        partitioning = bench.partitioning
+        overlap = mean_overlap(self.partitions)
+        libraries = ("torch", "transformers", "datasets", "accelerate", "safetensors", "timm")
+        return {
+            "format_version": FORMAT_VERSION,
+            "method": "dilt",
+            "theta0": {
+                "sha256": self.bench.start(self.seed).record["sha256"],
+                "seed": self.seed,
+                "rewind_step": bench.config.pruning.rewind_step,
+            },
+            "num_partitions": len(partitioning),
+            "partitions": [
+                {"classes": list(classes), "class_names": [names[c] for c in classes]}
+                | ({"values": list(partitioning.groups[k])} if partitioning.groups else {})
+                for k, classes in enumerate(partitioning.classes)
+            ],
+            "prunable_weights": self.total,
+            "round_densities": {name: stage.record["densities"] for name, stage in self.ranked.items()},
+            "tensor_densities": {f"partition_{k}": density_per_tensor(m) for k, m in enumerate(self.partitions)},
+            "overlap": overlap.pop(""),
+            "tensor_overlap": overlap,
+            "dataset": {
+                "source": bench.splits.source,
+                "revision": bench.config.data.dataset_revision,
+                "fingerprint": bench.fingerprints["train"],
+                "image_size": bench.image_size,
+            },
+            "settings": {section: config[section] for section in ("model", "partition", "training", "pruning")},
+            "metrics": [entry.summary() for entry in entries if entry.seed == self.seed],
+            "versions": {"dilt_hf": __version__, "python": platform.python_version()}
+            | {library: version(library) for library in libraries},
+        }
