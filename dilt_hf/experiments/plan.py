@@ -20,11 +20,11 @@ def consensus_rounds(bench: Workbench) -> int:
 def trainings_alone(bench: Workbench, label: Label) -> int:
     """How many trainings finding one network's mask would take if nothing were shared with any other network.
 
-    Only as many rounds are counted as its own density needs, and for COLT only as many as where the models agree on
-    nothing, so that the advantage of sharing is not overstated.
+    Only as many rounds are counted as its own density needs, for COLT only as many as where the models agree on
+    nothing, and none for a control that is made from a mask: the advantage of sharing shall not be overstated.
     """
     counts, total = bench.kept_per_round(), count_total(bench.prunable)
-    if label.ticket == "dense" or (label.control == "random" and label.matched is not None):
+    if label.ticket == "dense" or label.control in ("random", "shuffled"):
         return 0
     if label.ticket == COLT:
         lost = min(0.99, PRUNING_FRACTION * len(bench.subsets))

@@ -16,6 +16,7 @@ from dilt_hf.errors import DiltError, PartitionError, RunError
 from dilt_hf.experiments.find import find_tickets
 from dilt_hf.mask_files import load_masks
 from dilt_hf.results import Results
+from dilt_hf.stages import Stages
 from dilt_hf.tickets import Tickets
 from dilt_hf.workbench import Workbench
 
@@ -211,7 +212,7 @@ def test_a_diverging_round_stops_and_keeps_the_rounds_before(quick_config, chang
         run(quick_config)
     finished = stages(quick_config)
     assert len(finished) == 2
-    assert not [name for name in os.listdir(folder_of(quick_config) / "stages") if name.startswith(".")]
+    assert [name for name in os.listdir(folder_of(quick_config) / "stages") if name.startswith(".")] == [".claims"]
     monkeypatch.setattr(workbench, "train", healthy)
     run(quick_config)
     assert set(finished) <= set(stages(quick_config))
@@ -258,10 +259,33 @@ def test_a_dry_run_writes_nothing(quick_config, change, capsys):
 def test_masked_networks_on_disk_are_zero_off_their_masks(quick_config):
     run(quick_config)
     bench = Workbench(quick_config, progress=False)
-    start = bench.theta0(0)
-    for finished, stage in bench.pruned(start, bench.subsets[0], 0):
-        trained = load_file(stage.path / "model.safetensors")
-        for name, mask in finished.before.items():
+    before = M.full_like(bench.prunable)
+    for finished in bench.pruned(bench.subsets[0], 0):
+        trained = load_file(finished.network.path / "model.safetensors")
+        for name, mask in before.items():
             assert not bool(trained[name][~mask].any())
+        before = load_masks(finished.mask.path / "mask.safetensors")
     final = load_masks(folder_of(quick_config) / SEED_0 / "masks/partition_0.safetensors")
-    assert all(torch.equal(final[name], finished.mask[name]) for name in final)
+    assert all(torch.equal(final[name], before[name]) for name in final)
+
+
+def test_published_consensus_and_the_null_hypothesis_are_compared_at_the_same_densities(quick_config, change, capsys):
+    config = change(
+        quick_config, "run", controls=True, siblings=True, baselines=["COLT"], matched_density=[0.6, 0.3]
+    )  # fmt: skip
+    results = run(config)
+    total = Tickets.from_pretrained(folder_of(config) / SEED_0).config["prunable_weights"]
+    by_name = {(entry.name, entry.matched): entry for entry in results.entries}
+    for wanted in (0.6, 0.3):
+        for name in ("COLT", "LTH", "core", "union", "core, sibling", "union, sibling", "core, shuffled"):
+            assert by_name[name, wanted].density == round(wanted * total) / total
+    assert by_name["COLT", 0.3].search_cost["steps"] > by_name["COLT", 0.6].search_cost["steps"] > 0
+    plan = capsys.readouterr().out
+    planned = int(plan.split(" trainings, ")[0].split("= ")[-1])
+    unshared = int(plan.split("it would be ")[1].split()[0])
+    done = len(stages(config))
+    assert done <= planned < 0.6 * unshared
+    # COLT's first round is that of the partitions: the full mask is trained once for each
+    described = [stage.description for stage in Stages(folder_of(config) / "stages").all()]
+    assert not [text for text in described if "COLT, partition" in text and "round 0" in text]
+    assert [text for text in described if "COLT, partition_1, round 1" in text]

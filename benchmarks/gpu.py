@@ -1,0 +1,165 @@
+"""The training loop on a GPU: pictures per second, the share of the measured matrix-multiplication peak, what a mask
+costs, and how many partitions should share one GPU.
+
+    python benchmarks/gpu.py [--steps 30] [--part throughput|sharing]
+
+Without a GPU it says so and ends. Every part takes a few minutes.
+"""
+
+import argparse
+import multiprocessing
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from timing import alternate, print_table
+
+THROUGHPUT = (
+    # network, side, batch, precision, compiled
+    ("resnet50", 224, 256, "bf16", False),
+    ("resnet50", 224, 256, "bf16", True),
+    ("deit-small", 224, 256, "bf16", False),
+    ("deit-small", 224, 256, "bf16", True),
+    ("resnet18-cifar", 32, 128, "bf16", False),
+    ("resnet18-cifar", 32, 512, "bf16", False),
+)
+
+
+def matmul_peak():
+    """TFLOP/s of a large bf16 matrix product."""
+    size = 8192
+    left, right = (torch.randn(size, size, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+
+    def multiply():
+        for _ in range(10):
+            left @ right
+        torch.cuda.synchronize()
+
+    return 10 * 2 * size**3 / alternate({"matmul": multiply}, 10)["matmul"] / 1e12
+
+
+def throughput(steps):
+    from accelerate import Accelerator
+
+    from dilt_hf import data, training
+    from dilt_hf.accounting import TRAINING_PASSES, forward_cost
+    from dilt_hf.augmentation import Augmentation
+    from dilt_hf.config import ModelConfig, TrainingConfig
+    from dilt_hf.feeds import Feed
+    from dilt_hf.images import Normalize
+    from dilt_hf.masks import full_like, random_like
+    from dilt_hf.models import build_model, prunable_parameters
+
+    torch.backends.cudnn.benchmark = True
+    peak = matmul_peak()
+    accelerator = Accelerator(mixed_precision="bf16")
+    device = accelerator.device
+    rows = [["network", "images/s", "share of peak", "masked/dense"]]
+    for architecture, side, batch, precision, compiled in THROUGHPUT:
+        model = build_model(ModelConfig(architecture=architecture), [str(c) for c in range(1000)], side, 0).to(device)
+        cost = forward_cost(model, side, 3).total
+        if not architecture.startswith("deit"):
+            model = model.to(memory_format=torch.channels_last)
+        if compiled:
+            model.compile()
+        dense = full_like(prunable_parameters(model))
+        thinned = {name: torch.rand(mask.shape) < 0.2 for name, mask in dense.items()}
+        masks = random_like(thinned, torch.Generator().manual_seed(0))
+        count = batch * 4
+        pictures = torch.randint(0, 256, (count, side, side, 3), dtype=torch.uint8, device=device)
+        source = data.ResidentImages(pictures, torch.randint(0, 1000, (count,), device=device))
+        feed = Feed(source, torch.arange(count), Normalize([0.5], [0.5], 3, device), Augmentation("shift_flip"))
+        epochs = -(-steps // 4)
+        config = TrainingConfig(num_train_epochs=epochs, train_batch_size=batch, learning_rate=1e-3)
+
+        def run(mask, model=model, feed=feed, config=config):
+            training.train(model, mask, feed, config, accelerator, key=("gpu",))
+            torch.cuda.synchronize()
+
+        medians = alternate({"dense": lambda: run({}), "masked": lambda: run(masks)}, 5)  # noqa: B023
+        speed = epochs * count / medians["masked"]
+        name = f"{architecture}, {side} px, batch {batch}, {precision}{', compiled' if compiled else ''}"
+        share = speed * TRAINING_PASSES * cost / (peak * 1e12)
+        rows.append([name, f"{speed:.0f}", f"{share:.2f}", f"{medians['masked'] / medians['dense']:.3f}"])
+        del model, source, feed, pictures
+        torch.cuda.empty_cache()
+    print_table(f"Masked training on {torch.cuda.get_device_name()}; bf16 matmul peak {peak:.0f} TFLOP/s", rows)
+
+
+def prune_one(index, folder, ready, go, done):
+    """One process of those that share the GPU: prunes its partition."""
+    from dilt_hf.config import (
+        DataConfig,
+        DiltConfig,
+        ModelConfig,
+        PartitionConfig,
+        PruningConfig,
+        RunConfig,
+        TrainingConfig,
+    )
+    from dilt_hf.workbench import Workbench
+
+    config = DiltConfig(
+        data=DataConfig(dataset_name="digits", image_size=32, augmentation="shift"),
+        model=ModelConfig(architecture="resnet18-cifar"),
+        partition=PartitionConfig(num_partitions=4, partition_by="sibling"),
+        training=TrainingConfig(
+            num_train_epochs=40, train_batch_size=64, learning_rate=0.01, mixed_precision="bf16"
+        ),
+        pruning=PruningConfig(num_rounds=1, pruning_fraction=0.3),
+        run=RunConfig(output_dir=folder, controls=False),
+    )  # fmt: skip
+    bench = Workbench(config, progress=False)
+    bench.seconds_per_step(10)
+    ready.release()
+    go.acquire()
+    for k in index:
+        bench.ranked(bench.subsets[k], 0)
+    torch.cuda.synchronize()
+    done.release()
+
+
+def sharing():
+    context = multiprocessing.get_context("spawn")
+    rows = [["processes on the GPU", "seconds for 4 partitions", "ratio to one"]]
+    alone = 0.0
+    for processes in (1, 2, 4):
+        ready, go, done = (context.Semaphore(0) for _ in range(3))
+        folder = tempfile.mkdtemp()
+        parts = [list(range(4))[i::processes] for i in range(processes)]
+        workers = [context.Process(target=prune_one, args=(part, folder, ready, go, done)) for part in parts]
+        for worker in workers:
+            worker.start()
+        for _ in workers:
+            ready.acquire()
+        start = time.perf_counter()
+        for _ in workers:
+            go.release()
+        for _ in workers:
+            done.acquire()
+        spent = time.perf_counter() - start
+        alone = alone or spent
+        rows.append([str(processes), f"{spent:.1f}", f"{spent / alone:.2f}"])
+        for worker in workers:
+            worker.join()
+    print_table("Four small partitions (ResNet-18 at 32 px) on one GPU", rows)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--part", choices=["throughput", "sharing"])
+    options = parser.parse_args()
+    if not torch.cuda.is_available():
+        print(f"{Path(__file__).name}: no GPU here, nothing measured.")
+        sys.exit(0)
+    if options.part != "sharing":
+        throughput(options.steps)
+    if options.part != "throughput":
+        sharing()
+
+
+if __name__ == "__main__":
+    main()
