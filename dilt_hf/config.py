@@ -340,6 +340,11 @@ class RunConfig:
         False, "Also prune on a sibling split (the same classes, disjoint rows): the null hypothesis of all partitions."
     )
     baselines: list[str] = _option([], "Also find masks by these published methods, at each --matched_density: COLT.")
+    push_to_hub: bool = _option(False, "Publish each seed's tickets on the Hub as soon as they are scored.")
+    hub_model_id: str | None = _option(
+        None, "The repository on the Hub, user/name; with several seeds it is followed by -seed_0 and so on."
+    )
+    hub_private_repo: bool = _option(False, "Make the repository on the Hub private, if it is new.")
     cpu: bool = _option(False, "Stay on the CPU even where there is a GPU.")
     dry_run: bool = _option(False, "Print what the run would cost and stop.")
 
@@ -351,11 +356,16 @@ class RunConfig:
             set(self.baselines) <= set(BASELINES),
             f"--baselines knows {', '.join(BASELINES)}, not {', '.join(sorted(set(self.baselines) - set(BASELINES)))}.",
         )
+        _require(self.push_to_hub == bool(self.hub_model_id), "--push_to_hub and --hub_model_id go together.")
         _require(not self.baselines or bool(self.matched_density), "--baselines needs --matched_density.")
         _require(all(0 < wanted < 1 for wanted in self.matched_density), "--matched_density must lie between 0 and 1.")
         _require(
             len(set(self.matched_density)) == len(self.matched_density), "--matched_density names a density twice."
         )
+
+    def hub_id(self, seed: int) -> str:
+        """The repository of one seed on the Hub."""
+        return f"{self.hub_model_id}{f'-seed_{seed}' if len(self.seeds) > 1 else ''}"
 
 
 @dataclass(frozen=True)

@@ -17,15 +17,17 @@ import json
 import logging
 import os
 import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import safetensors
 import torch
+from huggingface_hub import HfApi
 from torch import Tensor, nn
 
-from dilt_hf import models
+from dilt_hf import __version__, models
 from dilt_hf.errors import MaskError, TicketError
 from dilt_hf.files import new_folder, pretty_json
 from dilt_hf.mask_files import load_masks, save_masks
@@ -176,6 +178,37 @@ class Tickets:
                 save_masks(mask, _mask_path(target, k))
             (target / CONFIG_FILE).write_text(pretty_json(dict(self.config)), encoding="utf-8")
 
+    def push_to_hub(
+        self, repo_id: str, *, private: bool | None = None, token: str | None = None, revision: str | None = None
+    ) -> str:
+        """Publish the whole repository on the Hub in one commit: all of it arrives, or nothing.
+
+        Args:
+            repo_id: "user/name"; made if it does not exist.
+            private: whether a new repository is private; by default as the Hub has it.
+            token: by default the one of `hf auth login` or of the variable HF_TOKEN.
+            revision: the branch; by default main.
+
+        Returns:
+            The address of the commit.
+
+        Raises:
+            Exception: the Hub's own errors, unchanged.
+
+        Example:
+            >>> Tickets.from_pretrained("runs/digits/tickets/seed_0").push_to_hub("user/dilt-digits")
+        """
+        with tempfile.TemporaryDirectory() as scratch:
+            self.save_pretrained(Path(scratch, "tickets"))
+            repository = hub_repository(repo_id, private=private, token=token)
+            done = HfApi(library_name="dilt_hf", library_version=__version__, token=token).upload_folder(
+                repo_id=repository,
+                folder_path=Path(scratch, "tickets"),
+                revision=revision,
+                commit_message="Tickets found by dilt_hf",
+            )
+        return str(done.commit_url)
+
     def is_theta0(self, tensors: Mapping[str, Tensor]) -> bool:
         """Whether these tensors, by checkpoint name, hold θ0's values wherever a mask covers them."""
         with safetensors.safe_open(self.folder / models.WEIGHTS_FILE, framework="pt") as theta0:
@@ -205,6 +238,14 @@ class Tickets:
                         raise TicketError(f"the masks of {self.folder} cover '{name}', which θ0 lacks in that shape.")
         except safetensors.SafetensorError as error:
             raise TicketError(f"{weights} is not a readable safetensors file ({error}).") from error
+
+
+def hub_repository(repo_id: str, *, private: bool | None = None, token: str | None = None) -> str:
+    """Make the model repository on the Hub if it does not exist; its full id. The Hub's own errors pass through."""
+    created = HfApi(library_name="dilt_hf", library_version=__version__, token=token).create_repo(
+        repo_id, private=private, exist_ok=True
+    )
+    return str(created.repo_id)
 
 
 @torch.no_grad()

@@ -32,6 +32,7 @@ from dilt_hf.results import Results
 from dilt_hf.schedule import Job, carry_out
 from dilt_hf.stages import Stage
 from dilt_hf.teams import Team
+from dilt_hf.tickets import Tickets, hub_repository
 from dilt_hf.workbench import NETWORKS, Workbench
 
 logger = logging.getLogger(__name__)
@@ -62,6 +63,9 @@ def find_tickets(config: DiltConfig, team: Team | None = None, progress: bool = 
         return None
     if opened is not None:
         opened.begin()
+        if config.run.push_to_hub:  # who may not publish should know before the work, not after
+            for seed in config.run.seeds:
+                hub_repository(config.run.hub_id(seed), private=config.run.hub_private_repo)
     team.wait_for_all("opened")
     searches = {seed: Search(bench, seed) for seed in config.run.seeds}
     jobs = [job for seed in config.run.seeds for job in jobs_of(searches[seed])]
@@ -127,6 +131,10 @@ def results_job(search: Search, folder: Path) -> Job:
             with bench.stages.claims.holding("results"):
                 search.save_tickets(ticket_folder(folder, seed), entries)
                 save_results(folder, entries)
+            if bench.config.run.push_to_hub:
+                tickets = Tickets.from_pretrained(ticket_folder(folder, seed))
+                where = tickets.push_to_hub(bench.config.run.hub_id(seed), private=bench.config.run.hub_private_repo)
+                print(f"seed {seed}: published as {where}", flush=True)
             print(f"seed {seed}: {len(labels)} networks are trained and scored.", flush=True)
 
     return Job(f"seed {seed}: results", write, [job.name for job in jobs_of(search)])

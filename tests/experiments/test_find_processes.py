@@ -114,6 +114,15 @@ def test_a_partition_that_fails_does_not_stop_the_others(alone, tmp_path):
     assert before.items() <= after.items()
 
 
+def test_a_member_that_fails_fails_its_team_and_no_other(tmp_path):
+    done = launch(4, tmp_path / "run", 2, "vit", "member")
+    assert done.returncode == 1
+    assert "the same command tries only these again" in done.stderr
+    descriptions = [stage.description for stage in Stages(tmp_path / "run/stages").all()]
+    assert "seed 0: order of removal on partition_0" in descriptions
+    assert "seed 0: partition_1, round 1" not in descriptions
+
+
 def test_after_a_killed_rank_the_same_command_goes_on_mid_round(alone, tmp_path):
     done = launch(2, tmp_path / "run", 2, "conv", "kill")
     assert done.returncode != 0
@@ -127,7 +136,8 @@ def test_after_a_killed_rank_the_same_command_goes_on_mid_round(alone, tmp_path)
     assert not [path for path in (tmp_path / "run/stages").glob(".*") if path.name != ".claims"]
 
 
-def test_two_machines_find_what_one_process_finds(alone, tmp_path):
+@pytest.mark.parametrize("partitions", [2, 4])
+def test_two_machines_find_what_one_process_finds(alone, tmp_path, partitions):
     """Two launches that meet over the network (here the loopback), each believing to be one of two machines."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -135,7 +145,7 @@ def test_two_machines_find_what_one_process_finds(alone, tmp_path):
     machines = [
         subprocess.Popen(
             launch_command(
-                2, tmp_path / "shared", 2, "conv", "none", "--num_machines", "2", "--machine_rank", str(rank),
+                2, tmp_path / "shared", partitions, "conv", "none", "--num_machines", "2", "--machine_rank", str(rank),
                 "--main_process_ip", "127.0.0.1", "--main_process_port", port,
             ),
             env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
@@ -144,7 +154,7 @@ def test_two_machines_find_what_one_process_finds(alone, tmp_path):
     ]  # fmt: skip
     outputs = [machine.communicate(timeout=240)[0] for machine in machines]
     assert [machine.returncode for machine in machines] == [0, 0], outputs
-    assert_same_tickets(alone(2, "conv") / SEED_0, tmp_path / "shared" / SEED_0)
+    assert_same_tickets(alone(partitions, "conv") / SEED_0, tmp_path / "shared" / SEED_0)
 
 
 def work_in(folder, fault="none"):

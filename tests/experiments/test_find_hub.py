@@ -1,0 +1,51 @@
+"""Publishing what a run found, over real HTTP."""
+
+import os
+import subprocess
+import sys
+
+from loopback_hub import LoopbackHub
+
+from dilt_hf.tickets import Tickets
+
+ARGUMENTS = [
+    "--dataset_name", "digits", "--augmentation", "shift", "--max_train_samples", "200", "--max_eval_samples", "100",
+    "--architecture", "conv3", "--config_overrides", '{"hidden_sizes": [8, 8]}', "--num_train_epochs", "1",
+    "--train_batch_size", "40", "--num_rounds", "1", "--pruning_fraction", "0.3", "--cpu", "true",
+    "--controls", "false", "--tickets", "core", "--push_to_hub", "true", "--hub_model_id", "me/tickets",
+]  # fmt: skip
+
+
+def recipe(hub, folder, *more):
+    command = [sys.executable, "recipes/find_tickets.py", *ARGUMENTS, "--output_dir", str(folder), *more]
+    environment = os.environ | {"HF_HOME": str(folder.parent / "hf")} | hub.environment
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=200)
+
+
+def test_a_run_publishes_its_tickets_in_one_commit(tmp_path):
+    with LoopbackHub() as hub:
+        done = recipe(hub, tmp_path / "run")
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert f"published as {hub.address}/me/tickets/commit/" in done.stdout
+        assert len(hub.repositories["me/tickets"]) == 1
+        local = tmp_path / "run/tickets/seed_0"
+        published = hub.files("me/tickets")
+        expected = {str(path.relative_to(local)): path.read_bytes() for path in local.rglob("*") if path.is_file()}
+        assert {name: published[name] for name in expected} == expected
+        assert set(published) - set(expected) <= {".gitattributes"}
+        for name, content in published.items():
+            (tmp_path / "copy" / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / "copy" / name).write_bytes(content)
+    assert Tickets.from_pretrained(tmp_path / "copy").load_model("core").config.num_labels == 10
+
+
+def test_a_hub_that_fails_costs_nothing_but_the_publishing(tmp_path):
+    with LoopbackHub(fail_commits=True) as hub:
+        done = recipe(hub, tmp_path / "run")
+        assert done.returncode == 1
+        assert "500" in done.stderr
+        assert hub.repositories["me/tickets"] == []
+        assert (tmp_path / "run/results.md").exists()
+        hub.fail_commits = False
+        assert recipe(hub, tmp_path / "run").returncode == 0
+        assert "masks/partition_1.safetensors" in hub.files("me/tickets")
