@@ -8,11 +8,13 @@ Density and sparsity are always fractions of the *prunable* weights, that is of 
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -249,29 +251,32 @@ def chance_jaccard(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> fl
 
 
 def mean_overlap(partitions: Sequence[Mapping[str, Tensor]]) -> dict[str, dict[str, float | None]]:
-    """Jaccard index and its chance level, averaged over all pairs of partitions: of each tensor, and "" for all.
+    """Jaccard index and its chance level (`jaccard`, `chance_jaccard`), averaged over all pairs of partitions: of each
+    tensor, and "" for all together.
 
-    None where a pair is empty. Masks are taken two at a time, so `DeferredMasks` need little memory.
+    None where a pair is empty. Each mask is looked at once and kept as one bit a weight.
 
     Example:
-        >>> mean_overlap([{"w": torch.tensor([True, True, False])}, {"w": torch.tensor([True, False, True])}])[""]
-        {'jaccard': 0.3333333333333333, 'chance': 0.5}
+        >>> mean_overlap([{"w": torch.tensor([True, False])}, {"w": torch.tensor([True, True])}])[""]
+        {'jaccard': 0.5, 'chance': 0.5}
     """
-    totals: dict[str, dict[str, float]] = {}
-    pairs = 0
-    for i in range(len(partitions)):
-        one = partitions[i]
-        for j in range(i):
-            other = partitions[j]
-            pairs += 1
-            views = {"": (one, other)} | {name: ({name: one[name]}, {name: other[name]}) for name in one}
-            for name, (a, b) in views.items():
-                total = totals.setdefault(name, {"jaccard": 0.0, "chance": 0.0})
-                total["jaccard"] += jaccard(a, b)
-                total["chance"] += chance_jaccard(a, b)
+    packed = [{name: np.packbits(tensor.cpu().numpy()) for name, tensor in mask.items()} for mask in partitions]
+    kept = [{name: int(np.bitwise_count(bits).sum()) for name, bits in each.items()} for each in packed]
+    sizes = {name: tensor.numel() for name, tensor in partitions[0].items()}
+    values: dict[str, dict[str, list[float]]] = {name: {"jaccard": [], "chance": []} for name in ("", *sizes)}
+    for one, other in itertools.combinations(range(len(packed)), 2):
+        shared = {name: int(np.bitwise_count(packed[one][name] & packed[other][name]).sum()) for name in sizes}
+        expected = {name: kept[one][name] * kept[other][name] / size for name, size in sizes.items()}
+        both = {name: kept[one][name] + kept[other][name] for name in sizes}
+        for name in values:
+            names = sizes if name == "" else [name]
+            for key, overlap in (("jaccard", shared), ("chance", expected)):
+                common = sum(overlap[each] for each in names)
+                either = sum(both[each] for each in names) - common
+                values[name][key].append(common / either if either else math.nan)
+    means = {name: {key: sum(found) / len(found) for key, found in each.items()} for name, each in values.items()}
     return {
-        name: {key: None if math.isnan(value) else value / pairs for key, value in total.items()}
-        for name, total in totals.items()
+        name: {key: None if math.isnan(mean) else mean for key, mean in each.items()} for name, each in means.items()
     }
 
 

@@ -19,8 +19,8 @@ from typing import Any
 from dilt_hf.errors import ConfigError, TeamError
 
 PATIENCE = datetime.timedelta(days=30)
-# A member that waits this long for the others of its team takes them for lost.
-MEMBER_PATIENCE = datetime.timedelta(hours=1)
+# A member that waits this long for another in the middle of a step takes it for lost, and the team has failed.
+MEMBER_PATIENCE = datetime.timedelta(minutes=10)
 
 
 class Team:
@@ -77,7 +77,7 @@ class Team:
         return value
 
     def break_up(self) -> None:
-        """Let the other members of this team find out that this one cannot go on: what they wait for fails."""
+        """Leave the team, because this process cannot go on; the others find out when they wait for it in vain."""
         if self.size > 1 and not self.is_broken:
             import torch.distributed as dist
 

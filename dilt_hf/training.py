@@ -344,6 +344,7 @@ class _Loop:
         gc.freeze()  # the collection that `free_memory` forces costs a quarter of a second over all loaded libraries
         self.accelerator.free_memory()
         gc.unfreeze()
+        del self.prepared, self.stepper  # they hold the process group, which must be able to end
         self.model.zero_grad(set_to_none=True)
         self.model.eval()
 

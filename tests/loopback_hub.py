@@ -94,9 +94,10 @@ class _Handler(BaseHTTPRequestHandler):
         if match := re.fullmatch(r"/(.+)\.git/info/lfs/objects/batch", self.path):
             objects = []
             for asked in json.loads(body)["objects"]:
-                known = asked["oid"] in hub.objects
-                actions = {} if known else {"upload": {"href": f"{hub.address}/objects/{asked['oid']}"}}
-                objects.append({"oid": asked["oid"], "size": asked["size"], "authenticated": True, "actions": actions})
+                found = {"oid": asked["oid"], "size": asked["size"], "authenticated": True}
+                if asked["oid"] not in hub.objects:  # what is there need not be sent
+                    found["actions"] = {"upload": {"href": f"{hub.address}/objects/{asked['oid']}"}}
+                objects.append(found)
             return self.answer({"transfer": "basic", "objects": objects})
         if match := re.fullmatch(r"/api/models/(.+)/commit/.+", self.path):
             if hub.fail_commits:

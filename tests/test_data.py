@@ -11,7 +11,7 @@ from tables import parquet, table
 from dilt_hf import data, images
 from dilt_hf.augmentation import Augmentation
 from dilt_hf.config import DataConfig
-from dilt_hf.errors import DataError
+from dilt_hf.errors import ConfigError, DataError
 from dilt_hf.splits import Split, Splits, load_splits
 
 CPU = torch.device("cpu")
@@ -112,3 +112,44 @@ def test_fingerprints_follow_content_not_place(tmp_path):
     changed = table(60).map(lambda row, i: {"image": Image.new("RGB", (10, 10))} if i == 5 else row, with_indices=True)
     assert fingerprint(table(60), "a") == fingerprint(table(60), "b")
     assert fingerprint(table(60), "c") != fingerprint(changed, "d")
+
+
+def test_a_share_of_a_streamed_epoch_is_that_share_of_the_whole():
+    """Random views are drawn by the workers, per picture: whoever decodes it, it looks the same."""
+    config = DataConfig(dataset_name="digits", max_train_samples=60, max_eval_samples=30)
+    split = load_splits(config).train
+    normalize = images.Normalize([0.5], [0.5], 3, CPU)
+    crops = Augmentation("resized_crop_flip", auto_augment="rand-m9-mstd0.5-inc1", random_erasing=0.5)
+
+    def run(workers, **part):
+        source = data.StreamedImages(split, 16, 3, workers, CPU, persistent=True, auto_augment=crops.auto_augment)
+        rows = torch.arange(len(split))
+        return [list(data.epoch(source, rows, 12, normalize, crops, ("k", turn), **part)) for turn in (0, 1)]
+
+    whole = run(0)
+    mine = data.shares(12, passes=2, members=2)[1]
+    for theirs, share in ((run(2), torch.arange(12)), (run(2, mine=torch.cat(mine)), torch.cat(mine))):
+        for turn in (0, 1):
+            assert len(whole[turn]) == len(theirs[turn]) == 4
+            for one, other in zip(whole[turn], theirs[turn], strict=True):
+                assert torch.equal(one.labels[share], other.labels)
+                assert torch.equal(one.pixels[share], other.pixels)
+    midway = run(2, first=2, last=3)
+    assert torch.equal(midway[0][0].pixels, whole[0][2].pixels)
+    assert not torch.equal(whole[0][0].pixels, whole[1][0].pixels)
+
+
+def test_shares_are_all_pictures_each_once_and_passes_do_not_depend_on_members():
+    for size, passes, members in ((8, 2, 2), (9, 2, 3), (7, 3, 1), (16, 1, 4)):
+        by_member = data.shares(size, passes, members)
+        alone = data.shares(size, passes, 1)[0]
+        for number in range(passes):
+            together = torch.cat([member[number] for member in by_member])
+            assert torch.equal(together, alone[number])
+        assert torch.equal(torch.cat(alone), torch.arange(size))
+
+
+def test_policies_need_pictures_that_workers_decode():
+    config = DataConfig(dataset_name="digits", augmentation="resized_crop_flip", auto_augment="rand-m9-mstd0.5-inc1")
+    with pytest.raises(ConfigError, match="--max_resident_gb 0"):
+        data.open_images(load_splits(config), config, 8, 3, CPU, progress=False)

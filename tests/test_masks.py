@@ -173,3 +173,17 @@ def test_masks_that_do_not_belong_together_are_refused():
         M.core([{"a": torch.tensor([True])}, {"a": torch.tensor([True, False])}])
     with pytest.raises(MaskError, match=r"not torch\.bool"):
         M.core([{"a": torch.tensor([1.0])}])
+
+
+@given(st.integers(0, 1000), st.integers(2, 4))
+def test_mean_overlap_is_the_mean_over_pairs_of_the_plain_measures(seed, n):
+    generator = torch.Generator().manual_seed(seed)
+    shapes = {"a": (3, 5), "b": (11,)}
+    parts = [{k: torch.rand(shape, generator=generator) < 0.5 for k, shape in shapes.items()} for _ in range(n)]
+    found = M.mean_overlap(parts)
+    for name in ("", *shapes):
+        view = parts if name == "" else [{name: part[name]} for part in parts]
+        for key, measure in (("jaccard", M.jaccard), ("chance", M.chance_jaccard)):
+            values = [measure(view[i], view[j]) for i in range(n) for j in range(i)]
+            expected = sum(values) / len(values)
+            assert found[name][key] == (None if np.isnan(expected) else pytest.approx(expected))

@@ -3,6 +3,7 @@
 find_worker.py FOLDER PARTITIONS NETWORK FAULT
 """
 
+import datetime
 import logging
 import os
 import signal
@@ -67,12 +68,14 @@ def inject(fault):
 
 
 if __name__ == "__main__":
+    from dilt_hf import teams
     from dilt_hf.errors import DiltError
     from dilt_hf.experiments.find import find_tickets
     from dilt_hf.teams import join_team
 
     logging.basicConfig()
     folder, partitions, network, fault = sys.argv[1:]
+    teams.MEMBER_PATIENCE = datetime.timedelta(seconds=20)  # not the minutes that real work may need
     if fault != "none":
         inject(fault)
     try:
