@@ -9,6 +9,8 @@ import os
 import signal
 import sys
 
+import torch
+
 from dilt_hf.config import (
     DataConfig,
     DiltConfig,
@@ -67,18 +69,28 @@ def inject(fault):
     workbench.train = faulty
 
 
-if __name__ == "__main__":
+def work(folder, partitions, network, fault, environment=None, output=None):
+    """The whole life of one process; as a fork of a prepared server it needs no start-up of its own."""
     from dilt_hf import teams
     from dilt_hf.errors import DiltError
     from dilt_hf.experiments.find import find_tickets
     from dilt_hf.teams import join_team
 
+    os.environ.update(environment or {})
+    if output is not None:
+        file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(file, 1)
+        os.dup2(file, 2)
+    torch.set_num_threads(1)
     logging.basicConfig()
-    folder, partitions, network, fault = sys.argv[1:]
     teams.MEMBER_PATIENCE = datetime.timedelta(seconds=20)  # not the minutes that real work may need
     if fault != "none":
         inject(fault)
     try:
         find_tickets(config_of(folder, int(partitions), network), join_team(int(partitions), cpu=True))
-    except DiltError as error:
+    except (DiltError, OSError) as error:
         sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    work(*sys.argv[1:])

@@ -1,6 +1,7 @@
 """The main job in real processes: however many there are, and whatever befalls them, the same tickets."""
 
 import json
+import multiprocessing
 import os
 import socket
 import subprocess
@@ -9,7 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from find_worker import config_of
+import torch.distributed as dist
+from find_worker import config_of, work
 from safetensors.torch import load_file
 
 from dilt_hf import masks as M
@@ -33,6 +35,36 @@ def launch_command(processes, folder, partitions, network, fault="none", *option
 def launch(*arguments):
     command = launch_command(*arguments)
     return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False, timeout=240)
+
+
+class Crew:
+    """Processes that were forked from a server with everything imported, and what they print.
+
+    They meet in a store of this process, as launched ones meet in that of torchrun's agent.
+    """
+
+    def __init__(self, count, folder, partitions, network, fault="none", launched=True, folder_of_run=None):
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["find_worker", "dilt_hf.experiments.find", "accelerate", "transformers"])
+        self.store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+        self.outputs = [folder.with_name(f"{folder.name}-{rank}.out") for rank in range(count)]
+        self.processes = []
+        for rank, output in enumerate(self.outputs):
+            place = {
+                "WORLD_SIZE": count, "RANK": rank, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": count,
+                "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": self.store.port, "TORCHELASTIC_USE_AGENT_STORE": "True",
+            }  # fmt: skip
+            environment = {name: str(value) for name, value in place.items()} if launched else {}
+            environment["ACCELERATE_USE_CPU"] = "true"
+            arguments = (folder_of_run or folder, partitions, network, fault, environment, output)
+            self.processes.append(context.Process(target=work, args=arguments))
+            self.processes[-1].start()
+
+    def finish(self):
+        """The exit codes, and all that was printed."""
+        for process in self.processes:
+            process.join(200)
+        return [process.exitcode for process in self.processes], "".join(path.read_text() for path in self.outputs)
 
 
 @pytest.fixture
@@ -69,18 +101,24 @@ def stages_of(folder):
     return {stage.address: stage.path.stat().st_ino for stage in Stages(folder / "stages").all()}
 
 
-@pytest.mark.parametrize(("processes", "partitions"), [(2, 2), (2, 5)])
-def test_processes_that_share_the_work_find_what_one_alone_finds(alone, tmp_path, processes, partitions):
-    done = launch(processes, tmp_path / "shared", partitions, "conv")
+def test_two_processes_under_one_launch_find_what_one_alone_finds(alone, tmp_path):
+    done = launch(2, tmp_path / "shared", 2, "conv")
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("networks are trained and scored") == 1
-    assert_same_tickets(alone(partitions, "conv") / SEED_0, tmp_path / "shared" / SEED_0)
+    assert_same_tickets(alone(2, "conv") / SEED_0, tmp_path / "shared" / SEED_0)
+    assert stages_of(tmp_path / "alone").keys() == stages_of(tmp_path / "shared").keys()
+
+
+def test_two_processes_share_five_partitions(alone, tmp_path):
+    codes, output = Crew(2, tmp_path / "shared", 5, "conv").finish()
+    assert codes == [0, 0], output
+    assert_same_tickets(alone(5, "conv") / SEED_0, tmp_path / "shared" / SEED_0)
     assert stages_of(tmp_path / "alone").keys() == stages_of(tmp_path / "shared").keys()
 
 
 def test_two_processes_a_partition_agree_with_one_to_rounding(alone, tmp_path):
-    done = launch(4, tmp_path / "shared", 2, "vit")
-    assert done.returncode == 0, done.stderr[-3000:]
+    codes, output = Crew(4, tmp_path / "shared", 2, "vit").finish()
+    assert codes == [0] * 4, output
     both = alone(2, "vit"), tmp_path / "shared"
     for k in range(2):
         mine, theirs = (load_masks(folder / SEED_0 / f"masks/partition_{k}.safetensors") for folder in both)
@@ -115,9 +153,9 @@ def test_a_partition_that_fails_does_not_stop_the_others(alone, tmp_path):
 
 
 def test_a_member_that_fails_fails_its_team_and_no_other(tmp_path):
-    done = launch(4, tmp_path / "run", 2, "vit", "member")
-    assert done.returncode == 1
-    assert "the same command tries only these again" in done.stderr
+    codes, output = Crew(4, tmp_path / "run", 2, "vit", "member").finish()
+    assert codes[0] == 1, output
+    assert "the same command tries only these again" in output
     descriptions = [stage.description for stage in Stages(tmp_path / "run/stages").all()]
     assert "seed 0: order of removal on partition_0" in descriptions
     assert "seed 0: partition_1, round 1" not in descriptions
@@ -136,9 +174,9 @@ def test_after_a_killed_rank_the_same_command_goes_on_mid_round(alone, tmp_path)
     assert not [path for path in (tmp_path / "run/stages").glob(".*") if path.name != ".claims"]
 
 
-@pytest.mark.parametrize("partitions", [2, 4])
-def test_two_machines_find_what_one_process_finds(alone, tmp_path, partitions):
+def test_two_machines_find_what_one_process_finds(alone, tmp_path):
     """Two launches that meet over the network (here the loopback), each believing to be one of two machines."""
+    partitions = 4
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -157,16 +195,16 @@ def test_two_machines_find_what_one_process_finds(alone, tmp_path, partitions):
     assert_same_tickets(alone(partitions, "conv") / SEED_0, tmp_path / "shared" / SEED_0)
 
 
-def work_in(folder, fault="none"):
-    """One process outside any launcher."""
-    command = [sys.executable, str(WORKER), str(folder), "2", "conv", fault]
-    return subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+def work_in(folder, tmp_path):
+    """One process outside any launcher: its exit code, and what it prints."""
+    crew = Crew(1, tmp_path / "printed", 2, "conv", launched=False, folder_of_run=folder)
+    codes, output = crew.finish()
+    return codes[0], output
 
 
 def test_two_launches_in_one_folder_share_the_work(alone, tmp_path):
-    workers = [work_in(tmp_path / "shared") for _ in range(2)]
-    outputs = [worker.communicate(timeout=240)[0] for worker in workers]
-    assert [worker.returncode for worker in workers] == [0, 0], outputs
+    codes, output = Crew(2, tmp_path / "shared", 2, "conv", launched=False).finish()
+    assert codes == [0, 0], output
     assert_same_tickets(alone(2, "conv") / SEED_0, tmp_path / "shared" / SEED_0)
     assert stages_of(tmp_path / "alone").keys() == stages_of(tmp_path / "shared").keys()
     assert not list(tmp_path.rglob("*.partial"))
@@ -184,10 +222,9 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "-l", str(place)], check=True)
 
 
-def test_a_full_disk_is_said_and_with_more_room_the_run_goes_on(alone, small_disk):
-    worker = work_in(small_disk / "run")
-    output = worker.communicate(timeout=240)[0]
-    assert worker.returncode == 1
+def test_a_full_disk_is_said_and_with_more_room_the_run_goes_on(alone, small_disk, tmp_path):
+    code, output = work_in(small_disk / "run", tmp_path)
+    assert code == 1
     assert "No space left on device" in output
     assert "Traceback" not in output
     assert not list(small_disk.rglob("*.partial"))
@@ -195,16 +232,14 @@ def test_a_full_disk_is_said_and_with_more_room_the_run_goes_on(alone, small_dis
         for path in stage.path.glob("*.safetensors"):
             load_file(path)
     subprocess.run(["mount", "-o", "remount,size=20m", str(small_disk)], check=True)
-    worker = work_in(small_disk / "run")
-    output = worker.communicate(timeout=240)[0]
-    assert worker.returncode == 0, output
+    code, output = work_in(small_disk / "run", tmp_path)
+    assert code == 0, output
     assert_same_tickets(alone(2, "conv") / SEED_0, small_disk / "run" / SEED_0)
 
 
-def test_a_read_only_folder_is_said_before_anything_is_trained(small_disk):
+def test_a_read_only_folder_is_said_before_anything_is_trained(small_disk, tmp_path):
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
-    worker = work_in(small_disk / "run")
-    output = worker.communicate(timeout=240)[0]
-    assert worker.returncode != 0
+    code, output = work_in(small_disk / "run", tmp_path)
+    assert code != 0
     assert "Read-only file system" in output
     assert "ended at density" not in output
