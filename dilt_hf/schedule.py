@@ -8,6 +8,7 @@ other, and a job that fails keeps back only what needs it.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -31,7 +32,7 @@ class Job:
     """
 
     name: str
-    run: Callable[[], None]
+    run: Callable[[], object]
     needs: Sequence[str] = ()
 
 
@@ -63,7 +64,7 @@ def _first_settled(
     for job in pending:
         if not done.union(failed).issuperset(job.needs):
             continue
-        reason = team.agree(lambda job=job: team.failure([job.name, *job.needs]))  # type: ignore[misc]
+        reason = team.agree(functools.partial(team.failure, [job.name, *job.needs]))
         if reason is None:
             try:
                 job.run()

@@ -30,7 +30,6 @@ from dilt_hf.opening import Subset
 from dilt_hf.progress import Board
 from dilt_hf.results import Results
 from dilt_hf.schedule import Job, carry_out
-from dilt_hf.stages import Stage
 from dilt_hf.teams import Team
 from dilt_hf.tickets import Tickets, hub_repository
 from dilt_hf.workbench import NETWORKS, Workbench
@@ -91,8 +90,7 @@ def jobs_of(search: Search) -> list[Job]:
 
     def prune(subset: Subset) -> None:
         densities = bench.ranked(subset, seed).record["densities"]
-        if bench.team.is_leader and (seed, subset.name) not in announced:
-            announced.add((seed, subset.name))
+        if bench.team.is_leader:
             logger.info("seed %d, %s: density after each round %s", seed, subset.name, densities)
             print(f"seed {seed}: pruning on {subset.name} ended at density {densities[-1]:.2%}.", flush=True)
 
@@ -101,12 +99,11 @@ def jobs_of(search: Search) -> list[Job]:
         for split in ("test", "validation"):
             bench.scored(network, split)
 
-    announced: set[tuple[int, str]] = set()
     pruning = [
         Job(f"seed {seed}: pruning on {subset.name}", functools.partial(prune, subset))
         for subset in subsets_to_prune(bench)
     ]
-    consensus = [Job(f"seed {seed}: {name}", lambda: _ignore(consented(bench, seed))) for name in run.baselines]
+    consensus = [Job(f"seed {seed}: {name}", functools.partial(consented, bench, seed)) for name in run.baselines]
     needed = {"dense": [], COLT: [job.name for job in consensus]}
     every = [job.name for job in pruning]
     networks = [
@@ -114,10 +111,6 @@ def jobs_of(search: Search) -> list[Job]:
         for label in network_labels(bench)
     ]
     return [*pruning, *consensus, *networks]
-
-
-def _ignore(_: Stage) -> None:
-    """A job returns nothing."""
 
 
 def results_job(search: Search, folder: Path) -> Job:

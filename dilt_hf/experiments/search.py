@@ -123,18 +123,22 @@ class Search:
 
     def trained(self, label: Label) -> Stage:
         """One network trained on all classes."""
+        return self._trained(label, self.mask(label))
+
+    def _trained(self, label: Label, mask: Masks) -> Stage:
         origin = [self.ranked[name].address for name in label.pruned_on(self.bench)]
         if label.ticket == COLT:
             origin = [self.consented.address]
-        return self.bench.ticket_trained(self.mask(label), self.seed, str(label), origin)
+        return self.bench.ticket_trained(mask, self.seed, str(label), origin)
 
     def entry(self, label: Label) -> Entry:
         """Scores and cost of one network, from its finished stages."""
-        network = self.trained(label)
+        mask = self.mask(label)
+        network = self._trained(label, mask)
         return Entry(
             seed=self.seed,
             **dataclasses.asdict(label),
-            density=density(self.mask(label)),
+            density=density(mask),
             scores=self.bench.scored(network).record,
             validation_accuracy=self.bench.scored(network, "validation").record["accuracy"],
             cost=network.record["cost"],

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from dilt_hf.errors import DiltError, RunError
 from dilt_hf.files import pretty_json
-from dilt_hf.stages.store import CLAIMS_FILE, RECORD_FILE, Stage, Stages
+from dilt_hf.stages.store import RECORD_FILE, Stage, Stages
 
 RESULTS_FILE = "results.jsonl"
 
@@ -130,7 +130,7 @@ def _ancestors(roots: Iterable[Stage], stages: dict[str, Stage]) -> list[str]:
 
 
 def _unfinished(store: Stages) -> list[Path]:
-    return sorted(path for path in store.root.glob(".*") if path.is_dir() and path.name != CLAIMS_FILE)
+    return sorted(path for path in store.root.glob(".*") if path.is_dir())
 
 
 def _seconds(stage: Stage) -> float:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from same_tickets import assert_same_tickets
 
 from dilt_hf import masks as M
 from dilt_hf.config import DataConfig, PartitionConfig, PruningConfig
@@ -68,20 +69,6 @@ def test_two_runs_of_one_seed_are_byte_identical(quick_config, change, tmp_path)
     run(other)
     assert_same_tickets(folder_of(quick_config) / SEED_0, folder_of(other) / SEED_0)
     assert stages(quick_config) == stages(other)
-
-
-def assert_same_tickets(one, other):
-    """All files are equal byte for byte, but for the wall times in dilt_config.json."""
-    one, other = files(one), files(other)
-    assert one.keys() == other.keys()
-    for name in one:
-        if name.name != "dilt_config.json":
-            assert one[name] == other[name], name
-            continue
-        left, right = json.loads(one[name]), json.loads(other[name])
-        for entry in [*left["metrics"], *right["metrics"]]:
-            del entry["cost"]["seconds"], entry["search_cost"]["seconds"]
-        assert left == right
 
 
 def test_another_seed_gives_another_theta0_and_other_masks(quick_config, change):

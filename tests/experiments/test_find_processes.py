@@ -1,6 +1,5 @@
 """The main job in real processes: however many there are, and whatever befalls them, the same tickets."""
 
-import json
 import multiprocessing
 import os
 import socket
@@ -13,6 +12,7 @@ import torch
 import torch.distributed as dist
 from find_worker import config_of, work
 from safetensors.torch import load_file
+from same_tickets import assert_same_tickets
 
 from dilt_hf import masks as M
 from dilt_hf.experiments.find import find_tickets
@@ -81,20 +81,6 @@ def alone(tmp_path):
         return tmp_path / folder
 
     return run
-
-
-def assert_same_tickets(one, other):
-    """All files of the repositories are equal byte for byte, but for the wall times in dilt_config.json."""
-    names = sorted(path.relative_to(one) for path in one.rglob("*") if path.is_file())
-    assert names == sorted(path.relative_to(other) for path in other.rglob("*") if path.is_file())
-    for name in names:
-        if name.name != "dilt_config.json":
-            assert (one / name).read_bytes() == (other / name).read_bytes(), name
-            continue
-        left, right = (json.loads((folder / name).read_bytes()) for folder in (one, other))
-        for entry in [*left["metrics"], *right["metrics"]]:
-            del entry["cost"]["seconds"], entry["search_cost"]["seconds"]
-        assert left == right
 
 
 def stages_of(folder):
