@@ -7,6 +7,7 @@ for batch in epoch(source, rows, ...):             # shuffled, augmented and nor
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +28,8 @@ from dilt_hf.splits import Split, Splits
 
 logger = logging.getLogger(__name__)
 DECODE_CHUNK = 512
+WORKER_MODULES = ["dilt_hf.data", "datasets", "datasets.features.image", "timm.data"]
+"""What workers need. They are forked from a server that has it imported, so that only the first start takes seconds."""
 
 
 class ResidentImages:
@@ -45,7 +48,7 @@ class StreamedImages:
     """A split too large for the device: decoded by worker processes, batch by batch.
 
     Args:
-        persistent: keep the workers from one pass to the next; starting them takes seconds.
+        persistent: keep the workers from one pass to the next.
         auto_augment: the timm policy of random views.
     """
 
@@ -73,6 +76,7 @@ class StreamedImages:
         pictures, each seeded by the key and its position."""
         self._plan.rows, self._plan.views, self._plan.size = rows, views, batch_size
         if self._loader is None or not self.persistent:
+            multiprocessing.get_context("forkserver").set_forkserver_preload(WORKER_MODULES)
             self._loader = torch.utils.data.DataLoader(
                 self.decoder,
                 batch_sampler=self._plan,

@@ -1,9 +1,7 @@
-"""What torchrun starts for `test_shared_batchnorm`: two processes that train small networks together."""
+"""What the processes of `test_shared_batchnorm` do: train small networks together."""
 
 import dataclasses
-import sys
 
-import torch
 from small import SGD, TINY_VIT, digits_feed, masks_of, network
 
 from dilt_hf import training
@@ -24,7 +22,7 @@ def doubled(kind):
     return model, masks_of(model), config
 
 
-if __name__ == "__main__":
+def train_together(folder):
     from accelerate import Accelerator
     from safetensors.torch import save_file
 
@@ -35,5 +33,4 @@ if __name__ == "__main__":
         training.train(model, masks, feed, config, accelerator, key=KEY, classes=range(10))
         if accelerator.is_main_process:
             tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-            save_file(tensors, f"{sys.argv[1]}/{kind}.safetensors")
-    torch.distributed.destroy_process_group()
+            save_file(tensors, folder / f"{kind}.safetensors")

@@ -1,19 +1,16 @@
 """A mask inside transformers.Trainer: always zero off the mask, and otherwise the training that it would be."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from crew import Crew
 from safetensors.torch import load_file
-from trainer_worker import masks_of, network, trainer
+from trainer_worker import masks_of, network, train_ticket, trainer
 
 from dilt_hf.callbacks import TicketCallback
 from dilt_hf.errors import ModelError
 from dilt_hf.models import checkpoint_tensors
-
-WORKER = Path(__file__).parent / "trainer_worker.py"
 
 
 def assert_masked(model, masks):
@@ -102,12 +99,8 @@ def test_two_processes_under_ddp_agree_with_one(tmp_path):
     model = network()
     masks = masks_of(model)
     trainer(model, tmp_path / "one", TicketCallback(masks), per_device_train_batch_size=16, max_steps=4).train()
-    command = [
-        sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0",
-        "--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0", str(WORKER), str(tmp_path / "two"),
-    ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
-    assert done.returncode == 0, done.stderr[-3000:]
+    codes, output = Crew(2, tmp_path, train_ticket, tmp_path / "two").finish()
+    assert codes == [0, 0], output
     both = load_file(tmp_path / "two" / "model.safetensors")
     for name, mask in masks.items():
         assert not bool(both[name][~mask].any())

@@ -1,31 +1,23 @@
 """Two real processes against one: the same network, batch norm and all."""
 
 import dataclasses
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
+from crew import Crew
 from safetensors.torch import load_file
-from shared_worker import CONFIG, KEY, doubled
+from shared_worker import CONFIG, KEY, doubled, train_together
 
 from dilt_hf import shared_batchnorm, training
 from dilt_hf.shared_batchnorm import SharedBatchNorm
-
-WORKER = Path(__file__).parent / "shared_worker.py"
 
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory):
     """What two processes trained together: weights by the kind of network."""
     folder = tmp_path_factory.mktemp("shared")
-    command = [
-        sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--rdzv_backend", "c10d",
-        "--rdzv_endpoint", "localhost:0", str(WORKER), str(folder),
-    ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
-    assert done.returncode == 0, done.stderr[-3000:]
+    codes, output = Crew(2, folder, train_together, folder).finish()
+    assert codes == [0, 0], output
     return {path.stem: load_file(path) for path in folder.glob("*.safetensors")}
 
 

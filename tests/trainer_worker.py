@@ -1,6 +1,4 @@
-"""A small `transformers.Trainer` on digits; run by torchrun it trains a ticket and saves it."""
-
-import sys
+"""A small `transformers.Trainer` on digits, and what each process of a DDP training does with it."""
 
 import numpy as np
 import torch
@@ -46,9 +44,9 @@ def trainer(model, folder, callback, **settings):
     return Trainer(model, arguments, train_dataset=data[:64], eval_dataset=data[64:], callbacks=callbacks)
 
 
-if __name__ == "__main__":
+def train_ticket(folder):
     model = network()
-    training = trainer(model, sys.argv[1], TicketCallback(masks_of(model)), per_device_train_batch_size=8, max_steps=4)
+    training = trainer(model, folder, TicketCallback(masks_of(model)), per_device_train_batch_size=8, max_steps=4)
     training.train()
     if training.is_world_process_zero():
-        model.save_pretrained(sys.argv[1])
+        model.save_pretrained(folder)

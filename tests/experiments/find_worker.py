@@ -1,4 +1,4 @@
-"""A launched process of a small run on digits, which may be told to fail while it prunes partition 1.
+"""A process of a small run on digits, which may be told to fail while it prunes partition 1.
 
 find_worker.py FOLDER PARTITIONS NETWORK FAULT
 """
@@ -69,21 +69,16 @@ def inject(fault):
     workbench.train = faulty
 
 
-def work(folder, partitions, network, fault, environment=None, output=None):
-    """The whole life of one process; as a fork of a prepared server it needs no start-up of its own."""
+def work(folder, partitions, network, fault="none"):
+    """The whole life of one process."""
     from dilt_hf import teams
     from dilt_hf.errors import DiltError
     from dilt_hf.experiments.find import find_tickets
     from dilt_hf.teams import join_team
 
-    os.environ.update(environment or {})
-    if output is not None:
-        file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.dup2(file, 1)
-        os.dup2(file, 2)
     torch.set_num_threads(1)
     logging.basicConfig()
-    teams.MEMBER_PATIENCE = datetime.timedelta(seconds=20)  # not the minutes that real work may need
+    teams.MEMBER_PATIENCE = datetime.timedelta(seconds=10)  # not the minutes that real work may need
     if fault != "none":
         inject(fault)
     try:

@@ -1,6 +1,5 @@
 """The main job in real processes: however many there are, and whatever befalls them, the same tickets."""
 
-import multiprocessing
 import os
 import socket
 import subprocess
@@ -9,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
+from crew import Crew
 from find_worker import config_of, work
 from safetensors.torch import load_file
 from same_tickets import assert_same_tickets
@@ -37,36 +36,6 @@ def launch(*arguments):
     return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False, timeout=240)
 
 
-class Crew:
-    """Processes that were forked from a server with everything imported, and what they print.
-
-    They meet in a store of this process, as launched ones meet in that of torchrun's agent.
-    """
-
-    def __init__(self, count, folder, partitions, network, fault="none", launched=True, folder_of_run=None):
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["find_worker", "dilt_hf.experiments.find", "accelerate", "transformers"])
-        self.store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-        self.outputs = [folder.with_name(f"{folder.name}-{rank}.out") for rank in range(count)]
-        self.processes = []
-        for rank, output in enumerate(self.outputs):
-            place = {
-                "WORLD_SIZE": count, "RANK": rank, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": count,
-                "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": self.store.port, "TORCHELASTIC_USE_AGENT_STORE": "True",
-            }  # fmt: skip
-            environment = {name: str(value) for name, value in place.items()} if launched else {}
-            environment["ACCELERATE_USE_CPU"] = "true"
-            arguments = (folder_of_run or folder, partitions, network, fault, environment, output)
-            self.processes.append(context.Process(target=work, args=arguments))
-            self.processes[-1].start()
-
-    def finish(self):
-        """The exit codes, and all that was printed."""
-        for process in self.processes:
-            process.join(200)
-        return [process.exitcode for process in self.processes], "".join(path.read_text() for path in self.outputs)
-
-
 @pytest.fixture
 def alone(tmp_path):
     """The same job by one process, with one thread as the launched ones have; by number of partitions and network."""
@@ -88,22 +57,22 @@ def stages_of(folder):
 
 
 def test_two_processes_under_one_launch_find_what_one_alone_finds(alone, tmp_path):
-    done = launch(2, tmp_path / "shared", 2, "conv")
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.count("networks are trained and scored") == 1
+    codes, output = Crew(2, tmp_path, work, tmp_path / "shared", 2, "conv").finish()
+    assert codes == [0, 0], output
+    assert output.count("networks are trained and scored") == 1
     assert_same_tickets(alone(2, "conv") / SEED_0, tmp_path / "shared" / SEED_0)
     assert stages_of(tmp_path / "alone").keys() == stages_of(tmp_path / "shared").keys()
 
 
 def test_two_processes_share_five_partitions(alone, tmp_path):
-    codes, output = Crew(2, tmp_path / "shared", 5, "conv").finish()
+    codes, output = Crew(2, tmp_path, work, tmp_path / "shared", 5, "conv").finish()
     assert codes == [0, 0], output
     assert_same_tickets(alone(5, "conv") / SEED_0, tmp_path / "shared" / SEED_0)
     assert stages_of(tmp_path / "alone").keys() == stages_of(tmp_path / "shared").keys()
 
 
 def test_two_processes_a_partition_agree_with_one_to_rounding(alone, tmp_path):
-    codes, output = Crew(4, tmp_path / "shared", 2, "vit").finish()
+    codes, output = Crew(4, tmp_path, work, tmp_path / "shared", 2, "vit").finish()
     assert codes == [0] * 4, output
     both = alone(2, "vit"), tmp_path / "shared"
     for k in range(2):
@@ -117,17 +86,17 @@ def test_two_processes_a_partition_agree_with_one_to_rounding(alone, tmp_path):
 
 
 def test_processes_that_cannot_be_shared_out_are_refused(tmp_path):
-    done = launch(3, tmp_path / "run", 2, "conv")
-    assert done.returncode != 0
-    assert "3 processes cannot be shared evenly by 2 partitions" in done.stderr
+    codes, output = Crew(3, tmp_path, work, tmp_path / "run", 2, "conv").finish()
+    assert codes == [1, 1, 1]
+    assert "3 processes cannot be shared evenly by 2 partitions" in output
     assert not (tmp_path / "run").exists()
 
 
 def test_a_partition_that_fails_does_not_stop_the_others(alone, tmp_path):
-    done = launch(2, tmp_path / "run", 2, "conv", "raise")
-    assert done.returncode == 1
-    assert "No space left on device" in done.stderr
-    assert "the same command tries only these again" in done.stderr
+    codes, output = Crew(2, tmp_path, work, tmp_path / "run", 2, "conv", "raise").finish()
+    assert codes[0] == 1, output
+    assert "No space left on device" in output
+    assert "the same command tries only these again" in output
     before = stages_of(tmp_path / "run")
     descriptions = [stage.description for stage in Stages(tmp_path / "run/stages").all()]
     assert "seed 0: order of removal on partition_0" in descriptions
@@ -139,7 +108,7 @@ def test_a_partition_that_fails_does_not_stop_the_others(alone, tmp_path):
 
 
 def test_a_member_that_fails_fails_its_team_and_no_other(tmp_path):
-    codes, output = Crew(4, tmp_path / "run", 2, "vit", "member").finish()
+    codes, output = Crew(4, tmp_path, work, tmp_path / "run", 2, "vit", "member").finish()
     assert codes[0] == 1, output
     assert "the same command tries only these again" in output
     descriptions = [stage.description for stage in Stages(tmp_path / "run/stages").all()]
@@ -183,13 +152,12 @@ def test_two_machines_find_what_one_process_finds(alone, tmp_path):
 
 def work_in(folder, tmp_path):
     """One process outside any launcher: its exit code, and what it prints."""
-    crew = Crew(1, tmp_path / "printed", 2, "conv", launched=False, folder_of_run=folder)
-    codes, output = crew.finish()
+    codes, output = Crew(1, tmp_path, work, folder, 2, "conv", launched=False).finish()
     return codes[0], output
 
 
 def test_two_launches_in_one_folder_share_the_work(alone, tmp_path):
-    codes, output = Crew(2, tmp_path / "shared", 2, "conv", launched=False).finish()
+    codes, output = Crew(2, tmp_path, work, tmp_path / "shared", 2, "conv", launched=False).finish()
     assert codes == [0, 0], output
     assert_same_tickets(alone(2, "conv") / SEED_0, tmp_path / "shared" / SEED_0)
     assert stages_of(tmp_path / "alone").keys() == stages_of(tmp_path / "shared").keys()
