@@ -50,7 +50,8 @@ def throughput(steps):
     from dilt_hf.feeds import Feed
     from dilt_hf.images import Normalize
     from dilt_hf.masks import full_like, random_like
-    from dilt_hf.models import build_model, prunable_parameters
+    from dilt_hf.models import build_model
+    from dilt_hf.weights import prunable_parameters
 
     torch.backends.cudnn.benchmark = True
     peak = matmul_peak()

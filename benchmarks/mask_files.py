@@ -13,7 +13,8 @@ from timing import alternate, print_table
 from dilt_hf.config import ModelConfig
 from dilt_hf.mask_files import load_masks, save_masks
 from dilt_hf.masks import count_total
-from dilt_hf.models import build_model, prunable_parameters
+from dilt_hf.models import build_model
+from dilt_hf.weights import prunable_parameters
 
 
 def main():

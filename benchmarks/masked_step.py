@@ -11,8 +11,9 @@ from torch.nn.utils import prune
 
 from dilt_hf.config import ModelConfig, TrainingConfig
 from dilt_hf.masks import full_like, random_like
-from dilt_hf.models import build_model, checkpoint_tensors, logits_of, prunable_parameters
+from dilt_hf.models import build_model, logits_of
 from dilt_hf.training import MaskedWeights, make_optimizer
+from dilt_hf.weights import checkpoint_tensors, prunable_parameters
 
 CONFIG = TrainingConfig(learning_rate=0.01)
 

@@ -30,9 +30,10 @@ from dilt_hf.feeds import Feed
 from dilt_hf.images import Normalize
 from dilt_hf.masking import MaskedWeights
 from dilt_hf.masks import full_like
-from dilt_hf.models import build_model, logits_of, prunable_parameters
+from dilt_hf.models import build_model, logits_of
 from dilt_hf.optimizers import make_optimizer
 from dilt_hf.splits import Split
+from dilt_hf.weights import prunable_parameters
 
 CORES = os.cpu_count() or 1
 

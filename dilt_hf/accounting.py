@@ -14,7 +14,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from dilt_hf.models import logits_of, prunable_parameters
+from dilt_hf.models import logits_of
+from dilt_hf.weights import prunable_parameters
 
 TRAINING_PASSES = 3
 

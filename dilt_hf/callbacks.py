@@ -13,7 +13,7 @@ from transformers import TrainerCallback
 
 from dilt_hf.errors import ConfigError
 from dilt_hf.masking import MaskedWeights
-from dilt_hf.models import WEIGHTS_FILE, load_weights
+from dilt_hf.weights import WEIGHTS_FILE, load_weights
 
 logger = logging.getLogger(__name__)
 

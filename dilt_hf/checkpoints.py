@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from dilt_hf.errors import RunError
 from dilt_hf.files import canonical_json, write_atomically
-from dilt_hf.models import checkpoint_tensors
+from dilt_hf.weights import checkpoint_tensors
 
 FORMAT = "dilt-checkpoint-1"
 METADATA_KEY = "dilt_checkpoint"

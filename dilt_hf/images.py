@@ -121,10 +121,11 @@ class Normalize:
     def __init__(self, mean: Sequence[float], std: Sequence[float], channels: int, device: torch.device):
         deviation = torch.tensor(per_channel(std, channels, "image_std"), device=device)
         self.scale = 1 / (255 * deviation)
-        self.shift = torch.tensor(per_channel(mean, channels, "image_mean"), device=device) / deviation
+        self.shift = -torch.tensor(per_channel(mean, channels, "image_mean"), device=device) / deviation
 
     def __call__(self, pictures: Tensor) -> Tensor:
         count, height, width, channels = pictures.shape
         scale, shift = self.scale.repeat(width), self.shift.repeat(width)  # whole rows at a time: 4x faster
-        scaled = pictures.reshape(count, height, width * channels).to(torch.float32).mul_(scale).sub_(shift)
+        values = pictures.reshape(count, height, width * channels).to(torch.float32)
+        scaled = torch.addcmul(shift, values, scale)
         return scaled.view(pictures.shape).permute(0, 3, 1, 2)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dilt_hf.errors import ModelError
-from dilt_hf.models import checkpoint_tensors
+from dilt_hf.weights import checkpoint_tensors
 
 
 class MaskedWeights:

@@ -29,6 +29,7 @@ from dilt_hf.stages import Stage, Stages
 from dilt_hf.teams import Team
 from dilt_hf.tracking import check_trackers
 from dilt_hf.training import total_steps, train
+from dilt_hf.weights import prunable_parameters
 
 EVERYTHING = "all"
 
@@ -129,7 +130,7 @@ class OpenRun:
     @cached_property
     def prunable(self) -> dict[str, nn.Parameter]:
         """The prunable parameters of the model, by checkpoint name."""
-        return models.prunable_parameters(self.model, self.config.model.prune_head)
+        return prunable_parameters(self.model, self.config.model.prune_head)
 
     @cached_property
     def forward(self) -> ForwardCost:

@@ -19,6 +19,7 @@ import numpy as np
 from dilt_hf.files import canonical_json, write_atomically
 
 CONFIDENCE = 0.95
+RESULTS_FILE = "results.jsonl"
 LEAST_SEEDS = 3  # fewer decide nothing, however close they lie together
 
 
@@ -241,7 +242,7 @@ class Results:
         """Write `results.jsonl` (one line a network and seed) and `results.md`, each atomically."""
         folder = Path(folder)
         lines = [canonical_json(dataclasses.asdict(entry)) for entry in self.entries]
-        write_atomically(folder / "results.jsonl", "".join(line + "\n" for line in lines))
+        write_atomically(folder / RESULTS_FILE, "".join(line + "\n" for line in lines))
         text = [self.table(), self.caption(), *self.sentences()]
         write_atomically(folder / "results.md", "\n\n".join(text) + "\n")
 

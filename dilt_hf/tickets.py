@@ -33,12 +33,13 @@ from dilt_hf.files import new_folder, pretty_json
 from dilt_hf.mask_files import load_masks, save_masks
 from dilt_hf.masking import check_masks_fit
 from dilt_hf.masks import Masks, check_alike, compose, count_total, density, ticket_names
+from dilt_hf.weights import WEIGHTS_FILE, checkpoint_tensors, weights_sha256
 
 logger = logging.getLogger(__name__)
 FORMAT_VERSION = 1
 CONFIG_FILE = "dilt_config.json"
 MASK_FOLDER = "masks"
-THETA0_FILES = ("config.json", models.WEIGHTS_FILE, "preprocessor_config.json")
+THETA0_FILES = ("config.json", WEIGHTS_FILE, "preprocessor_config.json")
 
 
 def from_pretrained(repository: str | os.PathLike, ticket: str = "core") -> nn.Module:
@@ -73,7 +74,7 @@ def apply_ticket(model: nn.Module, tickets: Tickets, name: str) -> None:
         >>> apply_ticket(model, tickets, "specialist_1")
     """
     masks = tickets.masks(name)
-    tensors = models.checkpoint_tensors(model)
+    tensors = checkpoint_tensors(model)
     if not set(masks) <= set(tensors):  # a bare timm network lacks the prefix that transformers' wrapper adds
         bare = {key.removeprefix("timm_model."): mask for key, mask in masks.items()}
         masks = bare if set(bare) <= set(tensors) else masks
@@ -146,14 +147,14 @@ class Tickets:
         """
         masks = None if name is None else self.masks(name)
         expected = self.config["theta0"]["sha256"]
-        if models.weights_sha256(self.folder) != expected:
+        if weights_sha256(self.folder) != expected:
             raise TicketError(
-                f"{self.folder / models.WEIGHTS_FILE} is not the θ0 that these masks were found for (its sha256 is not "
+                f"{self.folder / WEIGHTS_FILE} is not the θ0 that these masks were found for (its sha256 is not "
                 f"{expected[:12]}…); restore it, or use apply_ticket to prune other weights."
             )
         model = models.load_model(self.folder)
         if masks is not None:
-            tensors = models.checkpoint_tensors(model)
+            tensors = checkpoint_tensors(model)
             check_masks_fit(tensors, masks)
             _mask_in_place(tensors, masks)
         return model
@@ -211,7 +212,7 @@ class Tickets:
 
     def is_theta0(self, tensors: Mapping[str, Tensor]) -> bool:
         """Whether these tensors, by checkpoint name, hold θ0's values wherever a mask covers them."""
-        with safetensors.safe_open(self.folder / models.WEIGHTS_FILE, framework="pt") as theta0:
+        with safetensors.safe_open(self.folder / WEIGHTS_FILE, framework="pt") as theta0:
             return all(
                 torch.equal(tensor.detach().cpu().float(), theta0.get_tensor(key))
                 for key in self.partitions[0]
@@ -227,9 +228,9 @@ class Tickets:
         covered, expected = count_total(self.partitions[0]), self.config.get("prunable_weights")
         if not covered or expected not in (None, covered):
             raise TicketError(f"the masks of {self.folder} cover {covered} weights, but {CONFIG_FILE} says {expected}.")
-        weights = self.folder / models.WEIGHTS_FILE
+        weights = self.folder / WEIGHTS_FILE
         if not weights.is_file():
-            raise TicketError(f"{self.folder} lacks {models.WEIGHTS_FILE}, the θ0 of its masks.")
+            raise TicketError(f"{self.folder} lacks {WEIGHTS_FILE}, the θ0 of its masks.")
         try:
             with safetensors.safe_open(weights, framework="pt") as file:
                 stored = set(file.keys())

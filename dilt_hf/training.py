@@ -28,10 +28,11 @@ from dilt_hf.config import TrainingConfig
 from dilt_hf.errors import ConfigError, TrainingError
 from dilt_hf.feeds import Feed
 from dilt_hf.masking import MaskedWeights
-from dilt_hf.models import checkpoint_tensors, logits_of
+from dilt_hf.models import logits_of
 from dilt_hf.optimizers import make_optimizer, make_scheduler
 from dilt_hf.seeding import derive_seed
 from dilt_hf.shared_batchnorm import SharedBatchNorm
+from dilt_hf.weights import checkpoint_tensors
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -201,7 +202,9 @@ class _Loop:
             self.average = {
                 name: tensor.detach().clone() for name, tensor in self.live.items() if tensor.is_floating_point()
             }
-        self.prepared, self.stepper = self.accelerator.prepare(self.model, self.optimizer)
+        self.prepared = self.accelerator.prepare(self.model)
+        # Accelerate's optimizer looks for an optional package on the disk in every step: only where it scales the loss
+        self.stepper = self.optimizer if scaler is None else self.accelerator.prepare(self.optimizer)
         self.prepared.train()
 
     def _advance_scheduler(self, steps: int) -> None:
@@ -247,7 +250,7 @@ class _Loop:
             self.accelerator.clip_grad_norm_(self.prepared.parameters(), self.config.max_grad_norm)
         self.stepper.step()
         self.masked.mask_weights()
-        self.stepper.zero_grad()
+        self.optimizer.zero_grad()
         if not self.accelerator.optimizer_step_was_skipped:
             self.scheduler.step()
             self.scheduler_steps += 1

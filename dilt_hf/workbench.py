@@ -28,6 +28,7 @@ from dilt_hf.pruning.imp import Round, Weights, iterative_magnitude_pruning, pru
 from dilt_hf.stages import Stage
 from dilt_hf.tracking import TrackedRun
 from dilt_hf.training import Checkpointing, TrainingRecord, train
+from dilt_hf.weights import WEIGHTS_FILE, load_weights, read_weights, save_weights, tensors_sha256, weights_sha256
 
 NETWORKS = "networks"
 MASK_FILE, RANKS_FILE, CHECKPOINT_FILE = "mask.safetensors", "ranks.safetensors", "checkpoint.safetensors"
@@ -71,20 +72,20 @@ class Workbench(OpenRun):
 
         def make(folder: Path) -> dict[str, Any]:
             models.save_model(self.new_model(seed), folder, self.processor)
-            return {"sha256": models.weights_sha256(folder)}
+            return {"sha256": weights_sha256(folder)}
 
         inputs = {
             "model": dataclasses.asdict(self.config.model),
             # what stands behind the name of a file or a Hub id may change
             "model_config": cast(Any, self.model).config.to_json_string(),
-            "checkpoint": models.tensors_sha256(self.new_model(seed)) if self.config.model.model_name_or_path else None,
+            "checkpoint": tensors_sha256(self.new_model(seed)) if self.config.model.model_name_or_path else None,
             "classes": self.splits.class_names,
             "image_size": self.image_size,
             "seed": seed,
             "normalisation": [list(self.config.data.image_mean), list(self.config.data.image_std)],
         }
         stage = self.stages.get("theta0", inputs, make, description=f"seed {seed}: θ0")
-        if models.weights_sha256(stage.path) != stage.record["sha256"]:
+        if weights_sha256(stage.path) != stage.record["sha256"]:
             raise RunError(f"{stage.path} is damaged: its weights have changed; delete that folder and start again.")
         return stage
 
@@ -103,7 +104,7 @@ class Workbench(OpenRun):
         training = dataclasses.replace(self.config.training, ema_decay=None, early_bird=None)
 
         def make(folder: Path) -> dict[str, Any]:
-            models.load_weights(self.model, theta0.path / models.WEIGHTS_FILE)
+            load_weights(self.model, theta0.path / WEIGHTS_FILE)
             record = train(
                 self.model, {}, self.training_feed(self.everything), training, self.accelerator,
                 key=(seed, EVERYTHING, 0), last_step=k, checkpointing=self._checkpointing(folder),
@@ -113,7 +114,7 @@ class Workbench(OpenRun):
             if not self.team.is_leader:
                 return {}
             models.save_model(self.model, folder, self.processor)
-            return {"sha256": models.weights_sha256(folder), "cost": cost}
+            return {"sha256": weights_sha256(folder), "cost": cost}
 
         inputs = self._training_inputs(theta0, {}, self.everything, seed, 0, training) | {"k": k}
         return self.stages.get(
@@ -140,7 +141,7 @@ class Workbench(OpenRun):
         address = self.stages.path("train", inputs).name
 
         def make(folder: Path) -> dict[str, Any]:
-            models.load_weights(self.model, start.path / models.WEIGHTS_FILE)
+            load_weights(self.model, start.path / WEIGHTS_FILE)
             share = {"density": density(masks) if masks else 1.0, "round": round_}
             record = train(
                 self.model,
@@ -162,7 +163,7 @@ class Workbench(OpenRun):
             if record.steps < steps:
                 self.board.add(purpose.line, address, steps - record.steps)
             if self.team.is_leader:
-                models.save_weights(self.model, folder / models.WEIGHTS_FILE)
+                save_weights(self.model, folder / WEIGHTS_FILE)
             return {"losses": record.losses, "cost": dataclasses.asdict(self._cost(record, masks))}
 
         stage = self.stages.get(
@@ -243,7 +244,7 @@ class Workbench(OpenRun):
 
     def weights_of(self, network: Stage) -> Weights:
         def load() -> dict[str, Tensor]:
-            return models.read_weights(network.path / models.WEIGHTS_FILE, self.prunable)
+            return read_weights(network.path / WEIGHTS_FILE, self.prunable)
 
         return load
 
@@ -300,7 +301,7 @@ class Workbench(OpenRun):
         def make(folder: Path) -> dict[str, Any]:
             from dilt_hf.metrics import PartitionScores
 
-            models.load_weights(self.model, network.path / models.WEIGHTS_FILE)
+            load_weights(self.model, network.path / WEIGHTS_FILE)
             rows = getattr(self.splits, split)
             batch = self.config.training.per_device_eval_batch_size
             return PartitionScores().compute(

@@ -8,6 +8,7 @@ from dilt_hf.config import DataConfig, ModelConfig, TrainingConfig
 from dilt_hf.feeds import Feed
 from dilt_hf.masks import shuffle_like
 from dilt_hf.splits import load_splits
+from dilt_hf.weights import prunable_parameters
 
 CPU = torch.device("cpu")
 SGD = TrainingConfig(num_train_epochs=2, train_batch_size=32, learning_rate=0.05)
@@ -29,9 +30,7 @@ def network(seed=0, architecture="conv3", **overrides):
 
 
 def masks_of(model, kept=0.4, seed=0):
-    full = {name: torch.arange(p.numel()).view(p.shape) < kept * p.numel() for name, p in prunable(model).items()}
+    full = {
+        name: torch.arange(p.numel()).view(p.shape) < kept * p.numel() for name, p in prunable_parameters(model).items()
+    }
     return shuffle_like(full, torch.Generator().manual_seed(seed))
-
-
-def prunable(model):
-    return models.prunable_parameters(model)

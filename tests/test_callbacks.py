@@ -10,7 +10,7 @@ from trainer_worker import masks_of, network, train_ticket, trainer
 
 from dilt_hf.callbacks import TicketCallback
 from dilt_hf.errors import ModelError
-from dilt_hf.models import checkpoint_tensors
+from dilt_hf.weights import checkpoint_tensors
 
 
 def assert_masked(model, masks):

@@ -2,10 +2,11 @@
 
 import pytest
 import torch
-from small import masks_of, network, prunable
+from small import masks_of, network
 
 from dilt_hf import masking
 from dilt_hf.errors import ModelError
+from dilt_hf.weights import prunable_parameters
 
 
 def test_masks_that_do_not_fit_are_refused():
@@ -30,9 +31,9 @@ def test_holding_keeps_any_loop_on_the_mask_until_released():
 
     for _ in range(3):
         step()
-        for name, parameter in prunable(model).items():
+        for name, parameter in prunable_parameters(model).items():
             assert not bool(parameter[~masks[name]].any())
             assert not bool(parameter.grad[~masks[name]].any())
     masked.release()
     step()
-    assert any(bool(parameter[~masks[name]].any()) for name, parameter in prunable(model).items())
+    assert any(bool(parameter[~masks[name]].any()) for name, parameter in prunable_parameters(model).items())

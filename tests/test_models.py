@@ -9,6 +9,13 @@ from safetensors.torch import load_file, save_file
 from dilt_hf import models
 from dilt_hf.config import ModelConfig
 from dilt_hf.errors import ModelError
+from dilt_hf.weights import (
+    WEIGHTS_FILE,
+    checkpoint_tensors,
+    head_modules,
+    prunable_parameters,
+    weights_sha256,
+)
 
 CLASSES = [f"class {i}" for i in range(10)]
 SMALL = {"num_hidden_layers": 2}
@@ -45,15 +52,15 @@ def test_an_architecture_survives_disk_and_names_its_weights(architecture, size,
     assert logits.shape == (2, 10)
     assert again.config.id2label == dict(enumerate(CLASSES))
 
-    on_disk = load_file(tmp_path / models.WEIGHTS_FILE)
-    live = models.checkpoint_tensors(model)
+    on_disk = load_file(tmp_path / WEIGHTS_FILE)
+    live = checkpoint_tensors(model)
     assert set(live) == set(on_disk)
     assert all(torch.equal(live[name], on_disk[name]) for name in on_disk)
 
-    heads = models.head_modules(model)
+    heads = head_modules(model)
     assert [head.weight.shape[0] for head in heads] == [10]
-    prunable = models.prunable_parameters(model)
-    with_head = models.prunable_parameters(model, include_head=True)
+    prunable = prunable_parameters(model)
+    with_head = prunable_parameters(model, include_head=True)
     assert set(with_head) - set(prunable) == {name for name, t in live.items() if t is heads[0].weight}
     assert list(prunable) == sorted(prunable)
     assert all(parameter.ndim in (2, 4) and name in on_disk for name, parameter in prunable.items())
@@ -71,7 +78,7 @@ def test_the_seed_decides_the_weights_and_nothing_else_is_disturbed(tmp_path):
     assert not torch.equal(next(one.parameters()), next(other.parameters()))
     for name, model in (("a", one), ("b", same)):
         models.save_model(model, tmp_path / name)
-    assert models.weights_sha256(tmp_path / "a") == models.weights_sha256(tmp_path / "b")
+    assert weights_sha256(tmp_path / "a") == weights_sha256(tmp_path / "b")
 
 
 def test_own_architectures_open_in_plain_transformers(tmp_path):
@@ -120,12 +127,12 @@ def test_unknown_architectures_are_one_sentence(architecture, overrides, message
 
 def test_damaged_theta0_is_refused(tmp_path):
     models.save_model(build(), tmp_path)
-    weights = load_file(tmp_path / models.WEIGHTS_FILE)
+    weights = load_file(tmp_path / WEIGHTS_FILE)
     short = {name: tensor for name, tensor in weights.items() if name != "classifier.weight"}
-    save_file(short, tmp_path / models.WEIGHTS_FILE, metadata={"format": "pt"})
+    save_file(short, tmp_path / WEIGHTS_FILE, metadata={"format": "pt"})
     with pytest.raises(ModelError, match=r"missing keys classifier\.weight"):
         models.load_model(tmp_path)
-    save_file(weights, tmp_path / models.WEIGHTS_FILE, metadata={"format": "pt"})
+    save_file(weights, tmp_path / WEIGHTS_FILE, metadata={"format": "pt"})
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"hidden_sizes": [32, 64, 99]}))
     with pytest.raises(ModelError, match="mismatched keys"):
@@ -134,9 +141,9 @@ def test_damaged_theta0_is_refused(tmp_path):
 
 def test_a_checkpoint_that_would_be_filled_with_random_weights_is_refused(tmp_path):
     models.save_model(build(), tmp_path)
-    weights = load_file(tmp_path / models.WEIGHTS_FILE)
+    weights = load_file(tmp_path / WEIGHTS_FILE)
     del weights["features.1.0.weight"]
-    save_file(weights, tmp_path / models.WEIGHTS_FILE, metadata={"format": "pt"})
+    save_file(weights, tmp_path / WEIGHTS_FILE, metadata={"format": "pt"})
     for reset in (False, True):
         with pytest.raises(ModelError, match=r"lacks features\.1\.0\.weight"):
             models.build_model(ModelConfig(model_name_or_path=str(tmp_path), reset_head=reset), CLASSES, 8, 0)
@@ -150,23 +157,3 @@ def test_a_damaged_config_never_runs_code_nor_ends_in_a_traceback(tmp_path, chan
     monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked to run foreign code"))
     with pytest.raises(ModelError, match=r"config\.json"):
         models.load_model(tmp_path)
-
-
-def test_weights_are_loaded_in_place_or_not_at_all(tmp_path):
-    model, other = build(seed=0), build(seed=1)
-    models.save_weights(other, tmp_path / "w.safetensors")
-    before = {name: tensor.data_ptr() for name, tensor in model.state_dict().items()}
-    models.load_weights(model, tmp_path / "w.safetensors")
-    assert {name: tensor.data_ptr() for name, tensor in model.state_dict().items()} == before
-    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True))
-    kept = [parameter.clone() for parameter in model.parameters()]
-    with pytest.raises(ModelError, match=r"'classifier\.\w+' is \(3"):
-        models.load_weights(model, _saved(build(classes=CLASSES[:3]), tmp_path))
-    with pytest.raises(ModelError, match="differ in"):
-        models.load_weights(model, _saved(build("resnet-micro", 32), tmp_path))
-    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), kept, strict=True))
-
-
-def _saved(model, folder):
-    models.save_weights(model, folder / "other.safetensors")
-    return folder / "other.safetensors"

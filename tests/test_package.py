@@ -15,11 +15,12 @@ ROOT = Path(dilt_hf.__file__).parent
 # A file imports only from files further left.
 LAYERS = [
     "errors", "files", "seeding", "config", "masks", "mask_files", "images", "augmentation", "splits", "data",
-    "feeds", "partitions", "architectures", "models", "accounting", "metrics", "masking", "optimizers",
+    "feeds", "partitions", "architectures", "weights", "models", "accounting", "metrics", "masking", "optimizers",
     "checkpoints", "shared_batchnorm", "training", "inference", "pruning.imp", "pruning.early_bird",
-    "pruning.colt", "claims", "teams", "stages.store", "stages.__main__", "schedule", "progress", "tracking",
+    "pruning.colt", "claims", "teams", "stages.store", "schedule", "progress", "tracking",
     "tickets", "opening", "workbench", "consensus", "results", "figures", "experiments.folder",
-    "experiments.networks", "experiments.plan", "experiments.search", "experiments.find", "callbacks", "cli",
+    "experiments.networks", "experiments.plan", "experiments.search", "experiments.find", "callbacks",
+    "stages.__main__", "cli",
 ]  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from dilt_hf.errors import MaskError, ModelError, TicketError
 from dilt_hf.images import image_processor
 from dilt_hf.mask_files import save_masks
 from dilt_hf.tickets import Tickets, apply_ticket, from_pretrained
+from dilt_hf.weights import checkpoint_tensors, prunable_parameters, weights_sha256
 
 
 def build(architecture="conv3", size=8, seed=0):
@@ -25,12 +26,12 @@ def make_tickets(folder, architecture="conv3", size=8):
     model = build(architecture, size)
     models.save_model(model, folder / "theta0", image_processor(size, [0.5], [0.5], 3))
     generator = torch.Generator().manual_seed(1)
-    prunable = models.prunable_parameters(model)
+    prunable = prunable_parameters(model)
     parts = [{n: torch.rand(p.shape, generator=generator) < 0.4 for n, p in prunable.items()} for _ in range(2)]
     config = {
         "format_version": 1,
         "num_partitions": 2,
-        "theta0": {"sha256": models.weights_sha256(folder / "theta0")},
+        "theta0": {"sha256": weights_sha256(folder / "theta0")},
     }
     return Tickets(folder / "theta0", parts, config)
 
@@ -45,9 +46,9 @@ def repository(tmp_path):
 def test_a_ticket_is_theta0_under_its_mask(tmp_path, architecture, size):
     made = make_tickets(tmp_path, architecture, size)
     made.save_pretrained(tmp_path / "repo")
-    theta0 = models.checkpoint_tensors(build(architecture, size))
+    theta0 = checkpoint_tensors(build(architecture, size))
     for name in ("core", "union", "specialist_1", "core+specialist_0", "union-partition_1"):
-        loaded = models.checkpoint_tensors(from_pretrained(tmp_path / "repo", ticket=name))
+        loaded = checkpoint_tensors(from_pretrained(tmp_path / "repo", ticket=name))
         mask = M.compose(name, made.partitions)
         for key, tensor in theta0.items():
             expected = tensor * mask[key] if key in mask else tensor
@@ -83,8 +84,8 @@ def test_a_ticket_prunes_another_checkpoint_and_says_so(repository, caplog):
     apply_ticket(model, tickets, "specialist_0")
     assert "not the θ0" in caplog.text
     mask = tickets.masks("specialist_0")
-    dense = models.checkpoint_tensors(original)
-    for name, tensor in models.checkpoint_tensors(model).items():
+    dense = checkpoint_tensors(original)
+    for name, tensor in checkpoint_tensors(model).items():
         assert torch.equal(tensor, dense[name] * mask[name] if name in mask else dense[name])
     caplog.clear()
     apply_ticket(build(seed=0), tickets, "core")

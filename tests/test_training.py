@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from small import CPU, SGD, TINY_VIT, masks_of, network, prunable
+from small import CPU, SGD, TINY_VIT, masks_of, network
 
 from dilt_hf import inference, training
 from dilt_hf.augmentation import Augmentation
@@ -15,6 +15,7 @@ from dilt_hf.errors import ConfigError, ModelError, RunError, TrainingError
 from dilt_hf.masks import count_kept, full_like
 from dilt_hf.models import checkpoint_activations
 from dilt_hf.pruning.early_bird import EarlyBird
+from dilt_hf.weights import prunable_parameters
 
 
 def run(model, masks, feed, config, accelerator, **settings):
@@ -35,10 +36,10 @@ OPTIMIZERS = {
 def test_masked_weights_are_exactly_zero_and_the_others_learn(name, feed, accelerator):
     model = network()
     masks = masks_of(model)
-    before = {key: parameter.detach().clone() for key, parameter in prunable(model).items()}
+    before = {key: parameter.detach().clone() for key, parameter in prunable_parameters(model).items()}
     config = dataclasses.replace(SGD, max_grad_norm=1.0, **OPTIMIZERS[name])
     run(model, masks, feed, config, accelerator)
-    for key, parameter in prunable(model).items():
+    for key, parameter in prunable_parameters(model).items():
         assert not bool(parameter[~masks[key]].any())
         assert not torch.equal(parameter[masks[key]], before[key][masks[key]])
 
@@ -55,7 +56,7 @@ def test_masked_weights_do_not_move_even_under_an_optimizer_with_a_mind_of_its_o
     model = network()
     masks = masks_of(model)
     run(model, masks, feed, dataclasses.replace(SGD, optimizer="Noisy"), accelerator)
-    assert not any(bool(parameter[~masks[key]].any()) for key, parameter in prunable(model).items())
+    assert not any(bool(parameter[~masks[key]].any()) for key, parameter in prunable_parameters(model).items())
 
 
 def test_the_gradient_is_masked_before_it_is_clipped(feed, accelerator):
@@ -65,9 +66,9 @@ def test_the_gradient_is_masked_before_it_is_clipped(feed, accelerator):
     config = dataclasses.replace(SGD, max_grad_norm=0.01, num_train_epochs=1)
     run(masked, masks, feed, config, accelerator)
     with torch.no_grad():
-        for key, parameter in prunable(reference).items():
+        for key, parameter in prunable_parameters(reference).items():
             parameter.mul_(masks[key])
-    handles = [p.register_hook(lambda g, m=masks[k]: g * m) for k, p in prunable(reference).items()]
+    handles = [p.register_hook(lambda g, m=masks[k]: g * m) for k, p in prunable_parameters(reference).items()]
     run(reference, {}, feed, config, accelerator)
     for handle in handles:
         handle.remove()
@@ -222,7 +223,7 @@ def test_the_average_of_the_weights_is_what_is_kept(feed, accelerator):
     run(averaged, masks, feed, dataclasses.replace(SGD, ema_decay=0.8), accelerator)
     for name, mean in means.items():
         torch.testing.assert_close(averaged.state_dict()[name], mean, atol=1e-6, rtol=1e-5)
-    assert not any(bool(parameter[~masks[key]].any()) for key, parameter in prunable(averaged).items())
+    assert not any(bool(parameter[~masks[key]].any()) for key, parameter in prunable_parameters(averaged).items())
 
 
 def test_mixup_erasing_and_cutmix_train_a_partition(feed, accelerator):
@@ -251,7 +252,7 @@ def test_the_mixed_loss_is_that_of_soft_targets():
 def test_a_settled_mask_ends_the_round_and_survives_an_interruption(feed, accelerator, tmp_path, monkeypatch):
     monkeypatch.setattr(training, "SEGMENT_STEPS", 3)
     config = dataclasses.replace(SGD, num_train_epochs=30, learning_rate=1e-3)
-    before = full_like(prunable(network()))
+    before = full_like(prunable_parameters(network()))
     kept = count_kept(before) // 2
     whole, broken = network(), network()
     record = run(whole, {}, feed, config, accelerator, settled=EarlyBird(before, kept, 0.1))
@@ -299,6 +300,8 @@ def test_a_compiled_network_trains_the_same_subnetwork(feed, accelerator):
     compiled.compile()
     for model in (plain, compiled):
         run(model, masks_of(model), feed, SGD, accelerator)
-    for (key, one), other in zip(prunable(plain).items(), prunable(compiled).values(), strict=True):
+    for (key, one), other in zip(
+        prunable_parameters(plain).items(), prunable_parameters(compiled).values(), strict=True
+    ):
         torch.testing.assert_close(one, other, atol=1e-3, rtol=1e-2)
         assert not bool(other[~masks_of(compiled)[key]].any())

@@ -7,7 +7,8 @@ from transformers import Trainer, TrainingArguments
 from dilt_hf.callbacks import TicketCallback
 from dilt_hf.config import ModelConfig
 from dilt_hf.masks import full_like, shuffle_like
-from dilt_hf.models import build_model, prunable_parameters
+from dilt_hf.models import build_model
+from dilt_hf.weights import prunable_parameters
 
 
 def network():

@@ -17,10 +17,10 @@ from dilt_hf.config import DiltConfig
 from dilt_hf.errors import RunError
 from dilt_hf.figures import draw_comparison
 from dilt_hf.files import PARTIAL, pretty_json, sweep, write_atomically
-from dilt_hf.results import Entry, Results
+from dilt_hf.results import RESULTS_FILE, Entry, Results
 from dilt_hf.tickets import read_config
 
-RUN_FILE, RESULTS_FILE, PICTURE, TICKET_FOLDER = "run.json", "results.jsonl", "results.png", "tickets"
+RUN_FILE, PICTURE, TICKET_FOLDER = "run.json", "results.png", "tickets"
 # Where a run is kept and what else it compares does not change what any stage holds.
 FREE_SECTION = "run"
 

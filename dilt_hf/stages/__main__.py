@@ -16,9 +16,8 @@ from pathlib import Path
 
 from dilt_hf.errors import DiltError, RunError
 from dilt_hf.files import pretty_json
+from dilt_hf.results import RESULTS_FILE
 from dilt_hf.stages.store import RECORD_FILE, Stage, Stages
-
-RESULTS_FILE = "results.jsonl"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
