@@ -11,8 +11,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -23,29 +22,38 @@ from dilt_hf.errors import MaskError
 Masks = dict[str, Tensor]
 
 
-class DeferredMasks(Sequence[Masks]):
-    """Masks that are made whenever they are looked at and kept nowhere: many partitions of a large network.
+class DeferredMask(Mapping[str, Tensor]):
+    """A mask whose tensors are made whenever they are looked at and kept nowhere: many partitions of a large network.
+
+    Args:
+        names: of all its tensors.
+        make: the tensor of a name.
 
     Example:
-        >>> masks = DeferredMasks([lambda: {"w": torch.tensor([True])}, lambda: {"w": torch.tensor([False])}])
-        >>> core(masks)["w"].tolist()
-        [False]
+        >>> mask = DeferredMask(["w"], lambda name: torch.tensor([True, False]))
+        >>> core([mask, {"w": torch.tensor([True, True])}])["w"].tolist()
+        [True, False]
     """
 
-    def __init__(self, makers: Sequence[Callable[[], Masks]]):
-        self._makers = list(makers)
+    def __init__(self, names: Iterable[str], make: Callable[[str], Tensor]):
+        self._names, self._make = dict.fromkeys(names), make
 
     def __len__(self) -> int:
-        return len(self._makers)
+        return len(self._names)
 
-    def __getitem__(self, index: Any) -> Any:
-        return self._makers[index]()
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self._names:
+            raise KeyError(name)
+        return self._make(name)
 
 
 # --- combining -------------------------------------------------------------------------------------------------------
 
 
-def core(partitions: Sequence[Mapping[str, Tensor]]) -> Masks:
+def core(partitions: Iterable[Mapping[str, Tensor]]) -> Masks:
     """AND of the partition masks: the weights that every partition kept.
 
     Example:
@@ -53,10 +61,10 @@ def core(partitions: Sequence[Mapping[str, Tensor]]) -> Masks:
         >>> core([a, b])["w"].tolist()
         [True, False, False]
     """
-    return consensus(partitions, len(partitions))
+    return _fold(partitions, Tensor.logical_and_)
 
 
-def union(partitions: Sequence[Mapping[str, Tensor]]) -> Masks:
+def union(partitions: Iterable[Mapping[str, Tensor]]) -> Masks:
     """OR of the partition masks: the weights that at least one partition kept.
 
     Example:
@@ -64,7 +72,7 @@ def union(partitions: Sequence[Mapping[str, Tensor]]) -> Masks:
         >>> union([a, b])["w"].tolist()
         [True, True, False]
     """
-    return consensus(partitions, 1)
+    return _fold(partitions, Tensor.logical_or_)
 
 
 def consensus(partitions: Sequence[Mapping[str, Tensor]], votes: int) -> Masks:
@@ -77,10 +85,8 @@ def consensus(partitions: Sequence[Mapping[str, Tensor]], votes: int) -> Masks:
     """
     if not 1 <= votes <= len(partitions):
         raise MaskError(f"consensus needs between 1 and {len(partitions)} votes of {len(partitions)}, not {votes}.")
-    if votes == 1:
-        return _fold(partitions, Tensor.logical_or_)
-    if votes == len(partitions):
-        return _fold(partitions, Tensor.logical_and_)
+    if votes in (1, len(partitions)):
+        return union(partitions) if votes == 1 else core(partitions)
     counts = _fold(partitions, Tensor.add_, dtype=torch.int16)
     return {name: tensor >= votes for name, tensor in counts.items()}
 
@@ -92,7 +98,8 @@ def _fold(
 ) -> Masks:
     """Combine masks one after another, in place, so that of masks that lie on disk only one is held at a time."""
     result: Masks | None = None
-    for position, mask in enumerate(partitions):
+    for position, each in enumerate(partitions):
+        mask = dict(each)
         check_alike([mask])
         if result is None:
             result = {name: tensor.to(dtype, copy=True) for name, tensor in mask.items()}
@@ -117,8 +124,8 @@ def specialist(partitions: Sequence[Mapping[str, Tensor]], index: int) -> Masks:
         raise MaskError(f"there is no partition {index}; the partitions are numbered 0 to {len(partitions) - 1}.")
     if len(partitions) == 1:
         return dict(partitions[0])
-    others = _fold((partitions[k] for k in range(len(partitions)) if k != index), Tensor.logical_or_)
-    return subtract(partitions[index], others)
+    others = union(partitions[k] for k in range(len(partitions)) if k != index)
+    return subtract(dict(partitions[index]), others)
 
 
 def subtract(mask: Mapping[str, Tensor], removed: Mapping[str, Tensor]) -> Masks:
@@ -254,29 +261,33 @@ def mean_overlap(partitions: Sequence[Mapping[str, Tensor]]) -> dict[str, dict[s
     """Jaccard index and its chance level (`jaccard`, `chance_jaccard`), averaged over all pairs of partitions: of each
     tensor, and "" for all together.
 
-    None where a pair is empty. Each mask is looked at once and kept as one bit a weight.
+    None where a pair is empty. The masks are looked at tensor by tensor.
 
     Example:
         >>> mean_overlap([{"w": torch.tensor([True, False])}, {"w": torch.tensor([True, True])}])[""]
         {'jaccard': 0.5, 'chance': 0.5}
     """
-    packed = [{name: np.packbits(tensor.cpu().numpy()) for name, tensor in mask.items()} for mask in partitions]
-    kept = [{name: int(np.bitwise_count(bits).sum()) for name, bits in each.items()} for each in packed]
-    sizes = {name: tensor.numel() for name, tensor in partitions[0].items()}
-    values: dict[str, dict[str, list[float]]] = {name: {"jaccard": [], "chance": []} for name in ("", *sizes)}
-    for one, other in itertools.combinations(range(len(packed)), 2):
-        shared = {name: int(np.bitwise_count(packed[one][name] & packed[other][name]).sum()) for name in sizes}
-        expected = {name: kept[one][name] * kept[other][name] / size for name, size in sizes.items()}
-        both = {name: kept[one][name] + kept[other][name] for name in sizes}
-        for name in values:
-            names = sizes if name == "" else [name]
-            for key, overlap in (("jaccard", shared), ("chance", expected)):
-                common = sum(overlap[each] for each in names)
-                either = sum(both[each] for each in names) - common
-                values[name][key].append(common / either if either else math.nan)
-    means = {name: {key: sum(found) / len(found) for key, found in each.items()} for name, each in values.items()}
+    names = list(partitions[0])
+    pairs = list(itertools.combinations(range(len(partitions)), 2))
+    shared, expected, both = ({name: np.zeros(len(pairs)) for name in names} for _ in range(3))
+    for name in names:
+        packed = [np.packbits(mask[name].cpu().numpy()) for mask in partitions]
+        kept = [int(np.bitwise_count(bits).sum()) for bits in packed]
+        size = partitions[0][name].numel()
+        for position, (one, other) in enumerate(pairs):
+            shared[name][position] = np.bitwise_count(packed[one] & packed[other]).sum()
+            expected[name][position] = kept[one] * kept[other] / size
+            both[name][position] = kept[one] + kept[other]
+
+    def mean(common: dict[str, np.ndarray], names: Sequence[str]) -> float | None:
+        """Intersection over union, averaged over the pairs."""
+        numbers = np.sum([common[name] for name in names], axis=0)
+        either = np.sum([both[name] for name in names], axis=0) - numbers
+        return float((numbers / either).mean()) if (either > 0).all() else None
+
     return {
-        name: {key: None if math.isnan(mean) else mean for key, mean in each.items()} for name, each in means.items()
+        key: {"jaccard": mean(shared, each), "chance": mean(expected, each)}
+        for key, each in {"": names, **{name: [name] for name in names}}.items()
     }
 
 

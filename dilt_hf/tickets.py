@@ -95,7 +95,7 @@ class Tickets:
     """
 
     folder: Path
-    partitions: Sequence[Masks]
+    partitions: Sequence[Mapping[str, Tensor]]
     config: Mapping[str, Any]
 
     @classmethod

@@ -6,10 +6,12 @@ import dataclasses
 import functools
 import logging
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from dilt_hf import __version__
 from dilt_hf.accounting import Cost
@@ -19,7 +21,7 @@ from dilt_hf.experiments.networks import SIBLING, Label, subsets_to_prune
 from dilt_hf.files import pretty_json, write_atomically
 from dilt_hf.mask_files import load_masks, masks_to_bytes
 from dilt_hf.masks import (
-    DeferredMasks,
+    DeferredMask,
     Masks,
     compose,
     count_kept,
@@ -37,6 +39,7 @@ from dilt_hf.results import Entry
 from dilt_hf.seeding import generator_for
 from dilt_hf.stages import Stage
 from dilt_hf.tickets import CONFIG_FILE, FORMAT_VERSION, Tickets
+from dilt_hf.weights import read_weights
 from dilt_hf.workbench import MASK_FILE, RANKS_FILE, Workbench
 
 logger = logging.getLogger(__name__)
@@ -58,31 +61,33 @@ class Search:
         """The removal order of each pruning process, by its name."""
         return {subset.name: self.bench.ranked(subset, self.seed) for subset in subsets_to_prune(self.bench)}
 
-    def _ranks(self, name: str) -> dict[str, Any]:
-        from safetensors.torch import load_file
-
-        return load_file(self.ranked[name].path / RANKS_FILE)
+    def _ranks(self, name: str) -> Mapping[str, Tensor]:
+        return read_weights(self.ranked[name].path / RANKS_FILE)
 
     @functools.cached_property
-    def partitions(self) -> DeferredMasks:
+    def partitions(self) -> Sequence[DeferredMask]:
         """The N partition masks of the configured sparsity."""
         return self._masks_of(self.bench.subsets)
 
-    def _masks_of(self, subsets: Sequence[Subset]) -> DeferredMasks:
+    def _masks_of(self, subsets: Sequence[Subset]) -> Sequence[DeferredMask]:
         """The masks of these pruning processes at the configured sparsity."""
         pruning = self.bench.config.pruning
         if pruning.target_ticket != "partition":
             return self._matched(1 - pruning.target_sparsity, pruning.target_ticket, subsets)  # type: ignore[operator]
         return self._masks_at(subsets, [self.bench.kept_per_round()[-1]] * len(subsets))
 
-    def _masks_at(self, subsets: Sequence[Subset], counts: Sequence[int]) -> DeferredMasks:
-        def make(name: str, count: int) -> Masks:
-            return mask_at(self._ranks(name), count)
+    def _masks_at(self, subsets: Sequence[Subset], counts: Sequence[int]) -> Sequence[DeferredMask]:
+        def draw(path: Path, count: int, name: str) -> Tensor:
+            return mask_at(read_weights(path, [name]), count)[name]
 
-        named = zip(subsets, counts, strict=True)
-        return DeferredMasks([functools.partial(make, subset.name, count) for subset, count in named])
+        return [
+            DeferredMask(
+                self.bench.prunable, functools.partial(draw, self.ranked[subset.name].path / RANKS_FILE, count)
+            )
+            for subset, count in zip(subsets, counts, strict=True)
+        ]
 
-    def _matched(self, wanted: float, ticket: str, subsets: Sequence[Subset]) -> DeferredMasks:
+    def _matched(self, wanted: float, ticket: str, subsets: Sequence[Subset]) -> Sequence[DeferredMask]:
         """Masks of these pruning processes whose core or union has the wanted density."""
         return self._masks_at(subsets, self._matched_counts(wanted, ticket, tuple(subset.name for subset in subsets)))
 

@@ -8,10 +8,9 @@ steps must be compared, not only accuracy.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 
-from dilt_hf.masks import DeferredMasks, Masks, core, count_kept
+from dilt_hf.masks import Masks, core, count_kept
 from dilt_hf.pruning.imp import Round, Weights, mask_at, match_density, prune_smallest, removal_ranks
 
 PRUNING_FRACTION = 0.15  # of the remaining weights, per model and round (section 4)
@@ -38,7 +37,7 @@ def consensus_round(weights: Sequence[Weights], mask: Masks, fraction: float, le
         3
     """
     kept = round((1 - fraction) * count_kept(mask))
-    common = core(DeferredMasks([functools.partial(prune_smallest, each, mask, kept) for each in weights]))
+    common = core(prune_smallest(each, mask, kept) for each in weights)
     if count_kept(common) >= least:
         return common
     orders = [removal_ranks([Round(0, mask, prune_smallest(each, mask, kept), each)]) for each in weights]

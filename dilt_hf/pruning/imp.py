@@ -161,8 +161,8 @@ def match_density(ranks: Iterable[Mapping[str, Tensor]], kept: int, ticket: str)
     joined: Tensor | None = None
     count = 0
     for each in ranks:
-        times = _flat(each).to(torch.int64) * _SPREAD + count
-        joined = times if joined is None else combine(joined, times)
+        times = _flat(each).to(torch.int64).mul_(_SPREAD).add_(count)
+        joined = times if joined is None else combine(joined, times, out=joined)
         count += 1
     if joined is None or not 1 <= kept <= len(joined):
         raise MaskError(f"the {ticket} cannot keep {kept} of {0 if joined is None else len(joined)} weights.")
