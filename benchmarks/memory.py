@@ -8,6 +8,7 @@ Every partition is pruned in two rounds of one step each, on random pictures: wh
 
 import argparse
 import multiprocessing
+import os
 import resource
 import tempfile
 from pathlib import Path
@@ -61,6 +62,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--architecture", default="resnet18-cifar")
     architecture = parser.parse_args().architecture
+    os.environ["MALLOC_MMAP_THRESHOLD_"] = "1000000"  # or the peak depends on how the C library happens to reuse memory
     context = multiprocessing.get_context("spawn")
     peaks = []
     for partitions in NUMBERS:

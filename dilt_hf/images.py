@@ -127,5 +127,4 @@ class Normalize:
         count, height, width, channels = pictures.shape
         scale, shift = self.scale.repeat(width), self.shift.repeat(width)  # whole rows at a time: 4x faster
         values = pictures.reshape(count, height, width * channels).to(torch.float32)
-        scaled = torch.addcmul(shift, values, scale)
-        return scaled.view(pictures.shape).permute(0, 3, 1, 2)
+        return torch.addcmul(shift, values, scale, out=values).view(pictures.shape).permute(0, 3, 1, 2)
