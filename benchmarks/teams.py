@@ -1,7 +1,7 @@
 """When do processes help? The same pruning of two partitions by two processes of one thread each, and by one process of
 two threads.
 
-    python benchmarks/teams.py [--rounds 5]
+    python benchmarks/teams.py [--rounds 3]
 
 Both are started and warm before the clock runs: what is measured is the training of one round of each partition. The
 stages, claims and masks on disk are part of it.
@@ -98,7 +98,7 @@ class Crew:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     rounds = parser.parse_args().rounds
     rows = [["network", "1 process x 2 threads, s", "2 processes x 1 thread, s", "ratio"]]
     for case in CASES:
@@ -111,6 +111,7 @@ def main():
                     times[which].append(spent)
         one, two = (sorted(values)[len(values) // 2] for values in times)
         rows.append([case, f"{one:.2f}", f"{two:.2f}", f"{two / one:.2f}"])
+        print(*rows[-1], flush=True)
         for crew in crews:
             crew.dismiss()
     print_table(f"One round of IMP on each of two partitions, median of {rounds} alternating turns", rows)
