@@ -27,9 +27,10 @@ import torch
 from huggingface_hub import HfApi
 from torch import Tensor, nn
 
-from dilt_hf import __version__, models
+from dilt_hf import models
 from dilt_hf.errors import MaskError, TicketError
 from dilt_hf.files import new_folder, pretty_json
+from dilt_hf.hub import LIBRARY, HubCommit, is_repo_id, make_repository
 from dilt_hf.mask_files import load_masks, save_masks
 from dilt_hf.masking import check_masks_fit
 from dilt_hf.masks import Masks, check_alike, compose, count_total, density, ticket_names
@@ -42,21 +43,23 @@ MASK_FOLDER = "masks"
 THETA0_FILES = ("config.json", WEIGHTS_FILE, "preprocessor_config.json")
 
 
-def from_pretrained(repository: str | os.PathLike, ticket: str = "core") -> nn.Module:
+def from_pretrained(repository: str | os.PathLike, ticket: str = "core", **settings: Any) -> nn.Module:
     """The model θ0 ⊙ mask of one ticket, in evaluation mode: a plain transformers model, ready to train or to run.
 
     Args:
-        repository: the folder of a ticket repository.
+        repository: a ticket repository: a folder, or an id on the Hub.
         ticket: a name such as "core", "union", "specialist_0", or a composition such as "core+specialist_0".
+        settings: as for `Tickets.from_pretrained`.
 
     Raises:
         TicketError: when the repository is incomplete or inconsistent.
         MaskError: when there is no such ticket; the message lists those there are.
+        Exception: the Hub's own errors, unchanged.
 
     Example:
         >>> model = from_pretrained("runs/digits/tickets/seed_0", ticket="core")
     """
-    return Tickets.from_pretrained(repository).load_model(ticket)
+    return Tickets.from_pretrained(repository, **settings).load_model(ticket)
 
 
 def apply_ticket(model: nn.Module, tickets: Tickets, name: str) -> None:
@@ -92,26 +95,52 @@ class Tickets:
         folder: where θ0 lies.
         partitions: the N partition masks, by checkpoint name.
         config: the content of `dilt_config.json`.
+        source: the commit on the Hub that they come from, if they do.
     """
 
     folder: Path
     partitions: Sequence[Mapping[str, Tensor]]
     config: Mapping[str, Any]
+    source: HubCommit | None = None
 
     @classmethod
-    def from_pretrained(cls, repository: str | os.PathLike) -> Tickets:
-        """Read a ticket repository. The masks are read and checked now, θ0 when a model is asked for.
+    def from_pretrained(
+        cls,
+        repository: str | os.PathLike,
+        *,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | os.PathLike | None = None,
+        local_files_only: bool = False,
+        force_download: bool = False,
+    ) -> Tickets:
+        """Read a ticket repository. The masks are fetched, read and checked now, θ0 when a model is asked for.
+
+        Args:
+            repository: a folder, or an id on the Hub; a folder of that name comes first.
+            revision: a branch, tag or commit on the Hub; all files come from the one commit that it is now.
+            token, cache_dir, local_files_only, force_download: for the Hub, as transformers has them. What is in the
+                cache also loads without a network.
 
         Raises:
-            TicketError: when the folder is no ticket repository, is of a newer format, or its parts do not fit.
+            TicketError: when it is no ticket repository, is of a newer format, or its parts do not fit.
+            Exception: the Hub's own errors, unchanged.
 
         Example:
             >>> Tickets.from_pretrained("runs/digits/tickets/seed_0").names()[:2]
             ['core', 'union']
         """
-        folder = Path(repository)
+        folder, source = Path(repository), None
         if not folder.is_dir():
-            raise TicketError(f"there is no folder {folder}; give the folder of a ticket repository.")
+            if not is_repo_id(repository):
+                raise TicketError(
+                    f"there is no folder {folder}; give the folder of a ticket repository, or its id on the Hub."
+                )
+            source = HubCommit.resolve(
+                str(repository), [CONFIG_FILE, f"{MASK_FOLDER}/partition_*.safetensors"], revision=revision,
+                token=token, cache_dir=cache_dir, local_files_only=local_files_only, force_download=force_download,
+            )  # fmt: skip
+            folder = source.folder
         config = read_config(folder)
         paths = [_mask_path(folder, k) for k in range(config["num_partitions"])]
         for path in paths:
@@ -122,8 +151,10 @@ class Tickets:
             check_alike(partitions)
         except MaskError as error:
             raise TicketError(f"the masks of {folder} cannot be used: {error}") from error
-        tickets = cls(folder, partitions, config)
-        tickets._check_theta0_shapes()
+        tickets = cls(folder, partitions, config, source)
+        tickets._check_count()
+        if source is None:
+            tickets._check_theta0_shapes()
         return tickets
 
     def names(self) -> list[str]:
@@ -146,6 +177,7 @@ class Tickets:
             MaskError: when there is no such ticket.
         """
         masks = None if name is None else self.masks(name)
+        self._fetch_theta0()
         expected = self.config["theta0"]["sha256"]
         if weights_sha256(self.folder) != expected:
             raise TicketError(
@@ -165,6 +197,7 @@ class Tickets:
         Raises:
             TicketError: when the folder already holds something.
         """
+        self._fetch_theta0()
         folder = Path(folder)
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise TicketError(f"{folder} already exists; choose a new folder, so that nothing is written over.")
@@ -201,8 +234,8 @@ class Tickets:
         """
         with tempfile.TemporaryDirectory() as scratch:
             self.save_pretrained(Path(scratch, "tickets"))
-            repository = hub_repository(repo_id, private=private, token=token)
-            done = HfApi(library_name="dilt_hf", library_version=__version__, token=token).upload_folder(
+            repository = make_repository(repo_id, private=private, token=token)
+            done = HfApi(**LIBRARY, token=token).upload_folder(
                 repo_id=repository,
                 folder_path=Path(scratch, "tickets"),
                 revision=revision,
@@ -212,6 +245,7 @@ class Tickets:
 
     def is_theta0(self, tensors: Mapping[str, Tensor]) -> bool:
         """Whether these tensors, by checkpoint name, hold θ0's values wherever a mask covers them."""
+        self._fetch_theta0()
         with safetensors.safe_open(self.folder / WEIGHTS_FILE, framework="pt") as theta0:
             return all(
                 torch.equal(tensor.detach().cpu().float(), theta0.get_tensor(key))
@@ -222,12 +256,21 @@ class Tickets:
 
     def __repr__(self) -> str:
         densities = ", ".join(f"{name} {density(self.masks(name)):.1%}" for name in self.names()[:2])
-        return f"Tickets({str(self.folder)!r}, {len(self.partitions)} partitions; density: {densities})"
+        place = str(self.folder) if self.source is None else f"{self.source.repo_id}@{self.source.commit[:7]}"
+        return f"Tickets({place!r}, {len(self.partitions)} partitions; density: {densities})"
 
-    def _check_theta0_shapes(self) -> None:
+    def _fetch_theta0(self) -> None:
+        """Make sure that θ0 is in `folder`, and that it is one for these masks."""
+        if self.source is not None:
+            self.source.fetch([*THETA0_FILES, "*.py"])
+            self._check_theta0_shapes()
+
+    def _check_count(self) -> None:
         covered, expected = count_total(self.partitions[0]), self.config.get("prunable_weights")
         if not covered or expected not in (None, covered):
             raise TicketError(f"the masks of {self.folder} cover {covered} weights, but {CONFIG_FILE} says {expected}.")
+
+    def _check_theta0_shapes(self) -> None:
         weights = self.folder / WEIGHTS_FILE
         if not weights.is_file():
             raise TicketError(f"{self.folder} lacks {WEIGHTS_FILE}, the θ0 of its masks.")
@@ -239,14 +282,6 @@ class Tickets:
                         raise TicketError(f"the masks of {self.folder} cover '{name}', which θ0 lacks in that shape.")
         except safetensors.SafetensorError as error:
             raise TicketError(f"{weights} is not a readable safetensors file ({error}).") from error
-
-
-def hub_repository(repo_id: str, *, private: bool | None = None, token: str | None = None) -> str:
-    """Make the model repository on the Hub if it does not exist; its full id. The Hub's own errors pass through."""
-    created = HfApi(library_name="dilt_hf", library_version=__version__, token=token).create_repo(
-        repo_id, private=private, exist_ok=True
-    )
-    return str(created.repo_id)
 
 
 @torch.no_grad()

@@ -17,7 +17,8 @@ class LoopbackHub:
     """Repositories of one owner, `me`; `fail_commits` makes the Hub refuse to commit."""
 
     def __init__(self, fail_commits=False):
-        self.repositories, self.objects, self.requests = {}, {}, []
+        self.repositories, self.objects, self.requests, self.tags = {}, {}, [], {}
+        self.sent = {}  # bytes by file
         self.fail_commits = fail_commits
         hub = self
 
@@ -37,6 +38,18 @@ class LoopbackHub:
     def files(self, repository):
         return self.repositories[repository][-1] if self.repositories[repository] else {}
 
+    def commits(self, repository):
+        """The commits by their hashes, the latest last."""
+        return {commit_hash(position): files for position, files in enumerate(self.repositories[repository])}
+
+    def resolve(self, repository, revision):
+        """The hash of the commit that a branch, tag or hash names; None if there is none."""
+        commits = self.commits(repository)
+        if revision == "main":
+            return list(commits)[-1] if commits else None
+        revision = self.tags.get((repository, revision), revision)
+        return revision if revision in commits else None
+
     def __enter__(self):
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
         return self
@@ -44,6 +57,10 @@ class LoopbackHub:
     def __exit__(self, *_):
         self.server.shutdown()
         self.server.server_close()
+
+
+def commit_hash(position):
+    return hashlib.sha1(str(position).encode()).hexdigest()
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -103,6 +120,9 @@ class _Handler(BaseHTTPRequestHandler):
             if hub.fail_commits:
                 return self.answer({"error": "the Hub is out of order"}, 500)
             return self.commit(match[1], [json.loads(line) for line in body.splitlines()])
+        if match := re.fullmatch(r"/api/models/(.+)/tag/(.+)", self.path):
+            hub.tags[match[1], json.loads(body)["tag"]] = hub.resolve(match[1], match[2])
+            return self.answer({})
         return self.answer({"error": f"no {self.path}"}, 404)
 
     def commit(self, repository, lines):
@@ -116,7 +136,7 @@ class _Handler(BaseHTTPRequestHandler):
             elif line["key"] == "deletedFile":
                 del files[value["path"]]
         self.state.repositories[repository].append(files)
-        oid = hashlib.sha1(str(len(self.state.repositories[repository])).encode()).hexdigest()
+        oid = commit_hash(len(self.state.repositories[repository]) - 1)
         return self.answer(
             {"success": True, "commitOid": oid, "commitUrl": f"{self.state.address}/{repository}/commit/{oid}"}
         )
@@ -128,9 +148,37 @@ class _Handler(BaseHTTPRequestHandler):
         self.state.objects[oid] = body
         self.answer({})
 
+    def do_HEAD(self):
+        self.do_GET()
+
     def do_GET(self):
         self.body()
-        match = re.fullmatch(r"/api/models/([^/]+/[^/]+)(/revision/.+)?", self.path)
-        if match and match[1] in self.state.repositories:
-            return self.answer({"id": match[1], "sha": "0" * 40, "siblings": [], "private": False, "tags": []})
-        return self.answer({"error": "Repository not found"}, 404, X_Error_Code="RepoNotFound")
+        hub, path = self.state, self.path.split("?")[0]
+        match = re.fullmatch(r"/(?:api/models/)?([^/]+/[^/]+)(?:/(revision|tree|resolve)/([^/]+)(?:/(.+))?)?", path)
+        if match is None or match[1] not in hub.repositories:
+            return self.answer({"error": "Repository not found"}, 404, X_Error_Code="RepoNotFound")
+        repository, what, revision, file = match.groups()
+        commit = hub.resolve(repository, revision or "main")
+        if commit is None and revision not in (None, "main"):
+            return self.answer({"error": "no such revision"}, 404, X_Error_Code="RevisionNotFound")
+        files = hub.commits(repository).get(commit, {})
+        if what in (None, "revision"):
+            return self.answer({"id": repository, "sha": commit or "0" * 40, "siblings": [], "tags": []})
+        if what == "tree":
+            return self.answer([entry(name, content) for name, content in sorted(files.items())])
+        if file not in files:
+            return self.answer({"error": "no such file"}, 404, X_Error_Code="EntryNotFound", X_Repo_Commit=commit)
+        self.send_response(200)
+        content = files[file]
+        tag = hashlib.sha256(content).hexdigest()
+        for name, value in {"Content-Length": len(content), "ETag": f'"{tag}"', "X-Repo-Commit": commit}.items():
+            self.send_header(name, str(value))
+        self.end_headers()
+        if self.command == "GET":
+            hub.sent[file] = hub.sent.get(file, 0) + len(content)
+            self.wfile.write(content)
+
+
+def entry(name, content):
+    """A file as the tree of a commit lists it."""
+    return {"type": "file", "path": name, "size": len(content), "oid": hashlib.sha1(content).hexdigest()}

@@ -22,8 +22,8 @@ def build(architecture="conv3", size=8, seed=0):
     return models.build_model(ModelConfig(architecture=architecture), ["a", "b", "c"], size, seed)
 
 
-def make_tickets(folder, architecture="conv3", size=8):
-    model = build(architecture, size)
+def make_tickets(folder, architecture="conv3", size=8, seed=0):
+    model = build(architecture, size, seed)
     models.save_model(model, folder / "theta0", image_processor(size, [0.5], [0.5], 3))
     generator = torch.Generator().manual_seed(1)
     prunable = prunable_parameters(model)

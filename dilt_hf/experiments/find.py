@@ -22,6 +22,7 @@ from dilt_hf.experiments.folder import load_results, open_folder, save_results, 
 from dilt_hf.experiments.networks import Label, network_labels, subsets_to_prune
 from dilt_hf.experiments.plan import consensus_rounds, describe_plan
 from dilt_hf.experiments.search import Search
+from dilt_hf.hub import make_repository
 from dilt_hf.masks import (
     compose,
     count_total,
@@ -31,7 +32,7 @@ from dilt_hf.progress import Board
 from dilt_hf.results import Results
 from dilt_hf.schedule import Job, carry_out
 from dilt_hf.teams import Team
-from dilt_hf.tickets import Tickets, hub_repository
+from dilt_hf.tickets import Tickets
 from dilt_hf.workbench import NETWORKS, Workbench
 
 logger = logging.getLogger(__name__)
@@ -64,7 +65,7 @@ def find_tickets(config: DiltConfig, team: Team | None = None, progress: bool = 
         opened.begin()
         if config.run.push_to_hub:  # who may not publish should know before the work, not after
             for seed in config.run.seeds:
-                hub_repository(config.run.hub_id(seed), private=config.run.hub_private_repo)
+                make_repository(config.run.hub_id(seed), private=config.run.hub_private_repo)
     team.wait_for_all("opened")
     searches = {seed: Search(bench, seed) for seed in config.run.seeds}
     jobs = [job for seed in config.run.seeds for job in jobs_of(searches[seed])]
