@@ -31,6 +31,7 @@ _HOME = {
     "make_partitions": "partitions",
     "MaskedWeights": "masking",
     "TicketCallback": "callbacks",
+    "TicketSwitch": "switching",
     "Tickets": "tickets",
     "apply_ticket": "tickets",
     "from_pretrained": "tickets",
@@ -46,6 +47,7 @@ __all__ = [
     "PruningConfig",
     "RunConfig",
     "TicketCallback",
+    "TicketSwitch",
     "Tickets",
     "TrainingConfig",
     "__version__",
@@ -86,4 +88,5 @@ if TYPE_CHECKING:
     from dilt_hf.masking import MaskedWeights
     from dilt_hf.partitions import make_partitions
     from dilt_hf.splits import load_splits
+    from dilt_hf.switching import TicketSwitch
     from dilt_hf.tickets import Tickets, apply_ticket, from_pretrained

@@ -97,3 +97,17 @@ def check_masks_fit(tensors: Mapping[str, Tensor], masks: Mapping[str, Tensor]) 
                 f"'{name}' is {tuple(tensors[name].shape)} in the model and {tuple(mask.shape)} in the mask; "
                 "they do not match."
             )
+
+
+def fit_masks(tensors: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The masks under the names that `tensors` have: a bare timm network lacks the prefix of transformers' wrapper.
+
+    Raises:
+        ModelError: when a mask's name or shape does not fit.
+    """
+    fitting = dict(masks)
+    if not set(masks) <= set(tensors):
+        bare = {name.removeprefix("timm_model."): mask for name, mask in masks.items()}
+        fitting = bare if set(bare) <= set(tensors) else fitting
+    check_masks_fit(tensors, fitting)
+    return fitting

@@ -32,7 +32,7 @@ from dilt_hf.errors import MaskError, TicketError
 from dilt_hf.files import new_folder, pretty_json
 from dilt_hf.hub import LIBRARY, HubCommit, is_repo_id, make_repository
 from dilt_hf.mask_files import load_masks, save_masks
-from dilt_hf.masking import check_masks_fit
+from dilt_hf.masking import check_masks_fit, fit_masks
 from dilt_hf.masks import Masks, check_alike, compose, count_total, density, ticket_names
 from dilt_hf.weights import WEIGHTS_FILE, checkpoint_tensors, weights_sha256
 
@@ -76,12 +76,8 @@ def apply_ticket(model: nn.Module, tickets: Tickets, name: str) -> None:
         >>> tickets = Tickets.from_pretrained("runs/digits/tickets/seed_0")
         >>> apply_ticket(model, tickets, "specialist_1")
     """
-    masks = tickets.masks(name)
     tensors = checkpoint_tensors(model)
-    if not set(masks) <= set(tensors):  # a bare timm network lacks the prefix that transformers' wrapper adds
-        bare = {key.removeprefix("timm_model."): mask for key, mask in masks.items()}
-        masks = bare if set(bare) <= set(tensors) else masks
-    check_masks_fit(tensors, masks)
+    masks = fit_masks(tensors, tickets.masks(name))
     if not tickets.is_theta0(tensors):
         logger.warning("the model's weights are not the θ0 that ticket '%s' was found for.", name)
     _mask_in_place(tensors, masks)

@@ -30,11 +30,14 @@ def checkpoint_tensors(model: nn.Module) -> dict[str, Tensor]:
 
     In transformers 5 some names differ between memory and file (ViT: `vit.layers.0.attention.q_proj.weight` against
     `vit.encoder.layer.0.attention.attention.query.weight`). For other modules, such as plain timm models, the
-    checkpoint names are the `state_dict` names. Tied tensors appear once.
+    checkpoint names are the `state_dict` names. Tied tensors appear once. A compiled or DDP model counts as what it
+    wraps.
 
     Raises:
         ModelError: when saving this architecture would merge or split tensors, so that a mask has no single home.
     """
+    while (inner := getattr(model, "_orig_mod", None) or _wrapped(model)) is not None:
+        model = inner
     state = dict(model.state_dict(keep_vars=True))
     if not hasattr(model, "base_model_prefix"):
         return _without_ties(state)
@@ -51,6 +54,12 @@ def checkpoint_tensors(model: nn.Module) -> dict[str, Tensor]:
             "cannot follow; use another architecture."
         )
     return _without_ties({name: live[_identity(tensor)] for name, tensor in on_disk.items()})
+
+
+def _wrapped(model: nn.Module) -> nn.Module | None:
+    """What a wrapper for data parallelism wraps."""
+    parallel = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+    return model.module if isinstance(model, parallel) else None
 
 
 def _identity(tensor: Tensor) -> tuple[int, torch.Size]:

@@ -18,7 +18,7 @@ LAYERS = [
     "feeds", "partitions", "architectures", "weights", "models", "accounting", "metrics", "masking", "optimizers",
     "checkpoints", "shared_batchnorm", "training", "inference", "pruning.imp", "pruning.early_bird",
     "pruning.colt", "claims", "teams", "stages.store", "schedule", "progress", "tracking",
-    "hub", "tickets", "opening", "workbench", "consensus", "results", "figures", "experiments.folder",
+    "hub", "tickets", "switching", "opening", "workbench", "consensus", "results", "figures", "experiments.folder",
     "experiments.networks", "experiments.plan", "experiments.search", "experiments.find", "callbacks",
     "stages.__main__", "cli",
 ]  # fmt: skip
