@@ -76,7 +76,8 @@ class StreamedImages:
         pictures, each seeded by the key and its position."""
         self._plan.rows, self._plan.views, self._plan.size = rows, views, batch_size
         if self._loader is None or not self.persistent:
-            multiprocessing.get_context("forkserver").set_forkserver_preload(WORKER_MODULES)
+            if self.workers:
+                multiprocessing.get_context("forkserver").set_forkserver_preload(WORKER_MODULES)
             self._loader = torch.utils.data.DataLoader(
                 self.decoder,
                 batch_sampler=self._plan,
