@@ -17,7 +17,7 @@ from timing import print_table
 
 from dilt_hf.cli import parse_config
 from dilt_hf.experiments.find import find_tickets
-from dilt_hf.masks import jaccard
+from dilt_hf.overlap import jaccard
 from dilt_hf.tickets import Tickets
 
 ARGUMENTS = [

@@ -21,7 +21,7 @@ from dilt_hf.masks import full_like, random_like
 from dilt_hf.models import build_model, save_model
 from dilt_hf.switching import TicketSwitch
 from dilt_hf.tickets import Tickets
-from dilt_hf.weights import prunable_parameters, weights_sha256
+from dilt_hf.weights import prunable_parameters
 
 VIT_B = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072}
 
@@ -35,8 +35,7 @@ def made(folder):
     for mask in fifth.values():
         mask.view(-1)[mask.numel() // 5 :] = False
     partitions = [random_like(fifth, torch.Generator().manual_seed(k)) for k in range(2)]
-    facts = {"format_version": 1, "num_partitions": 2, "theta0": {"sha256": weights_sha256(folder / "theta0")}}
-    Tickets(folder / "theta0", partitions, facts).save_pretrained(folder / "tickets")
+    Tickets.found(folder / "theta0", partitions, {}).save_pretrained(folder / "tickets")
     return folder / "tickets"
 
 

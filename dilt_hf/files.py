@@ -86,6 +86,23 @@ def pretty_json(value: Any) -> str:
     return json.dumps(value, indent=2, allow_nan=False) + "\n"
 
 
+def read_json(path: str | os.PathLike, most_bytes: int, error: type[Exception]) -> Any:
+    """The content of a JSON file that may come from a stranger: its objects take much more memory than their text.
+
+    Raises:
+        error: when it is longer than `most_bytes`, or not JSON.
+        OSError: when it cannot be read.
+    """
+    with open(path, "rb") as file:
+        content = file.read(most_bytes + 1)
+    if len(content) > most_bytes:
+        raise error(f"{os.fspath(path)} is longer than {most_bytes} bytes, the most that is read.")
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError) as cause:
+        raise error(f"{os.fspath(path)} is not JSON ({cause}).") from cause
+
+
 def sha256_of_json(value: Any) -> str:
     """Hex sha256 of `canonical_json(value)`."""
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()

@@ -28,6 +28,7 @@ class HubCommit:
     repo_id: str
     folder: Path
     settings: Mapping[str, Any]
+    _fetched: set[tuple[str, ...]] = dataclasses.field(default_factory=set, repr=False, compare=False)
 
     @classmethod
     def resolve(cls, repo_id: str, patterns: list[str], *, revision: str | None = None, **settings: Any) -> HubCommit:
@@ -51,8 +52,10 @@ class HubCommit:
         return self.folder.name
 
     def fetch(self, patterns: list[str]) -> None:
-        """Fetch more files of the commit into `folder`; those that are there are not fetched again."""
-        snapshot_download(self.repo_id, revision=self.commit, allow_patterns=patterns, **self.settings)
+        """Fetch more files of the commit into `folder`, once: asking again costs no request."""
+        if (asked := tuple(patterns)) not in self._fetched:
+            snapshot_download(self.repo_id, revision=self.commit, allow_patterns=patterns, **self.settings)
+            self._fetched.add(asked)
 
 
 def is_repo_id(text: str | os.PathLike) -> bool:
@@ -66,6 +69,13 @@ def is_repo_id(text: str | os.PathLike) -> bool:
     return isinstance(text, str) and len(parts) <= 2 and all(part and not part.startswith(".") for part in parts)
 
 
-def make_repository(repo_id: str, *, private: bool | None = None, token: str | None = None) -> str:
-    """Make the model repository on the Hub if it does not exist; its full id. The Hub's own errors pass through."""
-    return str(HfApi(**LIBRARY, token=token).create_repo(repo_id, private=private, exist_ok=True).repo_id)
+def make_repository(
+    repo_id: str, *, private: bool | None = None, token: str | None = None, branch: str | None = None
+) -> str:
+    """Make the model repository, and the branch, on the Hub if they do not exist; its full id. The Hub's own errors
+    pass through."""
+    hub = HfApi(**LIBRARY, token=token)
+    made = str(hub.create_repo(repo_id, private=private, exist_ok=True).repo_id)
+    if branch is not None:
+        hub.create_branch(made, branch=branch, exist_ok=True)
+    return made

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dilt_hf import data
 from dilt_hf.feeds import Feed
@@ -39,8 +39,8 @@ def predict(
 
 
 @torch.no_grad()
-def recalibrate_batchnorm(model: nn.Module, feed: Feed, batch_size: int) -> None:
-    """Replace the running statistics of all batch norms by the plain average over one pass of `feed`, in place.
+def recalibrate_batchnorm(model: nn.Module, batches: Iterable[Tensor]) -> None:
+    """Replace the running statistics of all batch norms by the plain average over `batches` of pixel values, in place.
 
     Needed after a mask is put on trained weights: the statistics belong to the unmasked network.
     """
@@ -56,7 +56,7 @@ def recalibrate_batchnorm(model: nn.Module, feed: Feed, batch_size: int) -> None
     for norm in norms:
         norm.train()
     try:
-        for pixels, _ in data.in_order(feed.images, feed.rows, batch_size, feed.normalize):
+        for pixels in batches:
             logits_of(model, pixels)
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):

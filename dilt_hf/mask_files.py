@@ -1,8 +1,7 @@
 """Masks on disk: one safetensors file per partition, one bit per prunable weight.
 
-Each tensor is stored flat as uint8, eight weights a byte, the first weight in the lowest bit
-(``numpy.packbits(bitorder="little")``); unused bits of the last byte are 0. The shapes and the format version stand in
-the safetensors metadata. Keys are those of the checkpoint file that the mask belongs to.
+Each tensor is stored as `dilt_hf.packed` holds it, a vector of uint8. The shapes and the format version stand in the
+safetensors metadata. Keys are those of the checkpoint file that the mask belongs to.
 
 All metadata is one JSON text under one key, because safetensors writes several keys in an order that changes from call
 to call, and equal masks shall be equal bytes.
@@ -11,52 +10,24 @@ to call, and equal masks shall be equal bytes.
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Mapping
 
-import numpy as np
 import safetensors
-import torch
 from safetensors.numpy import save as to_safetensors
 from torch import Tensor
 
 from dilt_hf.errors import MaskError
 from dilt_hf.files import canonical_json, write_atomically
-from dilt_hf.masks import Masks, check_alike
+from dilt_hf.masks import Masks
+from dilt_hf.packed import PackedMask
 
 FORMAT = "dilt-mask-1"
 METADATA_KEY = "dilt_mask"
-
-
-def pack(mask: Tensor) -> np.ndarray:
-    """A bool tensor of n weights as ⌈n/8⌉ bytes; `unpack` is the inverse.
-
-    Example:
-        >>> pack(torch.tensor([[True, False], [True, True]]))
-        array([13], dtype=uint8)
-    """
-    return np.packbits(mask.detach().cpu().numpy().reshape(-1), bitorder="little")
-
-
-def unpack(packed: np.ndarray, shape: tuple[int, ...]) -> Tensor:
-    """The bool tensor of `shape` that `pack` made `packed` from.
-
-    Raises:
-        MaskError: when the byte count does not fit the shape, or an unused bit is set.
-
-    Example:
-        >>> unpack(np.array([13], dtype=np.uint8), (2, 2))
-        tensor([[ True, False],
-                [ True,  True]])
-    """
-    size = math.prod(shape)
-    if packed.dtype != np.uint8 or packed.shape != (-(-size // 8),):
-        raise MaskError(f"{-(-size // 8)} bytes hold a mask of shape {shape}, not {packed.dtype}{packed.shape}.")
-    if size % 8 and packed[-1] >> (size % 8):
-        raise MaskError(f"unused bits are set after the last of {size} weights, so the file is damaged.")
-    bits = np.unpackbits(packed, count=size, bitorder="little")
-    return torch.from_numpy(bits.view(np.bool_)).view(shape)
+# A file from a stranger shall not cost more memory than its size explains: a table of names takes much more in memory
+# than on disk. The largest networks have some thousand tensors, some hundred kB of header.
+MOST_HEADER_BYTES = 8 * 2**20
+MOST_DIMENSIONS, MOST_WEIGHTS = 8, 2**40
 
 
 def save_masks(mask: Mapping[str, Tensor], path: str | os.PathLike) -> None:
@@ -70,14 +41,14 @@ def save_masks(mask: Mapping[str, Tensor], path: str | os.PathLike) -> None:
 
 def masks_to_bytes(mask: Mapping[str, Tensor]) -> bytes:
     """The bytes that `save_masks` writes: equal masks give equal bytes."""
-    check_alike([mask])
-    shapes = {name: list(tensor.shape) for name, tensor in mask.items()}
+    packed = PackedMask.of(mask)
+    shapes = {name: list(shape) for name, shape in packed.shapes.items()}
     metadata = {METADATA_KEY: canonical_json({"format": FORMAT, "shapes": shapes})}
-    return to_safetensors({name: pack(mask[name]) for name in sorted(mask)}, metadata=metadata)
+    return to_safetensors(packed.bits, metadata=metadata)
 
 
 def load_masks(path: str | os.PathLike) -> Masks:
-    """Read what `save_masks` wrote.
+    """Read what `save_masks` wrote; `read_packed` reads it without unpacking.
 
     Raises:
         MaskError: when the file is not a mask file of this format, or is damaged.
@@ -88,37 +59,56 @@ def load_masks(path: str | os.PathLike) -> Masks:
         >>> load_masks("partition_0.safetensors")
         {'fc.weight': tensor([ True, False])}
     """
+    return dict(read_packed(path))
+
+
+def read_packed(path: str | os.PathLike) -> PackedMask:
+    """The mask in a file that `save_masks` wrote, in an eighth of a byte a weight. It raises what `load_masks` does."""
     where = os.fspath(path)
     try:
+        check_header_size(where, MOST_HEADER_BYTES)
         with safetensors.safe_open(where, framework="numpy") as file:
             metadata = file.metadata() or {}
-            packed = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            shapes = read_shapes(metadata.get(METADATA_KEY), FORMAT, where)
+            names = list(file.keys())
+            if set(names) != set(shapes):
+                raise MaskError(f"{where} is damaged: the shapes and the tensors name different weights.")
+            bits = {name: file.get_tensor(name) for name in names}
     except (safetensors.SafetensorError, TypeError) as error:  # TypeError: dtypes that numpy lacks
         raise MaskError(f"{where} is not a readable safetensors file ({error}); download or make it again.") from error
-    shapes = _read_shapes(metadata.get(METADATA_KEY), where)
-    if set(shapes) != set(packed):
-        raise MaskError(f"{where} is damaged: the shapes and the tensors name different weights.")
-    masks = {}
-    for name in sorted(packed):
-        try:
-            masks[name] = unpack(packed[name], shapes[name])
-        except MaskError as error:
-            raise MaskError(f"{where} is damaged at '{name}': {error}") from error
-    return masks
+    try:
+        return PackedMask(bits, shapes)
+    except MaskError as error:
+        raise MaskError(f"{where} is damaged at {error}") from error
 
 
-def _read_shapes(text: str | None, where: str) -> dict[str, tuple[int, ...]]:
+def check_header_size(path: str, most: int) -> None:
+    """Raise `SafetensorError` when the header of a safetensors file is longer than `most` bytes, before reading it."""
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+    if length > most:
+        raise safetensors.SafetensorError(f"its header claims {length} bytes, and {most} is the most")
+
+
+def read_shapes(text: str | None, expected: str, where: str) -> dict[str, tuple[int, ...]]:
+    """The table of shapes in the metadata of a file of the expected format. `MaskError` when there is none."""
     if text is None:
-        raise MaskError(f"{where} is not a mask file: it lacks the metadata '{METADATA_KEY}'.")
+        raise MaskError(f"{where} is not a file of this package: it lacks the metadata of '{expected}'.")
     try:
         metadata = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise MaskError(f"{where} is damaged: its metadata is not JSON.") from error
-    if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
-        raise MaskError(f"{where} is not in the format '{FORMAT}'; a newer dilt_hf may read it.")
+    if not isinstance(metadata, dict) or metadata.get("format") != expected:
+        raise MaskError(f"{where} is not in the format '{expected}'; a newer dilt_hf may read it.")
     shapes = metadata.get("shapes")
-    if not isinstance(shapes, dict) or not all(
-        isinstance(shape, list) and all(type(size) is int and size >= 0 for size in shape) for shape in shapes.values()
-    ):
+    if not isinstance(shapes, dict) or not all(_is_shape(shape) for shape in shapes.values()):
         raise MaskError(f"{where} is damaged: its metadata holds no table of shapes.")
     return {name: tuple(shape) for name, shape in shapes.items()}
+
+
+def _is_shape(shape: object) -> bool:
+    return (
+        isinstance(shape, list)
+        and len(shape) <= MOST_DIMENSIONS
+        and all(type(size) is int and 1 <= size <= MOST_WEIGHTS for size in shape)
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -32,7 +32,8 @@ class MaskedWeights:
 
     def __init__(self, model: nn.Module, masks: Mapping[str, Tensor]):
         tensors = checkpoint_tensors(model)
-        check_masks_fit(tensors, masks)
+        masks = dict(masks)
+        check_shapes_fit(tensors, {name: mask.shape for name, mask in masks.items()})
         # Dense tensors need no work, and float factors in the parameter's own memory order are the fastest kind.
         partial = [name for name in masks if not bool(masks[name].all())]
         self.parameters: list[Tensor] = [tensors[name] for name in partial]
@@ -84,30 +85,40 @@ class MaskedWeights:
             torch._foreach_mul_(self.parameters, self.factors)
 
 
-def check_masks_fit(tensors: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> None:
-    """Raise `ModelError` unless every mask names one of `tensors` and has its shape."""
-    unknown = sorted(set(masks) - set(tensors))
+def check_shapes_fit(tensors: Mapping[str, Tensor], shapes: Mapping[str, Sequence[int]]) -> None:
+    """Raise `ModelError` unless all names are among `tensors`, with these shapes."""
+    unknown = sorted(set(shapes) - set(tensors))
     if unknown:
         raise ModelError(
             f"the model has no weights {', '.join(unknown[:3])}, which the mask covers; they do not match."
         )
-    for name, mask in masks.items():
-        if mask.shape != tensors[name].shape:
+    for name, shape in shapes.items():
+        if tuple(shape) != tuple(tensors[name].shape):
             raise ModelError(
-                f"'{name}' is {tuple(tensors[name].shape)} in the model and {tuple(mask.shape)} in the mask; "
+                f"'{name}' is {tuple(tensors[name].shape)} in the model and {tuple(shape)} in the mask; "
                 "they do not match."
             )
 
 
-def fit_masks(tensors: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The masks under the names that `tensors` have: a bare timm network lacks the prefix of transformers' wrapper.
+TIMM_PREFIX = "timm_model."  # transformers' wrapper of a timm network puts it before every name
+
+
+def fit_names(tensors: Mapping[str, Tensor], shapes: Mapping[str, Sequence[int]]) -> dict[str, str]:
+    """The name in `tensors` of every tensor that a mask of these shapes covers: a bare timm network lacks the prefix of
+    transformers' wrapper, and the wrapper has it where the mask was found for the bare network.
 
     Raises:
-        ModelError: when a mask's name or shape does not fit.
+        ModelError: when a name or shape does not fit.
+
+    Example:
+        >>> fit_names({"conv.weight": torch.zeros(2, 3)}, {"timm_model.conv.weight": (2, 3)})
+        {'timm_model.conv.weight': 'conv.weight'}
     """
-    fitting = dict(masks)
-    if not set(masks) <= set(tensors):
-        bare = {name.removeprefix("timm_model."): mask for name, mask in masks.items()}
-        fitting = bare if set(bare) <= set(tensors) else fitting
-    check_masks_fit(tensors, fitting)
-    return fitting
+    for rename in (str, lambda name: name.removeprefix(TIMM_PREFIX), TIMM_PREFIX.__add__):
+        names = {name: rename(name) for name in shapes}
+        if set(names.values()) <= set(tensors):
+            break
+    else:
+        names = {name: name for name in shapes}
+    check_shapes_fit(tensors, {live: shapes[stored] for stored, live in names.items()})
+    return names

@@ -8,18 +8,18 @@ Density and sparsity are always fractions of the *prunable* weights, that is of 
 
 from __future__ import annotations
 
-import itertools
-import math
+import functools
+import operator
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from dilt_hf.errors import MaskError
 
 Masks = dict[str, Tensor]
+MOST_LISTED = 40  # names in an error message
 
 
 class DeferredMask(Mapping[str, Tensor]):
@@ -85,24 +85,24 @@ def consensus(partitions: Sequence[Mapping[str, Tensor]], votes: int) -> Masks:
     """
     if not 1 <= votes <= len(partitions):
         raise MaskError(f"consensus needs between 1 and {len(partitions)} votes of {len(partitions)}, not {votes}.")
-    if votes in (1, len(partitions)):
-        return union(partitions) if votes == 1 else core(partitions)
-    counts = _fold(partitions, Tensor.add_, dtype=torch.int16)
-    return {name: tensor >= votes for name, tensor in counts.items()}
+    return _tensor_by_tensor(functools.partial(_at_least, votes=votes), partitions)
 
 
-def _fold(
-    partitions: Iterable[Mapping[str, Tensor]],
-    combine: Callable[[Tensor, Tensor], Tensor],
-    dtype: torch.dtype = torch.bool,
-) -> Masks:
+def _at_least(tensors: Sequence[Tensor], votes: int) -> Tensor:
+    counts = tensors[0].to(torch.int16)
+    for tensor in tensors[1:]:
+        counts += tensor
+    return counts >= votes
+
+
+def _fold(partitions: Iterable[Mapping[str, Tensor]], combine: Callable[[Tensor, Tensor], Tensor]) -> Masks:
     """Combine masks one after another, in place, so that of masks that lie on disk only one is held at a time."""
     result: Masks | None = None
     for position, each in enumerate(partitions):
         mask = dict(each)
         check_alike([mask])
         if result is None:
-            result = {name: tensor.to(dtype, copy=True) for name, tensor in mask.items()}
+            result = {name: tensor.clone() for name, tensor in mask.items()}
             continue
         _check_pair(result, mask, 0, position)
         for name, tensor in mask.items():
@@ -122,10 +122,29 @@ def specialist(partitions: Sequence[Mapping[str, Tensor]], index: int) -> Masks:
     """
     if not 0 <= index < len(partitions):
         raise MaskError(f"there is no partition {index}; the partitions are numbered 0 to {len(partitions) - 1}.")
-    if len(partitions) == 1:
-        return dict(partitions[0])
-    others = union(partitions[k] for k in range(len(partitions)) if k != index)
-    return subtract(dict(partitions[index]), others)
+    return _tensor_by_tensor(functools.partial(_only, index=index), partitions)
+
+
+def _only(tensors: Sequence[Tensor], index: int) -> Tensor:
+    others = [tensor for k, tensor in enumerate(tensors) if k != index]
+    return tensors[index] & ~functools.reduce(operator.or_, others) if others else tensors[index]
+
+
+def _tensor_by_tensor(
+    formula: Callable[[Sequence[Tensor]], Tensor], partitions: Sequence[Mapping[str, Tensor]]
+) -> Masks:
+    """What `formula` makes of the masks' tensors of each name; of masks that are made when looked at, the tensors of
+    one name are held at a time."""
+    names = set(partitions[0])
+    for position, mask in enumerate(partitions):
+        if set(mask) != names:
+            _check_pair(partitions[0], mask, 0, position)
+    result: Masks = {}
+    for name in partitions[0]:
+        tensors = [mask[name] for mask in partitions]
+        check_alike([{name: tensor} for tensor in tensors])
+        result[name] = formula(tensors)
+    return result
 
 
 def subtract(mask: Mapping[str, Tensor], removed: Mapping[str, Tensor]) -> Masks:
@@ -161,37 +180,57 @@ def compose(expression: str, partitions: Sequence[Mapping[str, Tensor]]) -> Mask
         >>> compose("core+specialist_1", [a, b])["w"].tolist()
         [True, False, True]
     """
-    result: Masks | None = None
+    return _tensor_by_tensor(ticket_formula(expression, len(partitions)), partitions)
+
+
+def ticket_formula(
+    expression: str, partition_count: int, consensus: Callable[[Sequence[Tensor], int], Tensor] = _at_least
+) -> Callable[[Sequence[Tensor]], Tensor]:
+    """What an expression makes of the N partitions' tensors of one name.
+
+    It is made of &, | and ~ alone, so it holds for bool tensors and for packed bits; only counting votes differs, and
+    `consensus` does that.
+
+    Raises:
+        MaskError: as `compose`.
+
+    Example:
+        >>> ticket_formula("union-core", 2)([torch.tensor([True, True]), torch.tensor([True, False])]).tolist()
+        [False, True]
+    """
+    names = ticket_names(partition_count)
+    listed = ", ".join(names if len(names) <= MOST_LISTED else [*names[:MOST_LISTED], "…"])
+    terms: list[tuple[str, str]] = []
     position, text = 0, expression.strip()
-    while position < len(text) or result is None:
+    while position < len(text) or not terms:
         term = _TERM.match(text, position)
-        if term is None or (bool(term[1]) == (result is None)):
+        if term is None or bool(term[1]) != bool(terms):
             raise MaskError(
                 f"'{expression}' is not a ticket: write names joined by + or -, such as core+specialist_0 "
-                f"(names here: {', '.join(ticket_names(len(partitions)))})."
+                f"(names here: {listed})."
             )
-        mask = _named(term[2], partitions, expression)
-        result = mask if result is None else (subtract if term[1] == "-" else _either)(result, mask)
+        if term[2] not in names:
+            raise MaskError(f"there is no ticket '{term[2]}' (asked for: '{expression}'); the names here are {listed}.")
+        terms.append((term[1], term[2]))
         position = term.end()
-    return result
+
+    def formula(tensors: Sequence[Tensor]) -> Tensor:
+        result = _named(terms[0][1], tensors, consensus)
+        for sign, name in terms[1:]:
+            operand = _named(name, tensors, consensus)
+            result = result & ~operand if sign == "-" else result | operand
+        return result
+
+    return formula
 
 
-def _either(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> Masks:
-    return union([one, other])
-
-
-def _named(name: str, partitions: Sequence[Mapping[str, Tensor]], expression: str) -> Masks:
-    if name not in ticket_names(len(partitions)):
-        raise MaskError(
-            f"there is no ticket '{name}' (asked for: '{expression}'); "
-            f"the names here are {', '.join(ticket_names(len(partitions)))}."
-        )
+def _named(name: str, tensors: Sequence[Tensor], consensus: Callable[[Sequence[Tensor], int], Tensor]) -> Tensor:
     if name in ("core", "union"):
-        return core(partitions) if name == "core" else union(partitions)
+        return functools.reduce(operator.and_ if name == "core" else operator.or_, tensors)
     kind, number = name.rsplit("_", 1)
-    if kind == "partition":
-        return dict(partitions[int(number)])
-    return (specialist if kind == "specialist" else consensus)(partitions, int(number))
+    if kind == "consensus":
+        return consensus(tensors, int(number))
+    return tensors[int(number)] if kind == "partition" else _only(tensors, int(number))
 
 
 # --- measuring -------------------------------------------------------------------------------------------------------
@@ -220,75 +259,6 @@ def density(mask: Mapping[str, Tensor]) -> float:
 def density_per_tensor(mask: Mapping[str, Tensor]) -> dict[str, float]:
     """Kept fraction of each tensor, in [0, 1], in the order of `mask`."""
     return {name: int(tensor.count_nonzero()) / tensor.numel() for name, tensor in mask.items()}
-
-
-def jaccard(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> float:
-    """|one AND other| / |one OR other| over all prunable weights; NaN where both are empty.
-
-    Example:
-        >>> jaccard({"w": torch.tensor([True, True, False])}, {"w": torch.tensor([True, False, True])})
-        0.3333333333333333
-    """
-    check_alike([one, other])
-    both = sum(int((one[name] & other[name]).count_nonzero()) for name in one)
-    either = sum(int((one[name] | other[name]).count_nonzero()) for name in one)
-    return both / either if either else math.nan
-
-
-def chance_jaccard(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> float:
-    """The Jaccard index that two *independent* masks with the same per-tensor densities would have.
-
-    Per tensor of n weights with kept fractions p and q the expected intersection is n·p·q and the expected union
-    n·(p + q − p·q); both are summed over tensors. For N = 2 masks of one density d this is d / (2 − d). What a pair
-    of masks shares is `jaccard` minus this number: layers that both keep dense overlap without agreeing on anything.
-
-    Example:
-        >>> half = {"w": torch.tensor([True, False])}
-        >>> chance_jaccard(half, half)
-        0.3333333333333333
-    """
-    check_alike([one, other])
-    both = either = 0.0
-    for name in one:
-        size = one[name].numel()
-        p, q = int(one[name].count_nonzero()) / size, int(other[name].count_nonzero()) / size
-        both += size * p * q
-        either += size * (p + q - p * q)
-    return both / either if either else math.nan
-
-
-def mean_overlap(partitions: Sequence[Mapping[str, Tensor]]) -> dict[str, dict[str, float | None]]:
-    """Jaccard index and its chance level (`jaccard`, `chance_jaccard`), averaged over all pairs of partitions: of each
-    tensor, and "" for all together.
-
-    None where a pair is empty. The masks are looked at tensor by tensor.
-
-    Example:
-        >>> mean_overlap([{"w": torch.tensor([True, False])}, {"w": torch.tensor([True, True])}])[""]
-        {'jaccard': 0.5, 'chance': 0.5}
-    """
-    names = list(partitions[0])
-    pairs = list(itertools.combinations(range(len(partitions)), 2))
-    shared, expected, both = ({name: np.zeros(len(pairs)) for name in names} for _ in range(3))
-    for name in names:
-        packed = [np.packbits(mask[name].cpu().numpy()) for mask in partitions]
-        kept = [int(np.bitwise_count(bits).sum()) for bits in packed]
-        size = partitions[0][name].numel()
-        for position, (one, other) in enumerate(pairs):
-            shared[name][position] = np.bitwise_count(packed[one] & packed[other]).sum()
-            expected[name][position] = kept[one] * kept[other] / size
-            both[name][position] = kept[one] + kept[other]
-
-    def mean(common: dict[str, np.ndarray], names: Sequence[str]) -> float | None:
-        """Intersection over union, averaged over the pairs."""
-        numbers = np.sum([common[name] for name in names], axis=0)
-        either = np.sum([both[name] for name in names], axis=0) - numbers
-        return float((numbers / either).mean()) if (either > 0).all() else None
-
-    return {
-        key: {"jaccard": mean(shared, each), "chance": mean(expected, each)}
-        for key, each in {"": names, **{name: [name] for name in names}}.items()
-    }
 
 
 # --- making ----------------------------------------------------------------------------------------------------------
@@ -348,90 +318,6 @@ def _random_positions(like: Tensor, kept: int, generator: torch.Generator) -> Te
     flat = torch.zeros(like.numel(), dtype=torch.bool)
     flat[torch.randperm(like.numel(), generator=generator)[:kept]] = True
     return flat.view(like.shape)
-
-
-# --- selecting -------------------------------------------------------------------------------------------------------
-
-
-def keep_largest(scores: Mapping[str, Tensor], kept: int, within: Mapping[str, Tensor] | None = None) -> Masks:
-    """The mask of the `kept` largest scores over all tensors together (global selection), exactly that many.
-
-    Ties are settled by position: the earlier tensor, then the earlier element (row-major), stays. So equal scores
-    never keep too many or too few, and the same scores always give the same mask.
-
-    Args:
-        scores: one real tensor per prunable tensor, for magnitude pruning the absolute weights.
-        kept: how many weights stay in total.
-        within: only weights of this mask may stay; all may when it is None.
-
-    Raises:
-        MaskError: for NaN scores, or more weights asked for than there are to choose from.
-
-    Example:
-        >>> keep_largest({"w": torch.tensor([1.0, 3.0, 3.0, 2.0])}, 2)["w"].tolist()
-        [False, True, True, False]
-    """
-    chosen = _chosen_first(_eligible(scores, within), kept, "the prunable weights")
-    return _scatter(chosen, scores, within)
-
-
-def keep_largest_per_tensor(
-    scores: Mapping[str, Tensor], kept: Mapping[str, int], within: Mapping[str, Tensor] | None = None
-) -> Masks:
-    """The mask of the `kept[name]` largest scores of each tensor (layer-wise selection); otherwise `keep_largest`.
-
-    Example:
-        >>> keep_largest_per_tensor({"w": torch.tensor([1.0, 3.0]), "v": torch.tensor([0.1, 0.0])}, {"w": 1, "v": 1})
-        {'w': tensor([False,  True]), 'v': tensor([ True, False])}
-    """
-    if set(kept) != set(scores):
-        raise MaskError(
-            f"a count is needed for every tensor and no other; these differ: {sorted(set(kept) ^ set(scores))}."
-        )
-    parts = {name: None if within is None else {name: within[name]} for name in scores}
-    masks: Masks = {}
-    for name, tensor in scores.items():
-        chosen = _chosen_first(_eligible({name: tensor}, parts[name]), kept[name], f"'{name}'")
-        masks |= _scatter(chosen, {name: tensor}, parts[name])
-    return masks
-
-
-def _eligible(scores: Mapping[str, Tensor], within: Mapping[str, Tensor] | None) -> Tensor:
-    if within is not None:
-        check_alike([within, {name: tensor.bool() for name, tensor in scores.items()}])
-    for name, tensor in scores.items():
-        if torch.isnan(tensor).any():
-            raise MaskError(f"'{name}' holds NaN, so its weights cannot be ranked; the training before it diverged.")
-    parts = [scores[name].flatten() if within is None else scores[name][within[name]] for name in scores]
-    return torch.cat(parts).to(torch.float32) if parts else torch.empty(0)
-
-
-def _chosen_first(scores: Tensor, kept: int, where: str) -> Tensor:
-    """Bool vector of the `kept` largest entries, the earlier of equal ones first."""
-    if not 0 <= kept <= scores.numel():
-        raise MaskError(f"cannot keep {kept} of {scores.numel()} weights in {where}.")
-    if kept == 0:
-        return torch.zeros_like(scores, dtype=torch.bool)
-    threshold = scores.kthvalue(scores.numel() - kept + 1).values
-    chosen = scores > threshold
-    ties = (scores == threshold).nonzero().flatten()
-    chosen[ties[: kept - int(chosen.count_nonzero())]] = True
-    return chosen
-
-
-def _scatter(chosen: Tensor, scores: Mapping[str, Tensor], within: Mapping[str, Tensor] | None) -> Masks:
-    masks: Masks = {}
-    start = 0
-    for name, tensor in scores.items():
-        if within is None:
-            size = tensor.numel()
-            masks[name] = chosen[start : start + size].view(tensor.shape)
-        else:
-            size = int(within[name].count_nonzero())
-            masks[name] = torch.zeros(tensor.shape, dtype=torch.bool, device=chosen.device)
-            masks[name][within[name].to(chosen.device)] = chosen[start : start + size]
-        start += size
-    return masks
 
 
 # --- checking --------------------------------------------------------------------------------------------------------

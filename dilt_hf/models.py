@@ -10,7 +10,6 @@ import functools
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 from dilt_hf.config import ModelConfig
 from dilt_hf.errors import ModelError
 from dilt_hf.seeding import derive_seed
-from dilt_hf.weights import WEIGHTS_FILE, head_modules
+from dilt_hf.weights import head_modules
 
 logger = logging.getLogger(__name__)
 TIMM = "timm:"
@@ -122,7 +121,7 @@ def build_model(config: ModelConfig, class_names: Sequence[str], image_size: int
         "id2label": dict(enumerate(class_names)),
         "label2id": {name: position for position, name in enumerate(class_names)},
     }
-    with torch.random.fork_rng(devices=[]), _quiet_transformers():
+    with torch.random.fork_rng(devices=[]), quiet_transformers():
         torch.manual_seed(derive_seed(seed, "theta0"))
         if config.model_name_or_path and not config.model_name_or_path.startswith(TIMM):
             model = _from_checkpoint(config, len(class_names), labels)
@@ -231,44 +230,10 @@ def _from_timm(name: str, config: ModelConfig, image_size: int, labels: dict[str
 
 def save_model(model: nn.Module, folder: str | os.PathLike, processor: Any = None) -> None:
     """Write a transformers checkpoint that plain `from_pretrained` opens, with its image processor."""
-    with _quiet_transformers():
+    with quiet_transformers():
         model.save_pretrained(folder, max_shard_size="1000GB")  # θ0 is one file: its sha256 is its identity
         if processor is not None:
             processor.save_pretrained(folder)
-
-
-def load_model(folder: str | os.PathLike) -> nn.Module:
-    """The model of a θ0 folder, in evaluation mode; a plain transformers model.
-
-    Raises:
-        ModelError: when weights are missing from the file, unexpected in it, or of other shapes than the config says:
-            transformers would fill in random ones.
-    """
-    from transformers import AutoModelForImageClassification
-
-    register_architectures()
-    if not Path(folder, WEIGHTS_FILE).is_file():
-        raise ModelError(f"{folder} holds no {WEIGHTS_FILE}, so it is no θ0.")
-    try:
-        with torch.random.fork_rng(devices=[]), _quiet_transformers():
-            model, report = AutoModelForImageClassification.from_pretrained(
-                folder,
-                output_loading_info=True,
-                local_files_only=True,
-                ignore_mismatched_sizes=True,
-                trust_remote_code=False,  # a folder from a stranger must not even ask to run its code
-            )
-    except OSError:
-        raise
-    except Exception as error:  # transformers meets a damaged config.json with whatever its values break
-        raise ModelError(f"{folder}/config.json does not describe a model ({' '.join(str(error).split())}).") from error
-    for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        if report.get(problem):
-            some = ", ".join(str(key) for key in sorted(report[problem], key=str)[:3])
-            raise ModelError(
-                f"{folder}/{WEIGHTS_FILE} does not match its config.json: {problem.replace('_', ' ')} {some}."
-            )
-    return model.eval()
 
 
 def checkpoint_activations(model: nn.Module) -> None:
@@ -296,7 +261,7 @@ def logits_of(model: nn.Module, pixel_values: Tensor) -> Tensor:
 
 
 @contextlib.contextmanager
-def _quiet_transformers() -> Iterator[None]:
+def quiet_transformers() -> Iterator[None]:
     """No progress bar for every small checkpoint, and no notice of what this file checks itself."""
     from transformers.utils import logging as transformers_logging
 

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from dilt_hf.files import canonical_json, write_atomically
+from dilt_hf.tables import markdown_table
 
 CONFIDENCE = 0.95
 RESULTS_FILE = "results.jsonl"
@@ -154,14 +155,7 @@ class Results:
             columns = [None, *range(self.num_partitions)]
             scores = [str(self.estimate(name, matched, partition)) for partition in columns]
             body.append([name, f"{100 * self.density(name, matched):.2f}", *scores])
-        widths = [max(len(row[i]) for row in [head, *body]) for i in range(len(head))]
-
-        def line(cells: Sequence[str]) -> str:
-            padded = [cells[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(cells[1:], widths[1:], strict=True))]
-            return f"| {' | '.join(padded)} |"
-
-        rule = f"|-{'-' * widths[0]}-|{'|'.join('-' * (w + 1) + ':' for w in widths[1:])}|"
-        return "\n".join([line(head), rule, *map(line, body)])
+        return markdown_table(head, body)
 
     def caption(self) -> str:
         """What the numbers of the table are."""

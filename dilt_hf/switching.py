@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import functools
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dilt_hf.bitwise import Hashes, as_bits, bits_for, exchange
 from dilt_hf.errors import ModelError
-from dilt_hf.masking import MaskedWeights, fit_masks
-from dilt_hf.masks import Masks
+from dilt_hf.masking import MaskedWeights, fit_names
+from dilt_hf.packed import PackedMask
 from dilt_hf.weights import checkpoint_tensors
 
 if TYPE_CHECKING:
     from dilt_hf.tickets import Tickets
+
+MASKS_KEPT = 16  # in memory, each a 32nd of float32 weights: tickets that take turns are derived once
 
 
 class TicketSwitch:
@@ -47,14 +52,16 @@ class TicketSwitch:
         self.device = None if device is None else torch.device(device)
         self.active: str | None = None
         tensors = checkpoint_tensors(model)
-        self._live = {name: tensors[name] for name in fit_masks(tensors, tickets.partitions[0])}
+        self._names = fit_names(tensors, tickets.partitions[0].shapes)
+        self._live = {name: tensors[name] for name in self._names.values()}
         self._dense: dict[str, Tensor] | None = {
             name: torch.empty_like(tensor, device=self.device or tensor.device, requires_grad=False).copy_(tensor)
             for name, tensor in self._live.items()
         }
-        self._masks: Masks | None = None
+        self._hashes: Hashes = {}
         self._optimizer: torch.optim.Optimizer | None = None
         self._held: MaskedWeights | None = None
+        self._mask_of = functools.lru_cache(MASKS_KEPT)(self._mask_of)  # type: ignore[method-assign]
 
     @torch.no_grad()
     def set_ticket(self, name: str | None) -> None:
@@ -66,29 +73,43 @@ class TicketSwitch:
         """
         if self._dense is None:
             raise ModelError("the ticket was merged into the model, so none can be set; load the model anew.")
-        masks = None if name is None else self._placed(name)
+        old, new = self._mask_of(self.active), self._mask_of(name)
+        live: dict[str, np.ndarray] = {}
+        dense: dict[str, np.ndarray] = {}
+        slow = []
         for key, parameter in self._live.items():
-            live = parameter.detach()
-            dense = self._dense[key].to(live.device, live.dtype)
-            if self._masks is None:
-                dense.copy_(live)
+            if self._dense[key].dtype != parameter.dtype:
+                self._dense[key] = self._dense[key].to(parameter.dtype)
+            on_cpu = parameter.device.type == self._dense[key].device.type == "cpu"
+            alike = on_cpu and parameter.stride() == self._dense[key].stride()
+            weights, kept = (as_bits(parameter), as_bits(self._dense[key])) if alike else (None, None)
+            if weights is None or kept is None:
+                slow.append(key)
             else:
-                torch.where(self._masks[key].to(live.device), live, dense, out=dense)
-            if masks is None:
-                live.copy_(dense)
-            else:
-                torch.where(masks[key], dense, torch.zeros((), dtype=live.dtype, device=live.device), out=live)
-            self._dense[key] = dense.to(self.device or live.device)
-        self.active, self._masks = name, masks
+                live[key], dense[key] = weights, kept
+        try:
+            exchange(live, dense, self._bits(old, live), self._bits(new, live), self._hashes)
+            for key in slow:
+                self._exchange_anywhere(key, old, new)
+        finally:  # an interruption comes through when all is done
+            self.active = name
         self._hold()
 
-    def _placed(self, name: str) -> Masks:
-        """The mask of a ticket, beside the weights and in their memory order."""
-        masks = fit_masks(self._live, self.tickets.masks(name))
-        return {
-            key: torch.empty_like(tensor, dtype=torch.bool, requires_grad=False).copy_(masks[key])
-            for key, tensor in self._live.items()
-        }
+    def _mask_of(self, name: str | None) -> PackedMask | None:
+        """The mask of a ticket under the model's names."""
+        return None if name is None else self.tickets.packed(name).renamed(self._names)
+
+    def _bits(self, mask: PackedMask | None, keys: Iterable[str]) -> dict[str, np.ndarray] | None:
+        return None if mask is None else {key: bits_for(self._live[key], mask, key) for key in keys}
+
+    def _exchange_anywhere(self, key: str, old: PackedMask | None, new: PackedMask | None) -> None:
+        """What `exchange` does, for weights on an accelerator or not in one piece."""
+        live, kept = self._live[key].detach(), self._dense[key]  # type: ignore[index]
+        dense = kept.to(live.device)
+        dense = live.clone() if old is None else torch.where(old[key].to(live.device), live, dense)
+        zero = torch.zeros((), dtype=live.dtype, device=live.device)
+        live.copy_(dense if new is None else torch.where(new[key].to(live.device), dense, zero))
+        kept.copy_(dense)
 
     @contextlib.contextmanager
     def disabled(self) -> Iterator[None]:
@@ -112,15 +133,16 @@ class TicketSwitch:
         if self._held is not None:
             self._held.release()
             self._held = None
-        if self._optimizer is not None and self._masks is not None:
-            self._held = MaskedWeights(self.model, self._masks)
+        mask = self._mask_of(self.active)
+        if self._optimizer is not None and mask is not None:
+            self._held = MaskedWeights(self.model, mask)
             self._held.hold(self._optimizer)
 
     def merge(self) -> None:
         """Make the present ticket permanent: what it masks is given up, and the optimizer is let go."""
         self._optimizer = None
         self._hold()
-        self._dense = self._masks = None
+        self._dense = None
 
     def __repr__(self) -> str:
         state = "merged" if self._dense is None else self.active or "dense"

@@ -1,72 +1,93 @@
 """Tickets: a θ0, the masks of N partitions found for it, and every subnetwork that follows from them.
 
-A ticket repository is a folder (the same as a Hub repository):
-
-    config.json  model.safetensors  preprocessor_config.json    θ0: plain transformers opens it
-    dilt_config.json                                            what was found, how, and how it scored
-    masks/partition_0.safetensors … partition_{N-1}.safetensors one bit per prunable weight
-
-Core, union, specialists and consensus masks are derived when asked for, never stored. After rewinding to θ_k, the
-weights in the repository are θ_k: those that the masks belong to.
+They live in ticket repositories (see `dilt_hf.repository`): folders, or repositories on the Hub. Core, union,
+specialists and consensus masks are derived when asked for, never stored. After rewinding to θ_k, the weights in the
+repository are θ_k: those that the masks belong to.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
+import hashlib
 import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import torch
 from huggingface_hub import HfApi
 from torch import Tensor, nn
 
-from dilt_hf import models
-from dilt_hf.errors import MaskError, TicketError
-from dilt_hf.files import new_folder, pretty_json
+from dilt_hf.cards import make_card, summary_table
+from dilt_hf.errors import TicketError
+from dilt_hf.files import new_folder, pretty_json, write_atomically
 from dilt_hf.hub import LIBRARY, HubCommit, is_repo_id, make_repository
-from dilt_hf.mask_files import load_masks, save_masks
-from dilt_hf.masking import check_masks_fit, fit_masks
-from dilt_hf.masks import Masks, check_alike, compose, count_total, density, ticket_names
-from dilt_hf.weights import WEIGHTS_FILE, checkpoint_tensors, weights_sha256
+from dilt_hf.inference import recalibrate_batchnorm
+from dilt_hf.loading import load_model
+from dilt_hf.mask_files import masks_to_bytes
+from dilt_hf.masking import fit_names
+from dilt_hf.masks import Masks, ticket_names
+from dilt_hf.packed import PackedMask, compose_packed
+from dilt_hf.repository import (
+    CARD_FILE,
+    CONFIG_FILE,
+    FORMAT_VERSION,
+    MASK_FOLDER,
+    PICTURE_FILE,
+    THETA0_FILES,
+    check_theta0_identity,
+    check_theta0_shapes,
+    mask_path,
+    own_file,
+    read_config,
+    read_partitions,
+)
+from dilt_hf.trained import FOLDER_FILES, load_trained, save_trained
+from dilt_hf.weights import WEIGHTS_FILE, checkpoint_tensors, read_weights, tensors_sha256, weights_sha256
 
 logger = logging.getLogger(__name__)
-FORMAT_VERSION = 1
-CONFIG_FILE = "dilt_config.json"
-MASK_FOLDER = "masks"
-THETA0_FILES = ("config.json", WEIGHTS_FILE, "preprocessor_config.json")
 
 
-def from_pretrained(repository: str | os.PathLike, ticket: str = "core", **settings: Any) -> nn.Module:
-    """The model θ0 ⊙ mask of one ticket, in evaluation mode: a plain transformers model, ready to train or to run.
+def from_pretrained(
+    repository: str | os.PathLike, ticket: str = "core", *, trained: bool = False, **settings: Any
+) -> nn.Module:
+    """The model of one ticket, in evaluation mode: a plain transformers model, ready to train or to run.
 
     Args:
         repository: a ticket repository: a folder, or an id on the Hub.
         ticket: a name such as "core", "union", "specialist_0", or a composition such as "core+specialist_0".
+        trained: with the trained weights that the repository holds for it, rather than θ0's.
         settings: as for `Tickets.from_pretrained`.
 
     Raises:
-        TicketError: when the repository is incomplete or inconsistent.
+        TicketError: when the repository is incomplete or inconsistent, or holds no trained weights of that ticket.
         MaskError: when there is no such ticket; the message lists those there are.
         Exception: the Hub's own errors, unchanged.
 
     Example:
         >>> model = from_pretrained("runs/digits/tickets/seed_0", ticket="core")
     """
-    return Tickets.from_pretrained(repository, **settings).load_model(ticket)
+    return Tickets.from_pretrained(repository, **settings).load_model(ticket, trained=trained)
 
 
-def apply_ticket(model: nn.Module, tickets: Tickets, name: str) -> None:
+@torch.no_grad()
+def apply_ticket(
+    model: nn.Module, tickets: Tickets, name: str, *, recalibrate_on: Iterable[Tensor] | None = None
+) -> None:
     """Prune a model that you already have with one ticket's mask, in place.
 
-    Weights outside the mask become 0; nothing else changes. Names and shapes are checked first, and nothing is changed
-    when they do not match. A transformers model, or the timm network inside one, on any device.
+    Weights outside the mask become 0. Names and shapes are checked first, and nothing is changed when they do not
+    match. A transformers or timm model, compiled or not, on any device, in any dtype. When its weights are not, bit for
+    bit, the θ0 that the ticket was found for, a warning says so.
+
+    Args:
+        recalibrate_on: batches of pixel values (B, C, H, W), normalised as the model expects. The statistics of its
+            batch norms become those of the pruned network on these pictures; without them they stay those of the
+            unpruned network, and accuracy suffers.
 
     Raises:
         ModelError: when the model does not have the weights that the mask covers, in the same shapes.
@@ -74,30 +95,66 @@ def apply_ticket(model: nn.Module, tickets: Tickets, name: str) -> None:
 
     Example:
         >>> tickets = Tickets.from_pretrained("runs/digits/tickets/seed_0")
-        >>> apply_ticket(model, tickets, "specialist_1")
+        >>> apply_ticket(model, tickets, "specialist_1", recalibrate_on=[pixels])
     """
+    mask = tickets.packed(name)
     tensors = checkpoint_tensors(model)
-    masks = fit_masks(tensors, tickets.masks(name))
-    if not tickets.is_theta0(tensors):
+    names = fit_names(tensors, mask.shapes)
+    if not tickets.is_theta0({stored: tensors[live] for stored, live in names.items()}):
         logger.warning("the model's weights are not the θ0 that ticket '%s' was found for.", name)
-    _mask_in_place(tensors, masks)
+    for stored, live in names.items():
+        tensor = tensors[live].detach()
+        tensor.masked_fill_(~mask[stored].to(tensor.device), 0)
+    if recalibrate_on is not None:
+        recalibrate_batchnorm(model, recalibrate_on)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Tickets:
     """The tickets of one repository.
 
     Attributes:
         folder: where θ0 lies.
-        partitions: the N partition masks, by checkpoint name.
+        partitions: the N partition masks, by checkpoint name, packed.
         config: the content of `dilt_config.json`.
         source: the commit on the Hub that they come from, if they do.
     """
 
     folder: Path
-    partitions: Sequence[Mapping[str, Tensor]]
+    partitions: Sequence[PackedMask]
     config: Mapping[str, Any]
     source: HubCommit | None = None
+
+    @classmethod
+    def found(
+        cls, theta0: str | os.PathLike, partitions: Sequence[Mapping[str, Tensor]], facts: Mapping[str, Any]
+    ) -> Tickets:
+        """New tickets: N ≥ 2 masks for the θ0 in a checkpoint folder.
+
+        Args:
+            facts: what else `dilt_config.json` shall say; what identifies θ0 and the masks is added.
+
+        Raises:
+            TicketError: when the masks do not fit that θ0.
+
+        Example:
+            >>> Tickets.found("theta0", [one, other], {"method": "mine"}).save_pretrained("tickets")
+        """
+        theta0, packed = Path(theta0), [PackedMask.of(mask) for mask in partitions]
+        check_theta0_shapes(theta0, packed[0].shapes)
+        identity = {
+            "sha256": weights_sha256(theta0),
+            "prunable_sha256": tensors_sha256(read_weights(theta0 / WEIGHTS_FILE, packed[0])),
+        }
+        config = {
+            "format_version": FORMAT_VERSION,
+            **facts,
+            "theta0": {**facts.get("theta0", {}), **identity},
+            "num_partitions": len(packed),
+            "masks_sha256": [hashlib.sha256(masks_to_bytes(mask)).hexdigest() for mask in packed],
+            "prunable_weights": packed[0].count_total(),
+        }
+        return cls(theta0, packed, config)
 
     @classmethod
     def from_pretrained(
@@ -138,19 +195,9 @@ class Tickets:
             )  # fmt: skip
             folder = source.folder
         config = read_config(folder)
-        paths = [_mask_path(folder, k) for k in range(config["num_partitions"])]
-        for path in paths:
-            if not path.is_file():
-                raise TicketError(f"{folder} lacks {path.relative_to(folder)}, one of its {len(paths)} masks.")
-        try:
-            partitions = [load_masks(path) for path in paths]
-            check_alike(partitions)
-        except MaskError as error:
-            raise TicketError(f"the masks of {folder} cannot be used: {error}") from error
-        tickets = cls(folder, partitions, config, source)
-        tickets._check_count()
+        tickets = cls(folder, read_partitions(folder, config), config, source)
         if source is None:
-            tickets._check_theta0_shapes()
+            check_theta0_shapes(folder, tickets.partitions[0].shapes)
         return tickets
 
     def names(self) -> list[str]:
@@ -158,37 +205,83 @@ class Tickets:
         return ticket_names(len(self.partitions))
 
     def masks(self, name: str) -> Masks:
-        """The mask of a ticket, by checkpoint name.
+        """The mask of a ticket: a bool tensor by checkpoint name, True = the weight stays.
 
         Raises:
             MaskError: when there is no such ticket.
         """
-        return compose(name, self.partitions)
+        return dict(self.packed(name))
 
-    def load_model(self, name: str | None = None) -> nn.Module:
+    def packed(self, name: str) -> PackedMask:
+        """The mask of a ticket with one bit a weight, a 32nd of the memory of float32 weights; otherwise as `masks`."""
+        return compose_packed(name, self.partitions)
+
+    def load_model(self, name: str | None = None, *, trained: bool = False) -> nn.Module:
         """θ0 under the mask of ticket `name`, or dense θ0 when it is None; a plain transformers model.
 
+        Args:
+            trained: with the trained weights that the repository holds for this ticket (see `materialise`).
+
         Raises:
-            TicketError: when θ0 is not the one the masks were found for (its sha256 differs).
+            TicketError: when θ0 is not the one the masks were found for (its sha256 differs), or there are no trained
+                weights of that ticket.
             MaskError: when there is no such ticket.
         """
-        masks = None if name is None else self.masks(name)
+        mask = None if name is None else self.packed(name)
+        if trained:
+            return self._load_trained(name or "")
         self._fetch_theta0()
-        expected = self.config["theta0"]["sha256"]
-        if weights_sha256(self.folder) != expected:
-            raise TicketError(
-                f"{self.folder / WEIGHTS_FILE} is not the θ0 that these masks were found for (its sha256 is not "
-                f"{expected[:12]}…); restore it, or use apply_ticket to prune other weights."
-            )
-        model = models.load_model(self.folder)
-        if masks is not None:
-            tensors = checkpoint_tensors(model)
-            check_masks_fit(tensors, masks)
-            _mask_in_place(tensors, masks)
+        with ThreadPoolExecutor(1) as beside:
+            identity = beside.submit(check_theta0_identity, self.folder, self.config)
+            model = load_model(self.folder, mask)
+            identity.result()
         return model
 
+    def materialise(self, name: str, model: nn.Module | None = None, *, sparse: bool = False) -> Path:
+        """Put a ticket with its weights into the repository, as a checkpoint folder of its own.
+
+        Plain transformers opens it: `AutoModelForImageClassification.from_pretrained(repository, subfolder="core")`.
+
+        Args:
+            name: the ticket; its folder has this name.
+            model: the trained ticket: 0 wherever its mask is. By default θ0 under the mask.
+            sparse: store the kept weights and a bitmap, a fraction of the size; only `load_model(name, trained=True)`
+                opens that.
+
+        Returns:
+            The folder.
+
+        Raises:
+            TicketError: when these tickets lie in the Hub's cache, when there is such a folder, or when the model has
+                weights where the ticket has none.
+
+        Example:
+            >>> tickets.materialise("core", trained_model)
+        """
+        name = name.replace(" ", "")
+        mask = self.packed(name)
+        if self.source is not None or not (self.folder / CONFIG_FILE).is_file():
+            raise TicketError(f"{self.folder} cannot be added to; save the tickets to a folder first.")
+        model = self.load_model(name) if model is None else model
+        facts = save_trained(model, mask, self.folder / name, self.folder, sparse)
+        config = read_config(self.folder)
+        config["materialised"] = config.get("materialised", {}) | {name: facts}
+        write_atomically(self.folder / CONFIG_FILE, pretty_json(config))
+        self.config["materialised"] = config["materialised"]  # type: ignore[index]
+        return self.folder / name
+
+    def _load_trained(self, name: str) -> nn.Module:
+        facts = self.config.get("materialised", {}).get(name)
+        if facts is None:
+            known = ", ".join(self.config.get("materialised", {})) or "none"
+            raise TicketError(f"{self._place} holds no trained weights of '{name}'; it holds those of: {known}.")
+        if self.source is not None:
+            self.source.fetch([f"{name}/{file}" for file in FOLDER_FILES])
+        return load_trained(self.folder, name, facts)
+
     def save_pretrained(self, folder: str | os.PathLike) -> None:
-        """Write the whole repository to a new folder: all of it, or nothing.
+        """Write the whole repository to a new folder: all of it, or nothing. Of a repository on the Hub, tickets with
+        trained weights come along where they were fetched before.
 
         Raises:
             TicketError: when the folder already holds something.
@@ -197,27 +290,34 @@ class Tickets:
         folder = Path(folder)
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise TicketError(f"{folder} already exists; choose a new folder, so that nothing is written over.")
+        trained_here = self.config.get("materialised", {}).items()
+        here = {name: facts for name, facts in trained_here if (self.folder / name).is_dir()}
+        code = [path.name for path in self.folder.glob("*.py")]  # architectures that travel with their checkpoint
+        trained = [f"{name}/{file}" for name in here for file in FOLDER_FILES]
+        trained += [f"{name}/{file}" for name in here for file in code]
         with new_folder(folder) as target:
-            for name in THETA0_FILES:
+            for name in [*THETA0_FILES, PICTURE_FILE, CARD_FILE, *code, *trained]:
                 if (self.folder / name).is_file():
-                    shutil.copyfile(self.folder / name, target / name)
-            for code in self.folder.glob("*.py"):  # architectures that travel with their checkpoint
-                shutil.copyfile(code, target / code.name)
+                    (target / name).parent.mkdir(exist_ok=True)
+                    shutil.copyfile(own_file(self.folder, name, "which was there"), target / name)
             (target / MASK_FOLDER).mkdir()
             for k, mask in enumerate(self.partitions):
-                save_masks(mask, _mask_path(target, k))
-            (target / CONFIG_FILE).write_text(pretty_json(dict(self.config)), encoding="utf-8")
+                mask_path(target, k).write_bytes(masks_to_bytes(mask))
+            config = dict(self.config) | {"materialised": here}
+            (target / CONFIG_FILE).write_text(pretty_json(config), encoding="utf-8")
 
     def push_to_hub(
         self, repo_id: str, *, private: bool | None = None, token: str | None = None, revision: str | None = None
     ) -> str:
         """Publish the whole repository on the Hub in one commit: all of it arrives, or nothing.
 
+        The model card is written, or brought up to date: what a person wrote in it stays.
+
         Args:
             repo_id: "user/name"; made if it does not exist.
             private: whether a new repository is private; by default as the Hub has it.
             token: by default the one of `hf auth login` or of the variable HF_TOKEN.
-            revision: the branch; by default main.
+            revision: the branch, made if it does not exist; by default main.
 
         Returns:
             The address of the commit.
@@ -228,91 +328,48 @@ class Tickets:
         Example:
             >>> Tickets.from_pretrained("runs/digits/tickets/seed_0").push_to_hub("user/dilt-digits")
         """
+        repository = make_repository(repo_id, private=private, token=token, branch=revision)
+        published = HubCommit.resolve(repository, [CARD_FILE, CONFIG_FILE], revision=revision, token=token)
         with tempfile.TemporaryDirectory() as scratch:
-            self.save_pretrained(Path(scratch, "tickets"))
-            repository = make_repository(repo_id, private=private, token=token)
+            made = Path(scratch, "tickets")
+            self.save_pretrained(made)
+            there = published.folder / CARD_FILE
+            card = there if there.is_file() else made / CARD_FILE
+            text = card.read_text(encoding="utf-8") if card.is_file() else None
+            (made / CARD_FILE).write_text(make_card(read_config(made), self.partitions, repository, text), "utf-8")
             done = HfApi(**LIBRARY, token=token).upload_folder(
                 repo_id=repository,
-                folder_path=Path(scratch, "tickets"),
+                folder_path=made,
                 revision=revision,
+                parent_commit=published.commit,
+                delete_patterns=self._outdated(published.folder),
                 commit_message="Tickets found by dilt_hf",
             )
         return str(done.commit_url)
 
+    def _outdated(self, folder: Path) -> list[str]:
+        """What an earlier push of this package left and this one does not bring."""
+        earlier = read_config(folder).get("materialised", {}) if (folder / CONFIG_FILE).is_file() else {}
+        return [f"{MASK_FOLDER}/partition_*.safetensors", *(f"{n}/{f}" for n in earlier for f in FOLDER_FILES)]
+
     def is_theta0(self, tensors: Mapping[str, Tensor]) -> bool:
-        """Whether these tensors, by checkpoint name, hold θ0's values wherever a mask covers them."""
-        self._fetch_theta0()
-        with safetensors.safe_open(self.folder / WEIGHTS_FILE, framework="pt") as theta0:
-            return all(
-                torch.equal(tensor.detach().cpu().float(), theta0.get_tensor(key))
-                for key in self.partitions[0]
-                for tensor in [tensors.get(key, tensors.get(key.removeprefix("timm_model.")))]
-                if tensor is not None
-            )
+        """Whether these tensors, by checkpoint name, are bit for bit θ0's where the masks cover them."""
+        return tensors_sha256(tensors) == self.config["theta0"]["prunable_sha256"]
+
+    def summary(self) -> str:
+        """A table of the tickets: how many weights each keeps and how it scored, and how much the masks overlap."""
+        return summary_table(self.config, self.partitions)
+
+    @property
+    def _place(self) -> str:
+        return str(self.folder) if self.source is None else f"{self.source.repo_id}@{self.source.commit[:7]}"
 
     def __repr__(self) -> str:
-        densities = ", ".join(f"{name} {density(self.masks(name)):.1%}" for name in self.names()[:2])
-        place = str(self.folder) if self.source is None else f"{self.source.repo_id}@{self.source.commit[:7]}"
-        return f"Tickets({place!r}, {len(self.partitions)} partitions; density: {densities})"
+        densities = ", ".join(f"{name} {self.packed(name).density():.1%}" for name in ("core", "union"))
+        return f"Tickets({self._place!r}, {len(self.partitions)} partitions; density: {densities})"
 
     def _fetch_theta0(self) -> None:
         """Make sure that θ0 is in `folder`, and that it is one for these masks."""
         if self.source is not None:
-            self.source.fetch([*THETA0_FILES, "*.py"])
-            self._check_theta0_shapes()
-
-    def _check_count(self) -> None:
-        covered, expected = count_total(self.partitions[0]), self.config.get("prunable_weights")
-        if not covered or expected not in (None, covered):
-            raise TicketError(f"the masks of {self.folder} cover {covered} weights, but {CONFIG_FILE} says {expected}.")
-
-    def _check_theta0_shapes(self) -> None:
-        weights = self.folder / WEIGHTS_FILE
-        if not weights.is_file():
-            raise TicketError(f"{self.folder} lacks {WEIGHTS_FILE}, the θ0 of its masks.")
-        try:
-            with safetensors.safe_open(weights, framework="pt") as file:
-                stored = set(file.keys())
-                for name, mask in self.partitions[0].items():
-                    if name not in stored or tuple(file.get_slice(name).get_shape()) != tuple(mask.shape):
-                        raise TicketError(f"the masks of {self.folder} cover '{name}', which θ0 lacks in that shape.")
-        except safetensors.SafetensorError as error:
-            raise TicketError(f"{weights} is not a readable safetensors file ({error}).") from error
-
-
-@torch.no_grad()
-def _mask_in_place(tensors: Mapping[str, Tensor], masks: Masks) -> None:
-    for name, mask in masks.items():
-        tensors[name].mul_(mask.to(tensors[name].device))
-
-
-def _mask_path(folder: Path, partition: int) -> Path:
-    return folder / MASK_FOLDER / f"partition_{partition}.safetensors"
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """The checked content of a repository's `dilt_config.json`.
-
-    Raises:
-        TicketError: when it is missing, damaged, or of a newer format.
-    """
-    path = folder / CONFIG_FILE
-    if not path.is_file():
-        raise TicketError(f"{folder} is no ticket repository: it lacks {CONFIG_FILE}.")
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise TicketError(f"{path} is not JSON ({error}).") from error
-    if not isinstance(config, dict) or not isinstance(config.get("format_version"), int):
-        raise TicketError(f"{path} has no format_version, so it is no ticket configuration.")
-    if config["format_version"] > FORMAT_VERSION:
-        raise TicketError(
-            f"{path} has format {config['format_version']}, and this version reads up to {FORMAT_VERSION}; "
-            "update dilt_hf."
-        )
-    count, theta0 = config.get("num_partitions"), config.get("theta0")
-    if type(count) is not int or not 2 <= count <= 10_000:
-        raise TicketError(f"{path} says num_partitions is {count!r}; it must be a number of at least 2.")
-    if not isinstance(theta0, dict) or not isinstance(theta0.get("sha256"), str):
-        raise TicketError(f"{path} does not say which θ0 the masks belong to.")
-    return config
+            self.source.fetch([*THETA0_FILES, PICTURE_FILE, "*.py"])
+            check_theta0_shapes(self.folder, self.partitions[0].shapes)

@@ -36,8 +36,7 @@ def checkpoint_tensors(model: nn.Module) -> dict[str, Tensor]:
     Raises:
         ModelError: when saving this architecture would merge or split tensors, so that a mask has no single home.
     """
-    while (inner := getattr(model, "_orig_mod", None) or _wrapped(model)) is not None:
-        model = inner
+    model = unwrapped(model)
     state = dict(model.state_dict(keep_vars=True))
     if not hasattr(model, "base_model_prefix"):
         return _without_ties(state)
@@ -56,10 +55,12 @@ def checkpoint_tensors(model: nn.Module) -> dict[str, Tensor]:
     return _without_ties({name: live[_identity(tensor)] for name, tensor in on_disk.items()})
 
 
-def _wrapped(model: nn.Module) -> nn.Module | None:
-    """What a wrapper for data parallelism wraps."""
+def unwrapped(model: Any) -> Any:
+    """What `torch.compile` and wrappers for data parallelism wrap."""
     parallel = (nn.DataParallel, nn.parallel.DistributedDataParallel)
-    return model.module if isinstance(model, parallel) else None
+    while isinstance(model, parallel) or hasattr(model, "_orig_mod"):
+        model = model.module if isinstance(model, parallel) else model._orig_mod
+    return model
 
 
 def _identity(tensor: Tensor) -> tuple[int, torch.Size]:
@@ -164,10 +165,10 @@ def weights_sha256(folder: str | os.PathLike) -> str:
     return sha256_of_file(Path(folder, WEIGHTS_FILE))
 
 
-def tensors_sha256(model: nn.Module) -> str:
-    """Hex sha256 of all parameters and buffers of `model` with their names."""
+def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
+    """Hex sha256 of tensors with their names."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(checkpoint_tensors(model).items()):
+    for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype};".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()

@@ -28,7 +28,15 @@ from dilt_hf.pruning.imp import Round, Weights, iterative_magnitude_pruning, pru
 from dilt_hf.stages import Stage
 from dilt_hf.tracking import TrackedRun
 from dilt_hf.training import Checkpointing, TrainingRecord, train
-from dilt_hf.weights import WEIGHTS_FILE, load_weights, read_weights, save_weights, tensors_sha256, weights_sha256
+from dilt_hf.weights import (
+    WEIGHTS_FILE,
+    checkpoint_tensors,
+    load_weights,
+    read_weights,
+    save_weights,
+    tensors_sha256,
+    weights_sha256,
+)
 
 NETWORKS = "networks"
 MASK_FILE, RANKS_FILE, CHECKPOINT_FILE = "mask.safetensors", "ranks.safetensors", "checkpoint.safetensors"
@@ -78,7 +86,9 @@ class Workbench(OpenRun):
             "model": dataclasses.asdict(self.config.model),
             # what stands behind the name of a file or a Hub id may change
             "model_config": cast(Any, self.model).config.to_json_string(),
-            "checkpoint": tensors_sha256(self.new_model(seed)) if self.config.model.model_name_or_path else None,
+            "checkpoint": tensors_sha256(checkpoint_tensors(self.new_model(seed)))
+            if self.config.model.model_name_or_path
+            else None,
             "classes": self.splits.class_names,
             "image_size": self.image_size,
             "seed": seed,

@@ -5,22 +5,10 @@ import json
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 from dilt_hf.errors import MaskError
-from dilt_hf.mask_files import METADATA_KEY, load_masks, masks_to_bytes, pack, save_masks, unpack
-
-
-@given(st.lists(st.integers(0, 4), max_size=4), st.integers(0, 2**32 - 1))
-def test_unpack_inverts_pack(shape, seed):
-    mask = torch.rand(shape, generator=torch.Generator().manual_seed(seed)) < 0.5
-    assert torch.equal(unpack(pack(mask), tuple(shape)), mask)
-
-
-def test_the_first_weight_is_the_lowest_bit():
-    assert pack(torch.tensor([True] + [False] * 8 + [True])).tolist() == [1, 2]
+from dilt_hf.mask_files import METADATA_KEY, load_masks, masks_to_bytes, save_masks
 
 
 def test_a_file_round_trips_and_equal_masks_are_equal_bytes(tmp_path, generator):

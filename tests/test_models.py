@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from dilt_hf import models
 from dilt_hf.config import ModelConfig
 from dilt_hf.errors import ModelError
+from dilt_hf.loading import load_model
 from dilt_hf.weights import (
     WEIGHTS_FILE,
     checkpoint_tensors,
@@ -44,7 +45,7 @@ def build(architecture="conv3", size=8, overrides=None, seed=0, classes=CLASSES,
 def test_an_architecture_survives_disk_and_names_its_weights(architecture, size, overrides, tmp_path):
     model = build(architecture, size, overrides)
     models.save_model(model, tmp_path)
-    again = models.load_model(tmp_path)
+    again = load_model(tmp_path)
     pixels = torch.randn(2, 3, size, size)
     with torch.no_grad():
         logits = models.logits_of(model, pixels)
@@ -131,12 +132,12 @@ def test_damaged_theta0_is_refused(tmp_path):
     short = {name: tensor for name, tensor in weights.items() if name != "classifier.weight"}
     save_file(short, tmp_path / WEIGHTS_FILE, metadata={"format": "pt"})
     with pytest.raises(ModelError, match=r"missing keys classifier\.weight"):
-        models.load_model(tmp_path)
+        load_model(tmp_path)
     save_file(weights, tmp_path / WEIGHTS_FILE, metadata={"format": "pt"})
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"hidden_sizes": [32, 64, 99]}))
     with pytest.raises(ModelError, match="mismatched keys"):
-        models.load_model(tmp_path)
+        load_model(tmp_path)
 
 
 def test_a_checkpoint_that_would_be_filled_with_random_weights_is_refused(tmp_path):
@@ -156,4 +157,4 @@ def test_a_damaged_config_never_runs_code_nor_ends_in_a_traceback(tmp_path, chan
     (tmp_path / "config.json").write_text(json.dumps(config | change))
     monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked to run foreign code"))
     with pytest.raises(ModelError, match=r"config\.json"):
-        models.load_model(tmp_path)
+        load_model(tmp_path)

@@ -14,13 +14,13 @@ import dilt_hf
 ROOT = Path(dilt_hf.__file__).parent
 # A file imports only from files further left.
 LAYERS = [
-    "errors", "files", "seeding", "config", "masks", "mask_files", "images", "augmentation", "splits", "data",
-    "feeds", "partitions", "architectures", "weights", "models", "accounting", "metrics", "masking", "optimizers",
-    "checkpoints", "shared_batchnorm", "training", "inference", "pruning.imp", "pruning.early_bird",
-    "pruning.colt", "claims", "teams", "stages.store", "schedule", "progress", "tracking",
-    "hub", "tickets", "switching", "opening", "workbench", "consensus", "results", "figures", "experiments.folder",
-    "experiments.networks", "experiments.plan", "experiments.search", "experiments.find", "callbacks",
-    "stages.__main__", "cli",
+    "errors", "files", "tables", "seeding", "config", "masks", "selection", "overlap", "packed", "mask_files",
+    "bitwise", "images", "augmentation", "splits", "data", "feeds", "partitions", "architectures", "weights",
+    "models", "loading", "accounting", "metrics", "masking", "optimizers", "checkpoints", "shared_batchnorm",
+    "training", "inference", "pruning.imp", "pruning.early_bird", "pruning.colt", "claims", "teams", "stages.store",
+    "schedule", "progress", "tracking", "hub", "repository", "trained", "cards", "tickets", "switching", "opening",
+    "workbench", "consensus", "results", "figures", "experiments.folder", "experiments.networks", "experiments.plan",
+    "experiments.search", "experiments.find", "callbacks", "stages.__main__", "cli",
 ]  # fmt: skip
 
 
@@ -61,8 +61,9 @@ def test_files_import_only_from_layers_to_their_left():
 @pytest.mark.parametrize(
     "name",
     [
-        "masks", "mask_files", "masking", "augmentation", "data", "pruning.imp", "pruning.colt", "pruning.early_bird",
-        "config", "results", "partitions", "teams", "models", "splits", "claims", "stages.store", "progress",
+        "masks", "selection", "overlap", "packed", "mask_files", "bitwise", "masking", "augmentation", "data", "tables",
+        "pruning.imp", "pruning.colt", "pruning.early_bird", "config", "results", "partitions", "teams", "models",
+        "splits", "claims", "stages.store", "progress", "hub", "trained",
     ],
 )  # fmt: skip
 def test_the_examples_in_the_docstrings_are_true(name, tmp_path, monkeypatch):

@@ -12,10 +12,11 @@ from dilt_hf import masks as M
 from dilt_hf import models
 from dilt_hf.config import ModelConfig
 from dilt_hf.errors import MaskError, ModelError, TicketError
+from dilt_hf.files import sha256_of_file
 from dilt_hf.images import image_processor
 from dilt_hf.mask_files import save_masks
 from dilt_hf.tickets import Tickets, apply_ticket, from_pretrained
-from dilt_hf.weights import checkpoint_tensors, prunable_parameters, weights_sha256
+from dilt_hf.weights import checkpoint_tensors, prunable_parameters
 
 
 def build(architecture="conv3", size=8, seed=0):
@@ -28,12 +29,7 @@ def make_tickets(folder, architecture="conv3", size=8, seed=0):
     generator = torch.Generator().manual_seed(1)
     prunable = prunable_parameters(model)
     parts = [{n: torch.rand(p.shape, generator=generator) < 0.4 for n, p in prunable.items()} for _ in range(2)]
-    config = {
-        "format_version": 1,
-        "num_partitions": 2,
-        "theta0": {"sha256": weights_sha256(folder / "theta0")},
-    }
-    return Tickets(folder / "theta0", parts, config)
+    return Tickets.found(folder / "theta0", parts, {})
 
 
 @pytest.fixture
@@ -126,11 +122,12 @@ def damage(kind, repository):
         edit(repository, num_partitions="two")
     elif kind == "lost mask":
         (repository / "masks" / "partition_1.safetensors").unlink()
-    elif kind == "foreign mask":
-        save_masks({"w": torch.ones(3, dtype=torch.bool)}, repository / "masks" / "partition_1.safetensors")
-    elif kind == "both foreign":
-        for k in range(2):
+    elif kind in ("swapped mask", "foreign mask", "both foreign"):
+        for k in range(1, 2) if kind != "both foreign" else range(2):
             save_masks({"w": torch.ones(3, dtype=torch.bool)}, repository / "masks" / f"partition_{k}.safetensors")
+        if kind != "swapped mask":  # a consistent forgery
+            masks = [repository / "masks" / f"partition_{k}.safetensors" for k in range(2)]
+            edit(repository, masks_sha256=[sha256_of_file(path) for path in masks], prunable_weights=None)
     elif kind == "no weights":
         (repository / "model.safetensors").unlink()
     elif kind == "cut weights":
@@ -146,6 +143,7 @@ def damage(kind, repository):
         ("newer", "update dilt_hf"),
         ("no count", "num_partitions is 'two'"),
         ("lost mask", r"lacks .*partition_1\.safetensors"),
+        ("swapped mask", r"partition_1\.safetensors is not the mask that dilt_config\.json names"),
         ("foreign mask", "cover different tensors"),
         ("both foreign", "cover 'w', which θ0 lacks"),
         ("no weights", r"lacks model\.safetensors"),

@@ -17,8 +17,8 @@ from dilt_hf.config import DiltConfig
 from dilt_hf.errors import RunError
 from dilt_hf.figures import draw_comparison
 from dilt_hf.files import PARTIAL, pretty_json, sweep, write_atomically
+from dilt_hf.repository import read_config
 from dilt_hf.results import RESULTS_FILE, Entry, Results
-from dilt_hf.tickets import read_config
 
 RUN_FILE, PICTURE, TICKET_FOLDER = "run.json", "results.png", "tickets"
 # Where a run is kept and what else it compares does not change what any stage holds.

@@ -19,7 +19,7 @@ from dilt_hf.consensus import COLT, consented
 from dilt_hf.errors import RunError
 from dilt_hf.experiments.networks import SIBLING, Label, subsets_to_prune
 from dilt_hf.files import pretty_json, write_atomically
-from dilt_hf.mask_files import load_masks, masks_to_bytes
+from dilt_hf.mask_files import load_masks
 from dilt_hf.masks import (
     DeferredMask,
     Masks,
@@ -29,16 +29,17 @@ from dilt_hf.masks import (
     density,
     density_per_tensor,
     full_like,
-    mean_overlap,
     random_like,
     shuffle_like,
 )
 from dilt_hf.opening import EVERYTHING, Subset
+from dilt_hf.overlap import mean_overlap
 from dilt_hf.pruning.imp import mask_at, match_density
+from dilt_hf.repository import CONFIG_FILE
 from dilt_hf.results import Entry
 from dilt_hf.seeding import generator_for
 from dilt_hf.stages import Stage
-from dilt_hf.tickets import CONFIG_FILE, FORMAT_VERSION, Tickets
+from dilt_hf.tickets import Tickets
 from dilt_hf.weights import read_weights
 from dilt_hf.workbench import MASK_FILE, RANKS_FILE, Workbench
 
@@ -166,23 +167,20 @@ class Search:
             RunError: when the one that is there holds other tickets: data, a checkpoint or the device have changed
                 behind the same settings.
         """
-        tickets = Tickets(self.bench.start(self.seed).path, self.partitions, self._ticket_config(entries))
+        tickets = Tickets.found(self.bench.start(self.seed).path, self.partitions, self._ticket_config(entries))
         if not folder.exists():
             tickets.save_pretrained(folder)
             return
         earlier = Tickets.from_pretrained(folder)
-        unchanged = earlier.config["theta0"] == tickets.config["theta0"] and all(
-            masks_to_bytes(one) == masks_to_bytes(other)
-            for one, other in zip(earlier.partitions, self.partitions, strict=True)
-        )
-        if not unchanged:
+        if any(earlier.config[key] != tickets.config[key] for key in ("theta0", "masks_sha256")):
             raise RunError(
                 f"{folder} holds tickets of other data, weights or hardware, though the settings are the same; "
                 "choose another --output_dir."
             )
         metrics = {(m["ticket"], m["control"], m["matched"]): m for m in earlier.config["metrics"]}
         metrics |= {(m["ticket"], m["control"], m["matched"]): m for m in tickets.config["metrics"]}
-        config = dict(tickets.config) | {"metrics": list(metrics.values())}
+        kept = {key: earlier.config[key] for key in ("materialised", "comparison") if key in earlier.config}
+        config = dict(tickets.config) | kept | {"metrics": list(metrics.values())}
         write_atomically(folder / CONFIG_FILE, pretty_json(config))
 
     def _ticket_config(self, entries: Sequence[Entry]) -> dict[str, Any]:
@@ -192,26 +190,23 @@ class Search:
         overlap = mean_overlap(self.partitions)
         libraries = ("torch", "transformers", "datasets", "accelerate", "safetensors", "timm")
         return {
-            "format_version": FORMAT_VERSION,
             "method": "dilt",
             "theta0": {
-                "sha256": self.bench.start(self.seed).record["sha256"],
                 "seed": self.seed,
                 "rewind_step": bench.config.pruning.rewind_step,
             },
-            "num_partitions": len(partitioning),
             "partitions": [
                 {"classes": list(classes), "class_names": [names[c] for c in classes]}
                 | ({"values": list(partitioning.groups[k])} if partitioning.groups else {})
                 for k, classes in enumerate(partitioning.classes)
             ],
-            "prunable_weights": self.total,
             "round_densities": {name: stage.record["densities"] for name, stage in self.ranked.items()},
             "tensor_densities": {f"partition_{k}": density_per_tensor(m) for k, m in enumerate(self.partitions)},
             "overlap": overlap.pop(""),
             "tensor_overlap": overlap,
             "dataset": {
                 "source": bench.splits.source,
+                "name": bench.config.data.dataset_name,
                 "revision": bench.config.data.dataset_revision,
                 "fingerprint": bench.fingerprints["train"],
                 "image_size": bench.image_size,

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from dilt_hf.errors import MaskError
-from dilt_hf.masks import Masks, full_like, keep_largest
+from dilt_hf.masks import Masks, full_like
+from dilt_hf.selection import keep_largest
 
 logger = logging.getLogger(__name__)
 

@@ -1,0 +1,243 @@
+"""What a ticket repository says of itself: the summary in a terminal, and the model card.
+
+Only what `dilt_config.json` records as measured is printed. A card consists of generated sections, each between two
+comments, and of whatever a person wrote around them: making the card anew replaces the sections and leaves the rest.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dilt_hf.errors import TicketError
+from dilt_hf.hub import is_repo_id
+from dilt_hf.overlap import mean_overlap
+from dilt_hf.packed import PackedMask, compose_packed
+from dilt_hf.repository import CONFIG_FILE
+from dilt_hf.tables import markdown_table
+
+TAGS = ["dilt", "lottery-ticket", "pruning", "sparsity"]
+MOST_LISTED = 12  # partitions, or classes of one, that a table or a list names
+_HERE = Path(__file__).parent
+TEMPLATE = next(p for p in (_HERE / "card_template.md", _HERE.parent / "model_cards/template.md") if p.exists())
+_SECTION = re.compile(r"<!-- dilt_hf: (\w+) -->.*?<!-- /dilt_hf: \1 -->", re.DOTALL)
+LEAST_SEEDS = 3
+
+
+def make_card(
+    config: Mapping[str, Any], partitions: Sequence[PackedMask], repo_id: str, existing: str | None = None
+) -> str:
+    """The model card of a ticket repository, as Markdown with YAML metadata.
+
+    Args:
+        config: the content of `dilt_config.json`.
+        repo_id: "user/name", for the examples.
+        existing: the card that is there. What a person wrote in it stays: everything outside the generated sections,
+            and metadata that is not generated; a generated section that was deleted stays deleted.
+
+    Raises:
+        TicketError: when the configuration, or the metadata of the existing card, is not of the expected form.
+    """
+    from jinja2 import Environment
+
+    with _reading(config):
+        text = Environment(trim_blocks=True).from_string(TEMPLATE.read_text(encoding="utf-8"))
+        body = text.render(_facts(config, partitions, repo_id)) + "\n"
+        generated = _metadata(config, repo_id)
+    earlier, written = _split(existing) if existing else ({}, "")
+    if written.strip():
+        sections = {match[1]: match[0] for match in _SECTION.finditer(body)}
+        if _SECTION.search(written):
+            body = _SECTION.sub(lambda match: sections.get(match[1], match[0]), written)
+        else:
+            body = f"{written.rstrip()}\n\n{body}"
+    merged = earlier | generated
+    merged["tags"] = list(dict.fromkeys([*(earlier.get("tags") or []), *TAGS]))
+    return f"---\n{_yaml(merged)}---\n\n{body.lstrip()}"
+
+
+def summary_table(config: Mapping[str, Any], partitions: Sequence[PackedMask]) -> str:
+    """A table of the tickets: weights kept, density, and where they were measured, the test accuracy of the trained
+    ticket and of its layer-shuffled control; below it, how much the masks overlap, beside chance."""
+    with _reading(config):
+        count = len(partitions)
+        listed = range(min(count, MOST_LISTED))
+        names = ["core", "union", *(f"{kind}_{k}" for kind in ("partition", "specialist") for k in listed)]
+        scores = {
+            (metric["ticket"], metric["control"]): f"{100 * metric['scores']['accuracy']:.1f}"
+            for metric in config.get("metrics", [])
+            if metric["matched"] is None
+        }
+        body = []
+        for name in names:
+            mask = compose_packed(name, partitions)
+            measured = [scores.get((name, control), "") for control in ("", "shuffled")] if scores else []
+            body.append([name, f"{mask.count_kept():,}", f"{100 * mask.density():.2f}", *measured])
+        head = ["ticket", "weights", "density %", *(["accuracy %", "shuffled %"] if scores else [])]
+        left_out = f"\n({count - MOST_LISTED} more partitions)" if count > MOST_LISTED else ""
+        return f"{markdown_table(head, body)}{left_out}\n{_overlap(config, partitions)}"
+
+
+def _overlap(config: Mapping[str, Any], partitions: Sequence[PackedMask]) -> str:
+    overlap = config.get("overlap") or mean_overlap(partitions[:MOST_LISTED])[""]
+    found, chance = (f"{100 * overlap[key]:.1f} %" for key in ("jaccard", "chance"))
+    return f"Overlap (Jaccard) of the partition masks: {found}; by chance at their densities: {chance}."
+
+
+@contextlib.contextmanager
+def _reading(config: Mapping[str, Any]) -> Iterator[None]:
+    """The configuration may come from a stranger."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
+        raise TicketError(
+            f"{CONFIG_FILE} is not of the form that this version writes ({type(error).__name__}: {error})."
+        ) from error
+
+
+def _facts(config: Mapping[str, Any], partitions: Sequence[PackedMask], repo_id: str) -> dict[str, Any]:
+    """What the template asks for."""
+    materialised = config.get("materialised", {})
+    comparison = config.get("comparison", {})
+    return {
+        "title": f"{repo_id.split('/')[-1]}: disentangled lottery tickets",
+        "repo": repo_id,
+        "n": len(partitions),
+        "rewind": config["theta0"].get("rewind_step") or 0,
+        "base": _base_model(config),
+        "trained": bool(materialised),
+        "dense": next((name for name, facts in materialised.items() if facts["storage"] == "dense"), None),
+        "own_code": _architecture(config) in ("conv3", "resnet18-cifar", "resnet50-cifar", "resnet20", "resnet56"),
+        "results": _results(config, partitions),
+        "partitions": _partitions(config),
+        "found": _found(config),
+        "few_seeds": comparison.get("seeds", 1) < LEAST_SEEDS,
+    }
+
+
+def _architecture(config: Mapping[str, Any]) -> str:
+    model = config.get("settings", {}).get("model", {})
+    return str(model.get("model_name_or_path") or model.get("architecture") or "")
+
+
+def _base_model(config: Mapping[str, Any]) -> str | None:
+    """The published checkpoint that θ0 is, if it is one."""
+    name = config.get("settings", {}).get("model", {}).get("model_name_or_path") or ""
+    if name.startswith("timm:"):
+        return f"timm/{name.removeprefix('timm:')}"
+    return name if name.count("/") == 1 and is_repo_id(name) else None
+
+
+def _results(config: Mapping[str, Any], partitions: Sequence[PackedMask]) -> str:
+    parts = [summary_table(config, partitions)]
+    comparison = config.get("comparison")
+    if comparison:
+        intro = (
+            "The table above is of this repository's seed." if comparison["seeds"] > 1 else "There was only this seed."
+        )
+        parts += [intro, f"All networks that were trained, over {comparison['seeds']} seed(s):", comparison["table"]]
+        parts += [comparison["caption"], "\n".join(f"- {sentence}" for sentence in comparison["sentences"])]
+    elif not config.get("metrics"):
+        parts.append("No accuracy was measured.")
+    materialised = config.get("materialised", {})
+    if materialised:
+        rows = [
+            [name, facts["storage"], f"{facts['bytes'] / 1e6:.2f}", f"{facts['dense_bytes'] / 1e6:.2f}"]
+            for name, facts in materialised.items()
+        ]
+        parts += ["Tickets with trained weights:", markdown_table(["ticket", "storage", "MB", "MB if dense"], rows)]
+    return "\n\n".join(parts)
+
+
+def _partitions(config: Mapping[str, Any]) -> str:
+    lines = []
+    for k, part in enumerate(config.get("partitions", [])[: 10 * MOST_LISTED]):
+        names = [str(name) for name in part["class_names"]]
+        more = f", … ({len(names)} classes)" if len(names) > 10 * MOST_LISTED else ""
+        values = f" (rows with {', '.join(map(str, part['values']))})" if part.get("values") else ""
+        lines.append(f"- `partition_{k}`{values}: {', '.join(names[: 10 * MOST_LISTED])}{more}")
+    return "\n".join(lines) or "Their classes were not recorded."
+
+
+def _found(config: Mapping[str, Any]) -> str:
+    settings, dataset = config.get("settings", {}), config.get("dataset", {})
+    pruning, training = settings.get("pruning", {}), settings.get("training", {})
+    lines = [f"- **Method**: {config.get('method', 'not recorded')}"]
+    if _architecture(config):
+        lines.append(f"- **Network**: `{_architecture(config)}`, θ0 of seed {config['theta0'].get('seed')}")
+    if dataset:
+        lines.append(
+            f"- **Data**: {dataset['source']}, pictures of {dataset['image_size']} px, "
+            f"fingerprint `{str(dataset['fingerprint'])[:16]}`"
+        )
+    densities = next(iter(config.get("round_densities", {}).values()), None)
+    if densities:
+        each = ", ".join(f"{100 * density:.1f} %" for density in densities)
+        lines.append(f"- **Rounds** of train, prune, rewind to step {pruning.get('rewind_step', 0)}: density {each}")
+    if training:
+        keys = ("num_train_epochs", "train_batch_size", "optimizer", "learning_rate", "weight_decay", "lr_scheduler")
+        lines.append("- **Training**: " + ", ".join(f"{key} {training[key]}" for key in keys if key in training))
+    costs = [metric for metric in config.get("metrics", []) if metric["ticket"] == "core" and not metric["control"]]
+    if costs:
+        search = costs[0]["search_cost"]
+        lines.append(
+            f"- **Cost** of finding the core: {search['steps']:,} steps, {search['dense_flops'] / 1e12:.3g} TFLOP "
+            f"(dense-equivalent), {search['seconds'] / 60:.3g} minutes"
+        )
+    versions = config.get("versions", {})
+    if versions:
+        lines.append("- **Versions**: " + ", ".join(f"{name} {version}" for name, version in versions.items()))
+    return "\n".join(lines)
+
+
+def _metadata(config: Mapping[str, Any], repo_id: str) -> dict[str, Any]:
+    from huggingface_hub import EvalResult, ModelCardData
+
+    dataset = config.get("dataset", {})
+    name = dataset.get("name")
+    on_hub = bool(name) and name != "digits" and is_repo_id(name)
+    results = [
+        EvalResult(
+            task_type="image-classification", dataset_type=name if on_hub else "other",
+            dataset_name=str(dataset.get("source")), metric_type="accuracy",
+            metric_value=round(100 * metric["scores"]["accuracy"], 2),
+            metric_name=f"Test accuracy (%) of the trained {metric['ticket']} ticket",
+        )
+        for metric in config.get("metrics", [])
+        if metric["ticket"] in ("core", "union") and not metric["control"] and metric["matched"] is None
+    ]  # fmt: skip
+    data = ModelCardData(
+        library_name="transformers",
+        pipeline_tag="image-classification",
+        base_model=_base_model(config),
+        datasets=[name] if on_hub else None,
+        model_name=repo_id.split("/")[-1],
+        eval_results=results or None,
+        metrics=["accuracy"] if results else None,
+    )
+    return data.to_dict()
+
+
+def _split(card: str) -> tuple[dict[str, Any], str]:
+    """Metadata and text of a card."""
+    import yaml
+
+    match = re.match(r"\s*---\r?\n(.*?)\r?\n---\r?\n", card, re.DOTALL)
+    if match is None:
+        return {}, card
+    try:
+        metadata = yaml.safe_load(match[1]) or {}
+    except (yaml.YAMLError, RecursionError) as error:
+        raise TicketError(f"the metadata of the model card is not YAML ({error}); correct it.") from error
+    if not isinstance(metadata, dict) or not isinstance(metadata.get("tags") or [], list):
+        raise TicketError("the metadata of the model card is not a table of YAML; correct it and push again.")
+    return metadata, card[match.end() :]
+
+
+def _yaml(metadata: Mapping[str, Any]) -> str:
+    import yaml
+
+    return yaml.safe_dump(dict(metadata), sort_keys=False, allow_unicode=True)
