@@ -1,4 +1,4 @@
-"""Two small networks that transformers lacks, as transformers models: a CIFAR ResNet and Conv-3.
+"""Small networks that transformers lacks, as transformers models: the ResNets for CIFAR, and Conv-3.
 
 The file needs nothing but torch and transformers, so it can travel inside a checkpoint (`trust_remote_code=True`).
 """
@@ -85,6 +85,91 @@ class Conv3ForImageClassification(PreTrainedModel):
             hidden = block(hidden)
             states.append(hidden)
         logits = self.classifier(hidden.mean(dim=(2, 3)))
+        loss = None if labels is None else nn.functional.cross_entropy(logits, labels)
+        output = ImageClassifierOutput(
+            loss=loss, logits=logits, hidden_states=tuple(states) if output_hidden_states else None
+        )
+        return output.to_tuple() if return_dict is False else output
+
+
+class HeResNetConfig(PreTrainedConfig):
+    """The ResNets of depth 6n + 2 for CIFAR (n = 3 is ResNet-20, n = 9 ResNet-56)."""
+
+    model_type = "he_resnet"
+
+    def __init__(self, num_channels=3, blocks_per_stage=3, hidden_sizes=(16, 32, 64), **kwargs):
+        self.num_channels = num_channels
+        self.blocks_per_stage = blocks_per_stage
+        self.hidden_sizes = list(hidden_sizes)
+        super().__init__(**kwargs)
+
+
+class HeBlock(nn.Module):
+    """Two 3x3 convolutions around a shortcut without weights (option A: every second pixel, new channels zero)."""
+
+    def __init__(self, width_in, width_out, stride):
+        super().__init__()
+        self.conv1 = nn.Conv2d(width_in, width_out, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width_out)
+        self.conv2 = nn.Conv2d(width_out, width_out, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width_out)
+        self.stride, self.new_channels = stride, width_out - width_in
+
+    def forward(self, hidden):
+        before = self.new_channels // 2
+        shortcut = hidden[:, :, :: self.stride, :: self.stride]
+        if self.new_channels:
+            shortcut = nn.functional.pad(shortcut, (0, 0, 0, 0, before, self.new_channels - before))
+        inner = self.bn2(self.conv2(nn.functional.relu(self.bn1(self.conv1(hidden)))))
+        return nn.functional.relu(inner + shortcut)
+
+
+class HeResNetForImageClassification(PreTrainedModel):
+    """ResNet-20 to ResNet-110 of He et al. (2016, arXiv 1512.03385, section 4.2), with parameter-free shortcuts.
+
+    The names are those of the checkpoints in github.com/akamaster/pytorch_resnet_cifar10.
+    """
+
+    config_class = HeResNetConfig
+    main_input_name = "pixel_values"
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        widths = config.hidden_sizes
+        self.conv1 = nn.Conv2d(config.num_channels, widths[0], 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(widths[0])
+        self.stages = []
+        for stage, width in enumerate(widths, start=1):
+            before = widths[max(stage - 2, 0)]
+            blocks = [
+                HeBlock(width if block else before, width, 2 if stage > 1 and not block else 1)
+                for block in range(config.blocks_per_stage)
+            ]
+            setattr(self, f"layer{stage}", nn.Sequential(*blocks))
+            self.stages.append(f"layer{stage}")
+        self.linear = nn.Linear(widths[-1], config.num_labels)
+        self.post_init()
+
+    def get_classifier(self):
+        return self.linear
+
+    def _init_weights(self, module):
+        if isinstance(module, (nn.Conv2d, nn.Linear)):
+            nn.init.kaiming_normal_(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.BatchNorm2d):
+            module.reset_parameters()
+
+    def forward(self, pixel_values, labels=None, output_hidden_states=False, return_dict=None, **kwargs):
+        hidden = nn.functional.relu(self.bn1(self.conv1(pixel_values)))
+        states = [hidden]
+        for stage in self.stages:
+            for block in getattr(self, stage):
+                hidden = block(hidden)
+                states.append(hidden)
+        logits = self.linear(hidden.mean(dim=(2, 3)))
         loss = None if labels is None else nn.functional.cross_entropy(logits, labels)
         output = ImageClassifierOutput(
             loss=loss, logits=logits, hidden_states=tuple(states) if output_hidden_states else None

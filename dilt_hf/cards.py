@@ -16,7 +16,7 @@ from dilt_hf.errors import TicketError
 from dilt_hf.hub import is_repo_id
 from dilt_hf.overlap import mean_overlap
 from dilt_hf.packed import PackedMask, compose_packed
-from dilt_hf.repository import CONFIG_FILE
+from dilt_hf.repository import CONFIG_FILE, PICTURE_FILE
 from dilt_hf.tables import markdown_table
 
 TAGS = ["dilt", "lottery-ticket", "pruning", "sparsity"]
@@ -115,6 +115,7 @@ def _facts(config: Mapping[str, Any], partitions: Sequence[PackedMask], repo_id:
         "partitions": _partitions(config),
         "found": _found(config),
         "few_seeds": comparison.get("seeds", 1) < LEAST_SEEDS,
+        "picture": PICTURE_FILE if comparison else None,
     }
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
 import sys
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -51,9 +52,28 @@ def parse_config(
     description: str = "",
     variants: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> DiltConfig:
-    """The configuration from recipe defaults, then a YAML or JSON file if one comes first, then the options given.
+    """The configuration of a run; see `parse_sections`.
+
+    Example:
+        >>> parse_config(["--num_rounds", "3"], {"dataset_name": "digits", "architecture": "conv3",
+        ...              "pruning_fraction": 0.5}).pruning.num_rounds
+        3
+    """
+    return DiltConfig(**parse_sections(SECTIONS, arguments, defaults, description, variants))
+
+
+def parse_sections(
+    sections: Mapping[str, Any],
+    arguments: Sequence[str],
+    defaults: Mapping[str, Any],
+    description: str = "",
+    variants: Mapping[str, Mapping[str, Any]] | None = None,
+) -> dict[str, Any]:
+    """Configurations by section name: from recipe defaults, then a YAML or JSON file if one comes first, then the
+    options given.
 
     Args:
+        sections: the dataclass of each section.
         arguments: as in `sys.argv[1:]`. The first may be a .yaml, .yml or .json file with option names as keys.
         defaults: option names and values that the recipe sets.
         description: what `--help` says the recipe does.
@@ -61,18 +81,13 @@ def parse_config(
 
     Raises:
         ConfigError: for an unknown key in the file, or values that cannot be.
-
-    Example:
-        >>> parse_config(["--num_rounds", "3"], {"dataset_name": "digits", "architecture": "conv3",
-        ...              "pruning_fraction": 0.5}).pruning.num_rounds
-        3
     """
     from transformers import HfArgumentParser
 
-    sections: Any = list(SECTIONS.values())
-    parser = HfArgumentParser(sections, description=description, allow_abbrev=False)
+    classes: Any = list(sections.values())
+    parser = HfArgumentParser(classes, description=description, allow_abbrev=False)
     options = {action.dest: action for action in parser._actions}
-    for name in (field.name for section in SECTIONS.values() for field in fields(section)):
+    for name in (field.name for section in sections.values() for field in fields(section)):
         if typing.get_origin(options[name].type) is dict or options[name].type is dict:
             options[name].type = _json_object
     arguments = list(arguments)
@@ -80,7 +95,7 @@ def parse_config(
         arguments = [*_read_settings(arguments[0], set(options)), *arguments[1:]]  # checked as if they were typed
     typed = parser.parse_known_args([argument for argument in arguments if argument not in ("-h", "--help")])[0]
     given = {argument[2:].split("=")[0].replace("-", "_") for argument in arguments if argument.startswith("--")}
-    settings = dict(defaults) | dict((variants or {}).get(typed.architecture or "", {}))
+    settings = dict(defaults) | dict((variants or {}).get(getattr(typed, "architecture", None) or "", {}))
     for group in [*ALTERNATIVES, *([PRUNING] if len(given & PRUNING) > 1 else [])]:
         if given & group:
             settings = {name: value for name, value in settings.items() if name not in group}
@@ -88,18 +103,27 @@ def parse_config(
         if action.dest in settings:
             action.default, action.required = settings[action.dest], False
     parsed = vars(parser.parse_args(arguments))
-    return DiltConfig(
-        **{
-            name: section(**{field.name: parsed[field.name] for field in fields(section)})
-            for name, section in SECTIONS.items()
-        }
-    )
+    return {
+        name: section(**{field.name: parsed[field.name] for field in fields(section)})
+        for name, section in sections.items()
+    }
+
+
+@contextlib.contextmanager
+def reporting_errors() -> Iterator[None]:
+    """Around a recipe: what goes wrong is one sentence, and exit status 1."""
+    logging.basicConfig(level=os.environ.get("DILT_LOG_LEVEL", "WARNING"), format="%(levelname)s: %(message)s")
+    try:
+        yield
+    except (DiltError, OSError) as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("stopped; the same command continues from the last finished step.")
 
 
 def run_recipe(description: str, *, variants: Mapping[str, Mapping[str, Any]] | None = None, **defaults: Any) -> None:
     """The whole of a recipe: parse, run, print the table and where things are; on an error one sentence, and exit 1."""
-    logging.basicConfig(level=os.environ.get("DILT_LOG_LEVEL", "WARNING"), format="%(levelname)s: %(message)s")
-    try:
+    with reporting_errors():
         config = parse_config(sys.argv[1:], defaults, description, variants)
         from dilt_hf.experiments.find import find_tickets
         from dilt_hf.experiments.folder import PICTURE, ticket_folder
@@ -107,10 +131,6 @@ def run_recipe(description: str, *, variants: Mapping[str, Mapping[str, Any]] | 
 
         team = join_team(config.partition.num_partitions, config.run.cpu)
         results = find_tickets(config, team)
-    except (DiltError, OSError) as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("stopped; the same command continues from the last finished step.")
     if results is not None and team.is_first:
         folder = Path(config.run.output_dir)
         print("", results.table(), "", results.caption(), "", *results.sentences(), "", sep="\n")

@@ -17,13 +17,13 @@ from dilt_hf.errors import ConfigError
 BASELINES = ("COLT",)
 
 
-def _option(default: Any, text: str) -> Any:
+def option(default: Any, text: str) -> Any:
     if isinstance(default, (list, dict)):
         return dataclasses.field(default_factory=lambda: default.copy(), metadata={"help": text})
     return dataclasses.field(default=default, metadata={"help": text})
 
 
-def _require(condition: bool, message: str) -> None:
+def require(condition: bool, message: str) -> None:
     if not condition:
         raise ConfigError(message)
 
@@ -34,72 +34,72 @@ class DataConfig:
 
     _argument_group_name: ClassVar[str] = "data"
 
-    dataset_name: str | None = _option(
+    dataset_name: str | None = option(
         None, "A dataset id on the Hub, a folder that `datasets` can load, or the built-in 'digits'."
     )
-    dataset_config_name: str | None = _option(None, "The configuration of the dataset, where it has several.")
-    dataset_revision: str | None = _option(None, "The commit, tag or branch of the dataset on the Hub.")
-    train_dir: str | None = _option(None, "A folder with one subfolder of pictures per class.")
-    validation_dir: str | None = _option(None, "Like train_dir, for the validation pictures.")
-    test_dir: str | None = _option(None, "Like train_dir, for the test pictures.")
-    train_files: list[str] = _option([], "Parquet files with the training rows.")
-    validation_files: list[str] = _option([], "Parquet files with the validation rows.")
-    test_files: list[str] = _option([], "Parquet files with the test rows.")
-    image_column_name: str | None = _option(None, "The picture column; found by its feature type when not given.")
-    label_column_name: str | None = _option(None, "The class column; found by its feature type when not given.")
-    validation_fraction: float = _option(
+    dataset_config_name: str | None = option(None, "The configuration of the dataset, where it has several.")
+    dataset_revision: str | None = option(None, "The commit, tag or branch of the dataset on the Hub.")
+    train_dir: str | None = option(None, "A folder with one subfolder of pictures per class.")
+    validation_dir: str | None = option(None, "Like train_dir, for the validation pictures.")
+    test_dir: str | None = option(None, "Like train_dir, for the test pictures.")
+    train_files: list[str] = option([], "Parquet files with the training rows.")
+    validation_files: list[str] = option([], "Parquet files with the validation rows.")
+    test_files: list[str] = option([], "Parquet files with the test rows.")
+    image_column_name: str | None = option(None, "The picture column; found by its feature type when not given.")
+    label_column_name: str | None = option(None, "The class column; found by its feature type when not given.")
+    validation_fraction: float = option(
         0.1, "Share of each class's training rows held out for validation when the dataset brings no such split."
     )
-    split_seed: int = _option(0, "Seed of the held-out rows. It is the same for all training seeds.")
-    max_train_samples: int | None = _option(None, "Use only so many training rows, evenly from each class.")
-    max_eval_samples: int | None = _option(None, "Use only so many validation and so many test rows.")
-    image_size: int | None = _option(
+    split_seed: int = option(0, "Seed of the held-out rows. It is the same for all training seeds.")
+    max_train_samples: int | None = option(None, "Use only so many training rows, evenly from each class.")
+    max_eval_samples: int | None = option(None, "Use only so many validation and so many test rows.")
+    image_size: int | None = option(
         None, "Side of the square model input in pixels; by default the short side of the first picture, at most 224."
     )
-    augmentation: Literal["none", "shift", "shift_flip", "resized_crop_flip"] = _option(
+    augmentation: Literal["none", "shift", "shift_flip", "resized_crop_flip"] = option(
         "shift_flip",
         "Training augmentation: none; shift (random crop after padding by 1/8); shift_flip (and mirror); "
         "resized_crop_flip (random area and aspect ratio, and mirror; of the whole pictures where workers decode).",
     )
-    auto_augment: str | None = _option(
+    auto_augment: str | None = option(
         None, "A timm policy, such as rand-m9-mstd0.5-inc1, for pictures that workers decode (--max_resident_gb 0)."
     )
-    random_erasing: float = _option(0.0, "Probability that a rectangle of a training picture is replaced by noise.")
-    mixup: float = _option(0.0, "The α of mixup; 0 is none. With cutmix too, each batch draws one of the two.")
-    cutmix: float = _option(0.0, "The α of cutmix; 0 is none.")
-    image_mean: list[float] = _option([0.5], "Mean per channel after scaling to [0, 1]; one number serves all.")
-    image_std: list[float] = _option([0.5], "Standard deviation per channel; one number serves all.")
-    max_resident_gb: float = _option(
+    random_erasing: float = option(0.0, "Probability that a rectangle of a training picture is replaced by noise.")
+    mixup: float = option(0.0, "The α of mixup; 0 is none. With cutmix too, each batch draws one of the two.")
+    cutmix: float = option(0.0, "The α of cutmix; 0 is none.")
+    image_mean: list[float] = option([0.5], "Mean per channel after scaling to [0, 1]; one number serves all.")
+    image_std: list[float] = option([0.5], "Standard deviation per channel; one number serves all.")
+    max_resident_gb: float = option(
         4.0, "Decoded sets up to this size (GB, all splits) stay in device memory; larger ones are decoded by workers."
     )
-    dataloader_num_workers: int = _option(4, "Decoding processes for sets that do not stay in memory; 0: none.")
+    dataloader_num_workers: int = option(4, "Decoding processes for sets that do not stay in memory; 0: none.")
 
     def __post_init__(self) -> None:
         sources = [bool(self.dataset_name), bool(self.train_dir), bool(self.train_files)]
-        _require(
+        require(
             sum(sources) == 1,
             "name exactly one source of data: --dataset_name, --train_dir or --train_files.",
         )
-        _require(0 < self.validation_fraction < 1, "--validation_fraction must lie between 0 and 1.")
-        _require(self.image_size is None or self.image_size >= 1, "--image_size must be at least 1 pixel.")
-        _require(0 <= self.random_erasing <= 1, "--random_erasing is a probability.")
-        _require(self.mixup >= 0 and self.cutmix >= 0, "--mixup and --cutmix cannot be negative.")
-        _require(
+        require(0 < self.validation_fraction < 1, "--validation_fraction must lie between 0 and 1.")
+        require(self.image_size is None or self.image_size >= 1, "--image_size must be at least 1 pixel.")
+        require(0 <= self.random_erasing <= 1, "--random_erasing is a probability.")
+        require(self.mixup >= 0 and self.cutmix >= 0, "--mixup and --cutmix cannot be negative.")
+        require(
             self.auto_augment is None or self.augmentation == "resized_crop_flip",
             "--auto_augment goes with --augmentation resized_crop_flip.",
         )
-        _require(all(std > 0 for std in self.image_std), "--image_std must be positive.")
-        _require(all(math.isfinite(x) for x in (*self.image_mean, *self.image_std)), "--image_mean must be finite.")
+        require(all(std > 0 for std in self.image_std), "--image_std must be positive.")
+        require(all(math.isfinite(x) for x in (*self.image_mean, *self.image_std)), "--image_mean must be finite.")
         for name in ("max_train_samples", "max_eval_samples"):
             value = getattr(self, name)
-            _require(value is None or value >= 1, f"--{name} must be at least 1, not {value}.")
+            require(value is None or value >= 1, f"--{name} must be at least 1, not {value}.")
         held_out = {"dir": (self.validation_dir, self.test_dir), "files": (self.validation_files, self.test_files)}
-        _require(bool(self.train_dir) or not any(held_out["dir"]), "--validation_dir and --test_dir need --train_dir.")
-        _require(
+        require(bool(self.train_dir) or not any(held_out["dir"]), "--validation_dir and --test_dir need --train_dir.")
+        require(
             bool(self.train_files) or not any(held_out["files"]),
             "--validation_files and --test_files need --train_files.",
         )
-        _require(self.dataloader_num_workers >= 0, "--dataloader_num_workers cannot be negative.")
+        require(self.dataloader_num_workers >= 0, "--dataloader_num_workers cannot be negative.")
 
 
 @dataclass(frozen=True)
@@ -108,29 +108,33 @@ class ModelConfig:
 
     _argument_group_name: ClassVar[str] = "model"
 
-    architecture: str | None = _option(
+    architecture: str | None = option(
         None,
-        "What to build with new weights: a preset (resnet18, resnet50, resnet18-cifar, resnet50-cifar, resnet-micro, "
-        "vit-tiny, vit-small, deit-tiny, deit-small, mobilenetv2, conv3), timm:NAME, or the config of any "
-        "transformers image classifier (Hub id, folder or JSON file).",
+        "What to build with new weights: a preset (resnet18, resnet50, resnet18-cifar, resnet50-cifar, resnet20, "
+        "resnet56, resnet-micro, vit-tiny, vit-small, deit-tiny, deit-small, mobilenetv2, conv3), timm:NAME, or the "
+        "config of any transformers image classifier (Hub id, folder or JSON file).",
     )
-    model_name_or_path: str | None = _option(
+    model_name_or_path: str | None = option(
         None, "Take θ0 from this checkpoint instead: a transformers one (Hub id or folder), or timm:NAME."
     )
-    model_revision: str | None = _option(None, "The commit, tag or branch of the checkpoint on the Hub.")
-    config_overrides: dict[str, Any] = _option({}, "Changes to the model's config, as JSON: '{\"depths\": [1, 1]}'.")
-    patch_size: int | None = _option(None, "Patch side of the ViT and DeiT presets; by default at least 7x7 patches.")
-    num_channels: int = _option(3, "Colour channels of the model input: 3, or 1 for grey.")
-    reset_head: bool = _option(False, "Replace the checkpoint's classifier by a new one for this dataset's classes.")
-    prune_head: bool = _option(False, "Count the classifier's weights as prunable too.")
+    weights_file: str | None = option(
+        None, "With --architecture: a safetensors file with its weights, such as one that timm published."
+    )
+    model_revision: str | None = option(None, "The commit, tag or branch of the checkpoint on the Hub.")
+    config_overrides: dict[str, Any] = option({}, "Changes to the model's config, as JSON: '{\"depths\": [1, 1]}'.")
+    patch_size: int | None = option(None, "Patch side of the ViT and DeiT presets; by default at least 7x7 patches.")
+    num_channels: int = option(3, "Colour channels of the model input: 3, or 1 for grey.")
+    reset_head: bool = option(False, "Replace the checkpoint's classifier by a new one for this dataset's classes.")
+    prune_head: bool = option(False, "Count the classifier's weights as prunable too.")
 
     def __post_init__(self) -> None:
-        _require(
+        require(
             bool(self.architecture) != bool(self.model_name_or_path),
             "name the network by exactly one of --architecture (new weights) and --model_name_or_path (a checkpoint).",
         )
-        _require(self.patch_size is None or self.patch_size >= 1, "--patch_size must be at least 1.")
-        _require(self.num_channels in (1, 3), f"--num_channels must be 1 or 3, not {self.num_channels}.")
+        require(not self.weights_file or bool(self.architecture), "--weights_file needs --architecture.")
+        require(self.patch_size is None or self.patch_size >= 1, "--patch_size must be at least 1.")
+        require(self.num_channels in (1, 3), f"--num_channels must be 1 or 3, not {self.num_channels}.")
 
 
 @dataclass(frozen=True)
@@ -139,34 +143,34 @@ class PartitionConfig:
 
     _argument_group_name: ClassVar[str] = "partitions"
 
-    num_partitions: int = _option(2, "N, the number of partitions and of independent pruning processes.")
-    partition_by: Literal["range", "random", "explicit", "clusters", "column", "sibling"] = _option(
+    num_partitions: int = option(2, "N, the number of partitions and of independent pruning processes.")
+    partition_by: Literal["range", "random", "explicit", "clusters", "column", "sibling"] = option(
         "range",
         "range: equal runs of class ids; random: random classes; explicit: --partition_classes or --partition_file; "
         "clusters: similar classes together; column: by the values of --partition_column; "
         "sibling: the same classes everywhere and disjoint rows (the control).",
     )
-    partition_seed: int = _option(0, "Seed of the random and sibling partitions.")
-    partition_classes: list[str] = _option(
+    partition_seed: int = option(0, "Seed of the random and sibling partitions.")
+    partition_classes: list[str] = option(
         [],
         "explicit: a comma-separated list of class names, ids or id ranges per partition: 0-4 5-9 or cat,dog car.",
     )
-    partition_file: str | None = _option(
+    partition_file: str | None = option(
         None, "explicit: a JSON file with one list of class names or ids per partition."
     )
-    partition_column: str | None = _option(None, "column: the column whose values make the partitions.")
-    embedding_model: str | None = _option(
+    partition_column: str | None = option(None, "column: the column whose values make the partitions.")
+    embedding_model: str | None = option(
         None, "clusters: the transformers image model whose class means are clustered; by default mean pictures are."
     )
 
     def __post_init__(self) -> None:
-        _require(self.num_partitions >= 2, f"--num_partitions must be at least 2, not {self.num_partitions}.")
-        _require(
+        require(self.num_partitions >= 2, f"--num_partitions must be at least 2, not {self.num_partitions}.")
+        require(
             (self.partition_by == "explicit") == bool(self.partition_classes or self.partition_file)
             and not (self.partition_classes and self.partition_file),
             "--partition_by explicit needs one of --partition_classes and --partition_file; nothing else takes them.",
         )
-        _require(
+        require(
             (self.partition_by == "column") == bool(self.partition_column),
             "--partition_by column and --partition_column go together.",
         )
@@ -178,41 +182,41 @@ class TrainingConfig:
 
     _argument_group_name: ClassVar[str] = "training"
 
-    num_train_epochs: int = _option(10, "Epochs of each training of a pruning round.")
-    ticket_epochs: int | None = _option(None, "Epochs of each final ticket training; by default num_train_epochs.")
-    train_batch_size: int = _option(
+    num_train_epochs: int = option(10, "Epochs of each training of a pruning round.")
+    ticket_epochs: int | None = option(None, "Epochs of each final ticket training; by default num_train_epochs.")
+    train_batch_size: int = option(
         128,
         "Pictures per optimizer step. Processes that share a partition divide them among themselves, so the result "
         "does not depend on their number.",
     )
-    per_device_eval_batch_size: int = _option(512, "Pictures per forward pass when scoring.")
-    gradient_accumulation_steps: int = _option(1, "Passes in which a step's pictures are worked off, to save memory.")
-    optimizer: str = _option("SGD", "Any optimizer of torch.optim, by its class name.")
-    learning_rate: float = _option(0.1, "Peak learning rate.")
-    weight_decay: float = _option(5e-4, "Weight decay.")
-    decay_norm_and_bias: bool = _option(True, "Apply the weight decay to norm layers and biases too.")
-    optimizer_args: dict[str, Any] = _option(
+    per_device_eval_batch_size: int = option(512, "Pictures per forward pass when scoring.")
+    gradient_accumulation_steps: int = option(1, "Passes in which a step's pictures are worked off, to save memory.")
+    optimizer: str = option("SGD", "Any optimizer of torch.optim, by its class name.")
+    learning_rate: float = option(0.1, "Peak learning rate.")
+    weight_decay: float = option(5e-4, "Weight decay.")
+    decay_norm_and_bias: bool = option(True, "Apply the weight decay to norm layers and biases too.")
+    optimizer_args: dict[str, Any] = option(
         {},
         "Further arguments of the optimizer, as JSON: '{\"nesterov\": true}'. SGD has momentum 0.9 by default.",
     )
-    lr_scheduler_type: Literal["constant", "cosine", "multistep", "one_cycle"] = _option(
+    lr_scheduler_type: Literal["constant", "cosine", "multistep", "one_cycle"] = option(
         "cosine", "Learning-rate schedule, stepped with every optimizer step."
     )
-    warmup_fraction: float = _option(0.0, "Share of the steps in which the rate rises linearly (one_cycle: its rise).")
-    milestones: list[float] = _option([0.5, 0.75], "multistep: where the rate drops, as shares of all steps.")
-    gamma: float = _option(0.1, "multistep: the factor of each drop.")
-    label_smoothing: float = _option(0.0, "Label smoothing over the classes that the loss sees.")
-    max_grad_norm: float | None = _option(None, "Clip the norm of the (masked) gradient.")
-    mixed_precision: Literal["no", "bf16", "fp16"] = _option("no", "Autocast dtype of the forward pass.")
-    channels_last: bool = _option(True, "Keep convolution tensors in channels-last memory order.")
-    torch_compile: bool = _option(False, "Compile the network with torch.compile.")
-    gradient_checkpointing: bool = _option(
+    warmup_fraction: float = option(0.0, "Share of the steps in which the rate rises linearly (one_cycle: its rise).")
+    milestones: list[float] = option([0.5, 0.75], "multistep: where the rate drops, as shares of all steps.")
+    gamma: float = option(0.1, "multistep: the factor of each drop.")
+    label_smoothing: float = option(0.0, "Label smoothing over the classes that the loss sees.")
+    max_grad_norm: float | None = option(None, "Clip the norm of the (masked) gradient.")
+    mixed_precision: Literal["no", "bf16", "fp16"] = option("no", "Autocast dtype of the forward pass.")
+    channels_last: bool = option(True, "Keep convolution tensors in channels-last memory order.")
+    torch_compile: bool = option(False, "Compile the network with torch.compile.")
+    gradient_checkpointing: bool = option(
         False, "Compute activations again in the backward pass instead of keeping them: less memory, more time."
     )
-    ema_decay: float | None = _option(
+    ema_decay: float | None = option(
         None, "Train with an exponential moving average of the weights of this decay, and keep the average."
     )
-    early_bird: float | None = _option(
+    early_bird: float | None = option(
         None,
         "End a pruning round when its mask has settled: when the masks of the last five epochs differ in less than "
         "this share of the weights (You et al. use 0.1).",
@@ -221,18 +225,18 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         for name in ("num_train_epochs", "ticket_epochs", "train_batch_size", "per_device_eval_batch_size"):
             value = getattr(self, name)
-            _require(value is None or value >= 1, f"--{name} must be at least 1, not {value}.")
-        _require(self.gradient_accumulation_steps >= 1, "--gradient_accumulation_steps must be at least 1.")
-        _require(self.learning_rate > 0, f"--learning_rate must be positive, not {self.learning_rate}.")
-        _require(0 <= self.warmup_fraction < 1, "--warmup_fraction must lie in [0, 1).")
-        _require(0 <= self.label_smoothing < 1, "--label_smoothing must lie in [0, 1).")
-        _require(
+            require(value is None or value >= 1, f"--{name} must be at least 1, not {value}.")
+        require(self.gradient_accumulation_steps >= 1, "--gradient_accumulation_steps must be at least 1.")
+        require(self.learning_rate > 0, f"--learning_rate must be positive, not {self.learning_rate}.")
+        require(0 <= self.warmup_fraction < 1, "--warmup_fraction must lie in [0, 1).")
+        require(0 <= self.label_smoothing < 1, "--label_smoothing must lie in [0, 1).")
+        require(
             self.gradient_accumulation_steps <= self.train_batch_size,
             "--gradient_accumulation_steps cannot exceed --train_batch_size.",
         )
-        _require(self.ema_decay is None or 0 < self.ema_decay < 1, "--ema_decay must lie between 0 and 1.")
-        _require(self.early_bird is None or 0 < self.early_bird < 1, "--early_bird must lie between 0 and 1.")
-        _require(self.max_grad_norm is None or self.max_grad_norm > 0, "--max_grad_norm must be positive.")
+        require(self.ema_decay is None or 0 < self.ema_decay < 1, "--ema_decay must lie between 0 and 1.")
+        require(self.early_bird is None or 0 < self.early_bird < 1, "--early_bird must lie between 0 and 1.")
+        require(self.max_grad_norm is None or self.max_grad_norm > 0, "--max_grad_norm must be positive.")
 
     def for_tickets(self) -> TrainingConfig:
         """The configuration of a ticket's final training: the same, to its end, for `ticket_epochs`."""
@@ -245,28 +249,28 @@ class PruningConfig:
 
     _argument_group_name: ClassVar[str] = "pruning"
 
-    num_rounds: int | None = _option(None, "R, the number of train-prune-rewind rounds.")
-    pruning_fraction: float | None = _option(None, "p, the share of the remaining weights that each round removes.")
-    target_sparsity: float | None = _option(None, "The final sparsity, hit exactly in the last round.")
-    target_ticket: Literal["partition", "core", "union"] = _option(
+    num_rounds: int | None = option(None, "R, the number of train-prune-rewind rounds.")
+    pruning_fraction: float | None = option(None, "p, the share of the remaining weights that each round removes.")
+    target_sparsity: float | None = option(None, "The final sparsity, hit exactly in the last round.")
+    target_ticket: Literal["partition", "core", "union"] = option(
         "partition", "What has the target sparsity: each partition's mask, or their core or union (see the README)."
     )
-    rewind_step: int = _option(
+    rewind_step: int = option(
         0, "k: rewind to weights trained k steps on all classes, shared by all partitions; 0 is strict θ0."
     )
 
     def __post_init__(self) -> None:
         given = sum(value is not None for value in (self.num_rounds, self.pruning_fraction, self.target_sparsity))
-        _require(
+        require(
             given == 2,
             "give two of --num_rounds, --pruning_fraction and --target_sparsity; the third follows from them.",
         )
-        _require(self.num_rounds is None or self.num_rounds >= 1, "--num_rounds must be at least 1.")
+        require(self.num_rounds is None or self.num_rounds >= 1, "--num_rounds must be at least 1.")
         for name in ("pruning_fraction", "target_sparsity"):
             value = getattr(self, name)
-            _require(value is None or 0 < value < 1, f"--{name} must lie between 0 and 1, not {value}.")
-        _require(self.rewind_step >= 0, "--rewind_step cannot be negative.")
-        _require(
+            require(value is None or 0 < value < 1, f"--{name} must lie between 0 and 1, not {value}.")
+        require(self.rewind_step >= 0, "--rewind_step cannot be negative.")
+        require(
             self.target_ticket == "partition" or self.target_sparsity is not None,
             f"--target_ticket {self.target_ticket} needs --target_sparsity.",
         )
@@ -319,53 +323,80 @@ class RunConfig:
 
     _argument_group_name: ClassVar[str] = "run"
 
-    output_dir: str = _option("runs/tickets", "Folder of the run. The same command continues what it finds there.")
-    seeds: list[int] = _option([0], "One whole repetition per seed: its own θ0, order of the data, and masks.")
-    tickets: list[str] = _option(
+    output_dir: str = option("runs/tickets", "Folder of the run. The same command continues what it finds there.")
+    seeds: list[int] = option([0], "One whole repetition per seed: its own θ0, order of the data, and masks.")
+    tickets: list[str] = option(
         [], "Tickets to train and score; by default core, union, each partition and each specialist."
     )
-    matched_density: list[float] = _option(
+    materialise: list[str] = option(
+        [], "Keep the trained weights of these tickets in the ticket repositories, as checkpoints of their own."
+    )
+    matched_density: list[float] = option(
         [], "Also compare core, union, LTH and controls where all have this density; several may be given."
     )
-    controls: bool = _option(True, "Also train dense, LTH, random and layer-shuffled networks.")
-    checkpointing_minutes: float = _option(
+    controls: bool = option(True, "Also train dense, LTH, random and layer-shuffled networks.")
+    checkpointing_minutes: float = option(
         5.0, "A training that is interrupted goes on from a state at most this old; 0 keeps none."
     )
-    report_to: list[str] = _option(
+    report_to: list[str] = option(
         [],
         "Trackers to send losses and scores to, through Accelerate: tensorboard, wandb, trackio, …",
     )
-    deterministic: bool = _option(False, "On a GPU, use only algorithms that give the same bits every time.")
-    siblings: bool = _option(
+    deterministic: bool = option(False, "On a GPU, use only algorithms that give the same bits every time.")
+    siblings: bool = option(
         False, "Also prune on a sibling split (the same classes, disjoint rows): the null hypothesis of all partitions."
     )
-    baselines: list[str] = _option([], "Also find masks by these published methods, at each --matched_density: COLT.")
-    push_to_hub: bool = _option(False, "Publish each seed's tickets on the Hub as soon as they are scored.")
-    hub_model_id: str | None = _option(
+    baselines: list[str] = option([], "Also find masks by these published methods, at each --matched_density: COLT.")
+    push_to_hub: bool = option(False, "Publish each seed's tickets on the Hub as soon as they are scored.")
+    hub_model_id: str | None = option(
         None, "The repository on the Hub, user/name; with several seeds it is followed by -seed_0 and so on."
     )
-    hub_private_repo: bool = _option(False, "Make the repository on the Hub private, if it is new.")
-    cpu: bool = _option(False, "Stay on the CPU even where there is a GPU.")
-    dry_run: bool = _option(False, "Print what the run would cost and stop.")
+    hub_private_repo: bool = option(False, "Make the repository on the Hub private, if it is new.")
+    cpu: bool = option(False, "Stay on the CPU even where there is a GPU.")
+    dry_run: bool = option(False, "Print what the run would cost and stop.")
 
     def __post_init__(self) -> None:
-        _require(bool(self.seeds), "--seeds needs at least one seed.")
-        _require(self.checkpointing_minutes >= 0, "--checkpointing_minutes cannot be negative.")
-        _require(len(set(self.seeds)) == len(self.seeds), "--seeds names a seed twice.")
-        _require(
+        require(bool(self.seeds), "--seeds needs at least one seed.")
+        require(self.checkpointing_minutes >= 0, "--checkpointing_minutes cannot be negative.")
+        require(len(set(self.seeds)) == len(self.seeds), "--seeds names a seed twice.")
+        require(
             set(self.baselines) <= set(BASELINES),
             f"--baselines knows {', '.join(BASELINES)}, not {', '.join(sorted(set(self.baselines) - set(BASELINES)))}.",
         )
-        _require(self.push_to_hub == bool(self.hub_model_id), "--push_to_hub and --hub_model_id go together.")
-        _require(not self.baselines or bool(self.matched_density), "--baselines needs --matched_density.")
-        _require(all(0 < wanted < 1 for wanted in self.matched_density), "--matched_density must lie between 0 and 1.")
-        _require(
-            len(set(self.matched_density)) == len(self.matched_density), "--matched_density names a density twice."
+        require(self.push_to_hub == bool(self.hub_model_id), "--push_to_hub and --hub_model_id go together.")
+        require(
+            set(self.materialise) <= set(self.tickets or self.materialise),
+            "--materialise names a ticket that --tickets does not train.",
         )
+        require(not self.baselines or bool(self.matched_density), "--baselines needs --matched_density.")
+        require(all(0 < wanted < 1 for wanted in self.matched_density), "--matched_density must lie between 0 and 1.")
+        require(len(set(self.matched_density)) == len(self.matched_density), "--matched_density names a density twice.")
 
     def hub_id(self, seed: int) -> str:
         """The repository of one seed on the Hub."""
         return f"{self.hub_model_id}{f'-seed_{seed}' if len(self.seeds) > 1 else ''}"
+
+
+@dataclass(frozen=True)
+class ApplyConfig:
+    """Which tickets are put on the checkpoint, and what is done then."""
+
+    _argument_group_name: ClassVar[str] = "tickets"
+
+    repositories: list[str] = option(
+        [], "Ticket repositories (folders or Hub ids), one per seed: of the same partitions and architecture."
+    )
+    revision: str | None = option(None, "The commit, tag or branch of the repositories on the Hub.")
+    tickets: list[str] = option(
+        [], "Tickets or compositions; by default each partition, core, and core with each specialist."
+    )
+    controls: list[str] = option(["core"], "Tickets that get random controls: layer-shuffled, and uniformly random.")
+    fine_tune: bool = option(True, "Also train each network under its mask, for --num_train_epochs.")
+    output_dir: str = option("runs/applied", "Folder of the results. The same command continues what it finds there.")
+    cpu: bool = option(False, "Stay on the CPU even where there is a GPU.")
+
+    def __post_init__(self) -> None:
+        require(bool(self.repositories), "--repositories needs at least one ticket repository.")
 
 
 @dataclass(frozen=True)

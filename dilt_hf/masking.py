@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dilt_hf.errors import ModelError
-from dilt_hf.weights import checkpoint_tensors
+from dilt_hf.weights import TIMM_PREFIX, checkpoint_tensors
 
 
 class MaskedWeights:
@@ -98,9 +98,6 @@ def check_shapes_fit(tensors: Mapping[str, Tensor], shapes: Mapping[str, Sequenc
                 f"'{name}' is {tuple(tensors[name].shape)} in the model and {tuple(shape)} in the mask; "
                 "they do not match."
             )
-
-
-TIMM_PREFIX = "timm_model."  # transformers' wrapper of a timm network puts it before every name
 
 
 def fit_names(tensors: Mapping[str, Tensor], shapes: Mapping[str, Sequence[int]]) -> dict[str, str]:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from dilt_hf.config import ModelConfig
 from dilt_hf.errors import ModelError
 from dilt_hf.seeding import derive_seed
-from dilt_hf.weights import head_modules
+from dilt_hf.weights import TIMM_PREFIX, checkpoint_tensors, head_modules, read_weights
 
 logger = logging.getLogger(__name__)
 TIMM = "timm:"
@@ -67,6 +67,12 @@ def _conv3(image_size: int, patch_size: int | None, /, **settings: Any) -> Any:
     return Conv3Config(**settings)
 
 
+def _he_resnet(blocks_per_stage: int, /, **settings: Any) -> Any:
+    from dilt_hf.architectures import HeResNetConfig
+
+    return HeResNetConfig(**({"blocks_per_stage": blocks_per_stage} | settings))
+
+
 def _sizeless(make: Callable[..., Any], *arguments: Any) -> Callable[..., Any]:
     """ResNets do not depend on the picture's size."""
     return lambda image_size, patch_size, /, **settings: make(*arguments, **settings)
@@ -78,6 +84,8 @@ PRESETS: dict[str, Callable[..., Any]] = {
     "resnet50": _sizeless(_resnet, "imagenet", "bottleneck", [3, 4, 6, 3], _WIDE, 64),
     "resnet18-cifar": _sizeless(_resnet, "cifar", "basic", [2, 2, 2, 2], _BASIC, 64),
     "resnet50-cifar": _sizeless(_resnet, "cifar", "bottleneck", [3, 4, 6, 3], _WIDE, 64),
+    "resnet20": _sizeless(_he_resnet, 3),
+    "resnet56": _sizeless(_he_resnet, 9),
     "resnet-micro": _sizeless(_resnet, "imagenet", "basic", [1, 1, 1], [16, 32, 64], 16),
     "vit-tiny": functools.partial(_vit, "ViT", 192, 3),
     "vit-small": functools.partial(_vit, "ViT", 384, 6),
@@ -127,6 +135,8 @@ def build_model(config: ModelConfig, class_names: Sequence[str], image_size: int
             model = _from_checkpoint(config, len(class_names), labels)
         else:
             model = _from_architecture(config, image_size, labels)
+        if config.weights_file:
+            _fill(model, config)
     return model.float().eval()
 
 
@@ -136,7 +146,7 @@ def register_architectures() -> None:
 
     from dilt_hf import architectures as own
 
-    for name in ("CifarResNet", "Conv3"):
+    for name in ("CifarResNet", "Conv3", "HeResNet"):
         config_class, model_class = getattr(own, f"{name}Config"), getattr(own, f"{name}ForImageClassification")
         AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
         AutoModelForImageClassification.register(config_class, model_class, exist_ok=True)
@@ -194,6 +204,26 @@ def _from_architecture(config: ModelConfig, image_size: int, labels: dict[str, A
     except (TypeError, ValueError, StrictDataclassError) as error:
         reason = " ".join(str(error.__cause__ or error).split())
         raise ModelError(f"{name} cannot be built with these settings: {reason}") from error
+
+
+def _fill(model: nn.Module, config: ModelConfig) -> None:
+    """Put the weights of `config.weights_file` into a model of that architecture, all but those of a new head."""
+    path, tensors = config.weights_file or "", checkpoint_tensors(model)
+    heads = {id(parameter) for head in head_modules(model) for parameter in head.parameters()}
+    needed = {name for name, tensor in tensors.items() if not (config.reset_head and id(tensor) in heads)}
+    stored = read_weights(path)
+    if not needed <= set(stored):  # timm's own names
+        stored = {TIMM_PREFIX + name: tensor for name, tensor in stored.items()}
+    wrong = [name for name in sorted(needed) if name not in stored or stored[name].shape != tensors[name].shape]
+    if wrong:
+        raise ModelError(
+            f"{path} does not fill {config.architecture}: it lacks {wrong[0]} in the shape "
+            f"{tuple(tensors[wrong[0]].shape)} ({len(wrong)} of {len(needed)} tensors do not fit)"
+            f"{'' if config.reset_head else '; if only the head differs, pass --reset_head true'}."
+        )
+    with torch.no_grad():
+        for name in needed:
+            tensors[name].copy_(stored[name])
 
 
 def _architecture_names(settings: Any) -> list[str] | None:

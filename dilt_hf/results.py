@@ -232,6 +232,15 @@ class Results:
             f"that of shuffled masks, {verdict}."
         )
 
+    def comparison(self) -> dict[str, Any]:
+        """What the model cards of the run's tickets say: all of it over all seeds, as text."""
+        return {
+            "seeds": len({entry.seed for entry in self.entries}),
+            "table": self.table(),
+            "caption": self.caption(),
+            "sentences": self.sentences(),
+        }
+
     def save(self, folder: str | os.PathLike) -> None:
         """Write `results.jsonl` (one line a network and seed) and `results.md`, each atomically."""
         folder = Path(folder)

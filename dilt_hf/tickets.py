@@ -260,15 +260,38 @@ class Tickets:
         """
         name = name.replace(" ", "")
         mask = self.packed(name)
-        if self.source is not None or not (self.folder / CONFIG_FILE).is_file():
-            raise TicketError(f"{self.folder} cannot be added to; save the tickets to a folder first.")
+        config = self._own_config()
         model = self.load_model(name) if model is None else model
         facts = save_trained(model, mask, self.folder / name, self.folder, sparse)
-        config = read_config(self.folder)
         config["materialised"] = config.get("materialised", {}) | {name: facts}
         write_atomically(self.folder / CONFIG_FILE, pretty_json(config))
         self.config["materialised"] = config["materialised"]  # type: ignore[index]
         return self.folder / name
+
+    def document(self, comparison: Mapping[str, Any], picture: str | os.PathLike | None = None) -> None:
+        """Put what the tickets were compared with, over all seeds of a run, into the repository, and write its card.
+
+        Args:
+            comparison: as `dilt_hf.results.Results.comparison` gives it.
+            picture: a PNG file of it.
+
+        Raises:
+            TicketError: when these tickets lie in the Hub's cache.
+        """
+        config = self._own_config()
+        config["comparison"] = dict(comparison)
+        write_atomically(self.folder / CONFIG_FILE, pretty_json(config))
+        if picture is not None:
+            write_atomically(self.folder / PICTURE_FILE, Path(picture).read_bytes())
+        path = self.folder / CARD_FILE
+        text = path.read_text(encoding="utf-8") if path.is_file() else None
+        write_atomically(path, make_card(config, self.partitions, str(self.folder), text))
+
+    def _own_config(self) -> dict[str, Any]:
+        """The configuration as it stands on the disk, to be changed there."""
+        if self.source is not None or not (self.folder / CONFIG_FILE).is_file():
+            raise TicketError(f"{self.folder} cannot be added to; save the tickets to a folder first.")
+        return read_config(self.folder)
 
     def _load_trained(self, name: str) -> nn.Module:
         facts = self.config.get("materialised", {}).get(name)

@@ -20,6 +20,7 @@ from dilt_hf.errors import ModelError
 from dilt_hf.files import sha256_of_file, write_atomically
 
 WEIGHTS_FILE = "model.safetensors"
+TIMM_PREFIX = "timm_model."  # transformers' wrapper of a timm network puts it before every name
 
 
 # --- names -----------------------------------------------------------------------------------------------------------
@@ -102,7 +103,7 @@ def head_modules(model: nn.Module) -> list[nn.Module]:
     For a timm network what its `get_classifier` gives; for a transformers model all that lies outside its base model.
     """
     inner = getattr(model, "timm_model", model)
-    if inner is not model or not hasattr(model, "base_model_prefix"):
+    if inner is not model or hasattr(model, "get_classifier") or not hasattr(model, "base_model_prefix"):
         classifier = inner.get_classifier() if hasattr(inner, "get_classifier") else ()
         roots = classifier if isinstance(classifier, (tuple, list)) else (classifier,)
         inside: Iterator[nn.Module] = (module for root in roots for module in root.modules())

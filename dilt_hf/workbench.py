@@ -87,7 +87,7 @@ class Workbench(OpenRun):
             # what stands behind the name of a file or a Hub id may change
             "model_config": cast(Any, self.model).config.to_json_string(),
             "checkpoint": tensors_sha256(checkpoint_tensors(self.new_model(seed)))
-            if self.config.model.model_name_or_path
+            if self.config.model.model_name_or_path or self.config.model.weights_file
             else None,
             "classes": self.splits.class_names,
             "image_size": self.image_size,

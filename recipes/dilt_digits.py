@@ -18,6 +18,7 @@ if __name__ == "__main__":
         learning_rate=0.1,
         lr_scheduler_type="one_cycle",
         matched_density=[0.1],
+        materialise=["core"],
         seeds=[0, 1, 2],
         output_dir="runs/digits",
     )

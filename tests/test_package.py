@@ -20,7 +20,7 @@ LAYERS = [
     "training", "inference", "pruning.imp", "pruning.early_bird", "pruning.colt", "claims", "teams", "stages.store",
     "schedule", "progress", "tracking", "hub", "repository", "trained", "cards", "tickets", "switching", "opening",
     "workbench", "consensus", "results", "figures", "experiments.folder", "experiments.networks", "experiments.plan",
-    "experiments.search", "experiments.find", "callbacks", "stages.__main__", "cli",
+    "experiments.search", "experiments.find", "experiments.apply", "callbacks", "stages.__main__", "cli",
 ]  # fmt: skip
 
 

@@ -71,6 +71,8 @@ def find_tickets(config: DiltConfig, team: Team | None = None, progress: bool = 
     jobs = [job for seed in config.run.seeds for job in jobs_of(searches[seed])]
     if team.index == 0:
         jobs += [results_job(searches[seed], folder) for seed in config.run.seeds]
+        if config.run.push_to_hub:
+            jobs += [publishing_job(bench, seed, folder) for seed in config.run.seeds]
     with Board(progress_lines(bench), team, progress) as bench.board:
         failures = carry_out(jobs, team)
     team.wait_for_all("finished")
@@ -125,13 +127,21 @@ def results_job(search: Search, folder: Path) -> Job:
             with bench.stages.claims.holding("results"):
                 search.save_tickets(ticket_folder(folder, seed), entries)
                 save_results(folder, entries)
-            if bench.config.run.push_to_hub:
-                tickets = Tickets.from_pretrained(ticket_folder(folder, seed))
-                where = tickets.push_to_hub(bench.config.run.hub_id(seed), private=bench.config.run.hub_private_repo)
-                print(f"seed {seed}: published as {where}", flush=True)
             print(f"seed {seed}: {len(labels)} networks are trained and scored.", flush=True)
 
     return Job(f"seed {seed}: results", write, [job.name for job in jobs_of(search)])
+
+
+def publishing_job(bench: Workbench, seed: int, folder: Path) -> Job:
+    """Pushing one seed's tickets once the results of all seeds are there: the card compares them."""
+
+    def publish() -> None:
+        if bench.team.is_leader:
+            tickets = Tickets.from_pretrained(ticket_folder(folder, seed))
+            where = tickets.push_to_hub(bench.config.run.hub_id(seed), private=bench.config.run.hub_private_repo)
+            print(f"seed {seed}: published as {where}", flush=True)
+
+    return Job(f"seed {seed}: publishing", publish, [f"seed {other}: results" for other in bench.config.run.seeds])
 
 
 def progress_lines(bench: Workbench) -> dict[str, int]:
@@ -156,7 +166,7 @@ def check_requests(bench: Workbench) -> None:
             if k not in present:
                 raise PartitionError(f"partition {k} has no row in the {name} split; add rows, or split differently.")
     config.pruning.check_reachable(count_total(bench.prunable), len(bench.partitioning))
-    for name in config.run.tickets:
+    for name in [*config.run.tickets, *config.run.materialise]:
         compose(name, [{"w": torch.ones(1, dtype=torch.bool)}] * len(bench.partitioning))
     for wanted in config.run.matched_density:
         if round(wanted * count_total(bench.prunable)) < 1:

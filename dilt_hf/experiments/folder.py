@@ -19,6 +19,7 @@ from dilt_hf.figures import draw_comparison
 from dilt_hf.files import PARTIAL, pretty_json, sweep, write_atomically
 from dilt_hf.repository import read_config
 from dilt_hf.results import RESULTS_FILE, Entry, Results
+from dilt_hf.tickets import Tickets
 
 RUN_FILE, PICTURE, TICKET_FOLDER = "run.json", "results.png", "tickets"
 # Where a run is kept and what else it compares does not change what any stage holds.
@@ -90,6 +91,8 @@ def save_results(folder: Path, entries: Sequence[Entry]) -> None:
     results = _with_overlaps(folder, sorted(merged, key=lambda entry: entry.seed))
     results.save(folder)
     write_atomically(folder / PICTURE, draw_comparison(results))
+    for seed in sorted({entry.seed for entry in results.entries}):
+        Tickets.from_pretrained(ticket_folder(folder, seed)).document(results.comparison(), folder / PICTURE)
 
 
 def load_results(folder: Path) -> Results:

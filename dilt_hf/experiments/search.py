@@ -40,7 +40,7 @@ from dilt_hf.results import Entry
 from dilt_hf.seeding import generator_for
 from dilt_hf.stages import Stage
 from dilt_hf.tickets import Tickets
-from dilt_hf.weights import read_weights
+from dilt_hf.weights import WEIGHTS_FILE, load_weights, read_weights
 from dilt_hf.workbench import MASK_FILE, RANKS_FILE, Workbench
 
 logger = logging.getLogger(__name__)
@@ -170,7 +170,6 @@ class Search:
         tickets = Tickets.found(self.bench.start(self.seed).path, self.partitions, self._ticket_config(entries))
         if not folder.exists():
             tickets.save_pretrained(folder)
-            return
         earlier = Tickets.from_pretrained(folder)
         if any(earlier.config[key] != tickets.config[key] for key in ("theta0", "masks_sha256")):
             raise RunError(
@@ -182,6 +181,10 @@ class Search:
         kept = {key: earlier.config[key] for key in ("materialised", "comparison") if key in earlier.config}
         config = dict(tickets.config) | kept | {"metrics": list(metrics.values())}
         write_atomically(folder / CONFIG_FILE, pretty_json(config))
+        for name in self.bench.config.run.materialise:
+            if name not in config.get("materialised", {}):
+                load_weights(self.bench.model, self.trained(Label(name)).path / WEIGHTS_FILE)
+                Tickets.from_pretrained(folder).materialise(name, self.bench.model)
 
     def _ticket_config(self, entries: Sequence[Entry]) -> dict[str, Any]:
         bench, config = self.bench, self.bench.config.to_dict()

@@ -1,0 +1,226 @@
+"""Tickets put on a checkpoint that was there before: its accuracy on every partition, before and after.
+
+    checkpoint ─> under a mask ─> scored as it is ─> batch norm recalibrated ─> scored ─> fine-tuned under it ─> scored
+
+Each network is a stage on disk, so the same command goes on where it stopped, and tickets that are the same mask (with
+two partitions, core+specialist_0 is partition_0) are trained once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dilt_hf import data, models
+from dilt_hf.augmentation import Augmentation
+from dilt_hf.config import ApplyConfig, DataConfig, ModelConfig, TrainingConfig
+from dilt_hf.errors import TicketError
+from dilt_hf.feeds import Feed
+from dilt_hf.files import write_atomically
+from dilt_hf.images import Normalize
+from dilt_hf.inference import predict, recalibrate_batchnorm
+from dilt_hf.mask_files import masks_to_bytes
+from dilt_hf.masking import MaskedWeights, fit_names
+from dilt_hf.masks import full_like, random_like, shuffle_like
+from dilt_hf.packed import PackedMask
+from dilt_hf.results import estimate
+from dilt_hf.seeding import generator_for
+from dilt_hf.splits import Split, load_splits
+from dilt_hf.stages import Stages
+from dilt_hf.tables import markdown_table
+from dilt_hf.teams import Team
+from dilt_hf.tickets import Tickets
+from dilt_hf.training import total_steps, train
+from dilt_hf.weights import checkpoint_tensors, tensors_sha256
+
+MOMENTS = {"before": "under the mask", "recalibrated": "batch norm recalibrated", "after": "fine-tuned"}
+CONTROLS = {"shuffled": shuffle_like, "random": random_like}
+MOST_CALIBRATION_ROWS = 2048
+
+
+@dataclass(frozen=True)
+class Network:
+    """One network to score: the checkpoint under a mask, for the seed of one repository."""
+
+    name: str
+    seed: int
+    mask: PackedMask
+
+
+@dataclass(frozen=True)
+class Applied:
+    """The scores of all networks.
+
+    Attributes:
+        scores: per network name and seed, its `density` and, by moment (`MOMENTS`), the scores of `PartitionScores`.
+        partitions: N.
+    """
+
+    scores: Mapping[str, Mapping[int, Mapping[str, Any]]]
+    partitions: int
+
+    def table(self) -> str:
+        """Test accuracies in percent, mean ± 95 % t-interval over seeds, on all classes and on each partition's."""
+        head = ["network", "density %", "T_full", *(f"T_{k}" for k in range(self.partitions))]
+        body = []
+        for moment, title in MOMENTS.items():
+            if all(moment in each for seeds in self.scores.values() for each in seeds.values()):
+                body.append([f"{title}:", *[""] * (len(head) - 1)])
+                body += [self._row(name, moment) for name in self.scores]
+        return markdown_table(head, body)
+
+    def _row(self, name: str, moment: str) -> list[str]:
+        seeds = self.scores[name].values()
+        accuracies = [[each[moment]["accuracy"], *each[moment]["partition_accuracy"]] for each in seeds]
+        density = float(np.mean([each["density"] for each in seeds]))
+        columns = zip(*accuracies, strict=True)
+        return [name, f"{100 * density:.2f}", *(str(estimate([100 * value for value in values])) for values in columns)]
+
+
+class Application:
+    """Everything that the networks have in common: data, checkpoint, tickets."""
+
+    def __init__(self, config: ApplyConfig, data_config: DataConfig, model: ModelConfig, training: TrainingConfig):
+        from accelerate import Accelerator
+
+        self.config, self.training = config, training
+        self.accelerator = Accelerator(cpu=config.cpu, mixed_precision=training.mixed_precision)
+        device = self.accelerator.device
+        self.tickets = [Tickets.from_pretrained(where, revision=config.revision) for where in config.repositories]
+        self.splits = load_splits(data_config)
+        self.partition_of_class = self._partition_of_class()
+        size = data.choose_image_size(self.splits, data_config)
+        self.model = models.build_model(model, self.splits.class_names, size, 0).to(device)
+        if training.channels_last:
+            self.model = self.model.to(memory_format=torch.channels_last)
+        self.checkpoint = {name: tensor.detach().clone() for name, tensor in checkpoint_tensors(self.model).items()}
+        for tickets in self.tickets:
+            fit_names(self.checkpoint, tickets.partitions[0].shapes)
+        self.images = data.open_images(self.splits, data_config, size, model.num_channels, device)
+        self.normalize = Normalize(data_config.image_mean, data_config.image_std, model.num_channels, device)
+        self.augmentation = Augmentation.of(data_config)
+        self.stages = Stages(Path(config.output_dir, "stages"), Team())
+        self.identity = {
+            "checkpoint": tensors_sha256(self.checkpoint),
+            "data": {name: data.fingerprint(split, self.images[name]) for name, split in self.splits.items()},
+            "partitions": self.partition_of_class.tolist(),
+            "normalisation": [list(data_config.image_mean), list(data_config.image_std)],
+            "augmentation": dataclasses.asdict(self.augmentation),
+            "training": dataclasses.asdict(training) if config.fine_tune else None,
+            "device": device.type,
+        }
+
+    def _partition_of_class(self) -> np.ndarray:
+        """The partition of every class of the data, which all repositories must agree on."""
+        names = list(self.splits.class_names)
+        found = []
+        for tickets in self.tickets:
+            table = np.full(len(names), -1)
+            for k, part in enumerate(tickets.config.get("partitions", [])):
+                for name in part["class_names"]:
+                    if name in names:
+                        table[names.index(name)] = k
+            found.append(table)
+        if any(not np.array_equal(table, found[0]) for table in found) or (found[0] < 0).any():
+            raise TicketError(
+                f"the partitions of {', '.join(self.config.repositories)} do not cover the {len(names)} classes of the "
+                "data in one way; give repositories of one run, and the data that they were found on."
+            )
+        return found[0]
+
+    def networks(self) -> Iterator[Network]:
+        """What is to be scored, seed by seed."""
+        for seed, tickets in enumerate(self.tickets):
+            count = range(len(tickets.partitions))
+            names = self.config.tickets or [
+                *(f"partition_{k}" for k in count), "core", *(f"core+specialist_{k}" for k in count)
+            ]  # fmt: skip
+            yield Network("dense", seed, PackedMask.of(full_like(dict(tickets.partitions[0]))))
+            for name in names:
+                yield Network(name, seed, tickets.packed(name))
+                for control in CONTROLS if name in self.config.controls else ():
+                    generator = generator_for(seed, name, control)
+                    yield Network(
+                        f"{name}, {control}", seed, PackedMask.of(CONTROLS[control](tickets.masks(name), generator))
+                    )
+
+    def steps(self) -> int:
+        """Optimizer steps of fine-tuning one network."""
+        return total_steps(len(self.splits.train), self.training) if self.config.fine_tune else 0
+
+    def scored(self, network: Network) -> dict[str, Any]:
+        """The density and the scores of one network, from its stage if that is finished."""
+        key: list[int | str] = ["applied", network.seed]
+        inputs = self.identity | {"mask": hashlib.sha256(masks_to_bytes(network.mask)).hexdigest(), "key": key}
+
+        def make(_: Path) -> dict[str, Any]:
+            live = checkpoint_tensors(self.model)
+            with torch.no_grad():
+                for name, tensor in live.items():
+                    tensor.copy_(self.checkpoint[name])
+            names = fit_names(live, network.mask.shapes)
+            masks = {live_name: network.mask[stored] for stored, live_name in names.items()}
+            MaskedWeights(self.model, masks).mask_weights()
+            record = {"density": network.mask.density(), "before": self._score()}
+            recalibrate_batchnorm(self.model, self._calibration())
+            record["recalibrated"] = self._score()
+            if self.config.fine_tune:
+                rows = torch.arange(len(self.splits.train))
+                feed = Feed(self.images["train"], rows, self.normalize, self.augmentation)
+                train(self.model, masks, feed, self.training, self.accelerator, key=key, description=network.name)
+                record["after"] = self._score()
+            return record
+
+        about = f"seed {network.seed}: {network.name} on the checkpoint"
+        return dict(self.stages.get("applied", inputs, make, description=about).record)
+
+    def _calibration(self) -> Iterator[Tensor]:
+        rows = torch.arange(min(len(self.splits.train), MOST_CALIBRATION_ROWS))
+        for pixels, _ in data.in_order(self.images["train"], rows, self.training.train_batch_size, self.normalize):
+            yield pixels
+
+    def _score(self) -> dict[str, Any]:
+        from dilt_hf.metrics import PartitionScores
+
+        test: Split = self.splits.test
+        feed = Feed(self.images["test"], torch.arange(len(test)), self.normalize)
+        scores = PartitionScores().compute(
+            predictions=predict(self.model, feed, self.training.per_device_eval_batch_size, self.accelerator),
+            references=test.labels,
+            partitions=self.partition_of_class[test.labels],
+        )
+        return {key: scores[key] for key in ("accuracy", "partition_accuracy")}
+
+
+def apply_tickets(
+    config: ApplyConfig, data_config: DataConfig, model: ModelConfig, training: TrainingConfig, progress: bool = True
+) -> Applied:
+    """Put tickets and random controls on a checkpoint, and score it on every partition.
+
+    Leaves in `config.output_dir`: `applied.md`, the table, and `stages/`, all that is finished.
+
+    Raises:
+        DiltError: when data, checkpoint and tickets do not go together.
+        Exception: errors of the Hub and of the operating system, unchanged.
+    """
+    from tqdm import tqdm
+
+    application = Application(config, data_config, model, training)
+    networks = list(application.networks())
+    count = len({(network.seed, masks_to_bytes(network.mask)) for network in networks})
+    if progress:
+        print(f"{count} networks to score, {application.steps()} steps of fine-tuning each.", flush=True)
+    scores: dict[str, dict[int, dict[str, Any]]] = {}
+    for network in tqdm(networks, disable=not progress, unit="network"):
+        scores.setdefault(network.name, {})[network.seed] = application.scored(network)
+    applied = Applied(scores, len(application.tickets[0].partitions))
+    write_atomically(Path(config.output_dir, "applied.md"), applied.table() + "\n")
+    return applied
