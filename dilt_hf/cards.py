@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from dilt_hf.errors import TicketError
-from dilt_hf.hub import is_repo_id
 from dilt_hf.overlap import mean_overlap
 from dilt_hf.packed import PackedMask, compose_packed
 from dilt_hf.repository import CONFIG_FILE, PICTURE_FILE
@@ -28,7 +27,11 @@ LEAST_SEEDS = 3
 
 
 def make_card(
-    config: Mapping[str, Any], partitions: Sequence[PackedMask], repo_id: str, existing: str | None = None
+    config: Mapping[str, Any],
+    partitions: Sequence[PackedMask],
+    repo_id: str,
+    existing: str | None = None,
+    own_code: bool = False,
 ) -> str:
     """The model card of a ticket repository, as Markdown with YAML metadata.
 
@@ -37,6 +40,7 @@ def make_card(
         repo_id: "user/name", for the examples.
         existing: the card that is there. What a person wrote in it stays: everything outside the generated sections,
             and metadata that is not generated; a generated section that was deleted stays deleted.
+        own_code: whether the architecture's code comes with the checkpoint.
 
     Raises:
         TicketError: when the configuration, or the metadata of the existing card, is not of the expected form.
@@ -45,7 +49,7 @@ def make_card(
 
     with _reading(config):
         text = Environment(trim_blocks=True).from_string(TEMPLATE.read_text(encoding="utf-8"))
-        body = text.render(_facts(config, partitions, repo_id)) + "\n"
+        body = text.render(_facts(config, partitions, repo_id) | {"own_code": own_code}) + "\n"
         generated = _metadata(config, repo_id)
     earlier, written = _split(existing) if existing else ({}, "")
     if written.strip():
@@ -107,10 +111,9 @@ def _facts(config: Mapping[str, Any], partitions: Sequence[PackedMask], repo_id:
         "repo": repo_id,
         "n": len(partitions),
         "rewind": config["theta0"].get("rewind_step") or 0,
-        "base": _base_model(config),
+        "theta0_is": "a pretrained checkpoint" if _pretrained(config) else "which is not trained to the end",
         "trained": bool(materialised),
         "dense": next((name for name, facts in materialised.items() if facts["storage"] == "dense"), None),
-        "own_code": _architecture(config) in ("conv3", "resnet18-cifar", "resnet50-cifar", "resnet20", "resnet56"),
         "results": _results(config, partitions),
         "partitions": _partitions(config),
         "found": _found(config),
@@ -124,12 +127,9 @@ def _architecture(config: Mapping[str, Any]) -> str:
     return str(model.get("model_name_or_path") or model.get("architecture") or "")
 
 
-def _base_model(config: Mapping[str, Any]) -> str | None:
-    """The published checkpoint that θ0 is, if it is one."""
-    name = config.get("settings", {}).get("model", {}).get("model_name_or_path") or ""
-    if name.startswith("timm:"):
-        return f"timm/{name.removeprefix('timm:')}"
-    return name if name.count("/") == 1 and is_repo_id(name) else None
+def _pretrained(config: Mapping[str, Any]) -> bool:
+    model = config.get("settings", {}).get("model", {})
+    return bool(model.get("model_name_or_path") or model.get("weights_file"))
 
 
 def _results(config: Mapping[str, Any], partitions: Sequence[PackedMask]) -> str:
@@ -146,7 +146,7 @@ def _results(config: Mapping[str, Any], partitions: Sequence[PackedMask]) -> str
     materialised = config.get("materialised", {})
     if materialised:
         rows = [
-            [name, facts["storage"], f"{facts['bytes'] / 1e6:.2f}", f"{facts['dense_bytes'] / 1e6:.2f}"]
+            [name, facts["storage"], f"{facts['bytes'] / 1e6:.3g}", f"{facts['dense_bytes'] / 1e6:.3g}"]
             for name, facts in materialised.items()
         ]
         parts += ["Tickets with trained weights:", markdown_table(["ticket", "storage", "MB", "MB if dense"], rows)]
@@ -186,7 +186,7 @@ def _found(config: Mapping[str, Any]) -> str:
         search = costs[0]["search_cost"]
         lines.append(
             f"- **Cost** of finding the core: {search['steps']:,} steps, {search['dense_flops'] / 1e12:.3g} TFLOP "
-            f"(dense-equivalent), {search['seconds'] / 60:.3g} minutes"
+            f"(dense-equivalent), {_duration(search['seconds'])}"
         )
     versions = config.get("versions", {})
     if versions:
@@ -194,12 +194,16 @@ def _found(config: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _duration(seconds: float) -> str:
+    return f"{seconds:.3g} seconds" if seconds < 120 else f"{seconds / 60:.3g} minutes"
+
+
 def _metadata(config: Mapping[str, Any], repo_id: str) -> dict[str, Any]:
     from huggingface_hub import EvalResult, ModelCardData
 
     dataset = config.get("dataset", {})
     name = dataset.get("name")
-    on_hub = bool(name) and name != "digits" and is_repo_id(name)
+    on_hub = bool(name) and name != "digits"
     results = [
         EvalResult(
             task_type="image-classification", dataset_type=name if on_hub else "other",
@@ -213,7 +217,7 @@ def _metadata(config: Mapping[str, Any], repo_id: str) -> dict[str, Any]:
     data = ModelCardData(
         library_name="transformers",
         pipeline_tag="image-classification",
-        base_model=_base_model(config),
+        base_model=config["theta0"].get("base_model"),
         datasets=[name] if on_hub else None,
         model_name=repo_id.split("/")[-1],
         eval_results=results or None,

@@ -4,9 +4,16 @@ Every message is one sentence that says what is wrong, where, and what to do. Er
 system are not wrapped: they reach the caller as they are.
 """
 
+LONGEST = 1200  # characters of a message
+
 
 class DiltError(Exception):
     """Base class of every error this package raises on purpose."""
+
+    def __str__(self) -> str:
+        """The message; one that quotes a file at length (it may come from a stranger) is cut in the middle."""
+        text = " ".join(super().__str__().split())
+        return text if len(text) <= LONGEST else f"{text[: LONGEST - 300]} … {text[-300:]}"
 
 
 class ConfigError(DiltError):

@@ -73,8 +73,11 @@ def read_packed(path: str | os.PathLike) -> PackedMask:
             names = list(file.keys())
             if set(names) != set(shapes):
                 raise MaskError(f"{where} is damaged: the shapes and the tensors name different weights.")
+            for name in names:
+                if (dtype := file.get_slice(name).get_dtype()) != "U8":
+                    raise MaskError(f"{where} is damaged at '{name}': it is {dtype}, and bits are U8.")
             bits = {name: file.get_tensor(name) for name in names}
-    except (safetensors.SafetensorError, TypeError) as error:  # TypeError: dtypes that numpy lacks
+    except safetensors.SafetensorError as error:
         raise MaskError(f"{where} is not a readable safetensors file ({error}); download or make it again.") from error
     try:
         return PackedMask(bits, shapes)

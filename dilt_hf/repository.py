@@ -90,6 +90,8 @@ def _check_materialised(table: Any, count: int, path: Path) -> None:
     if not isinstance(table, dict) or len(table) > 100 or not all(isinstance(facts, dict) for facts in table.values()):
         raise TicketError(f"{path} has no table of materialised tickets where it should be.")
     for name in table:
+        if any(character.isspace() for character in name):
+            raise TicketError(f"{path} names a materialised ticket with a space in it: {name[:40]!r}.")
         try:
             ticket_formula(name, count)
         except MaskError as error:

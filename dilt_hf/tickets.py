@@ -285,7 +285,8 @@ class Tickets:
             write_atomically(self.folder / PICTURE_FILE, Path(picture).read_bytes())
         path = self.folder / CARD_FILE
         text = path.read_text(encoding="utf-8") if path.is_file() else None
-        write_atomically(path, make_card(config, self.partitions, str(self.folder), text))
+        code = any(self.folder.glob("*.py"))
+        write_atomically(path, make_card(config, self.partitions, str(self.folder), text, own_code=code))
 
     def _own_config(self) -> dict[str, Any]:
         """The configuration as it stands on the disk, to be changed there."""
@@ -356,10 +357,10 @@ class Tickets:
         with tempfile.TemporaryDirectory() as scratch:
             made = Path(scratch, "tickets")
             self.save_pretrained(made)
-            there = published.folder / CARD_FILE
-            card = there if there.is_file() else made / CARD_FILE
-            text = card.read_text(encoding="utf-8") if card.is_file() else None
-            (made / CARD_FILE).write_text(make_card(read_config(made), self.partitions, repository, text), "utf-8")
+            written = [path for path in (published.folder / CARD_FILE, made / CARD_FILE) if path.is_file()]
+            text = written[0].read_text(encoding="utf-8") if written else None
+            card = make_card(read_config(made), self.partitions, repository, text, own_code=any(made.glob("*.py")))
+            (made / CARD_FILE).write_text(card, encoding="utf-8")
             done = HfApi(**LIBRARY, token=token).upload_folder(
                 repo_id=repository,
                 folder_path=made,

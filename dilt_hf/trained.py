@@ -63,6 +63,7 @@ def save_trained(model: nn.Module, mask: PackedMask, folder: Path, theta0: Path,
         if (theta0 / PROCESSOR_FILE).is_file():
             shutil.copyfile(own_file(theta0, PROCESSOR_FILE, "which was there"), target / PROCESSOR_FILE)
         file = target / (SPARSE_FILE if sparse else WEIGHTS_FILE)
+        file.chmod(0o644)  # transformers makes it private
         return {
             "storage": "sparse" if sparse else "dense",
             "bytes": file.stat().st_size,

@@ -32,6 +32,7 @@ from dilt_hf.masks import (
     random_like,
     shuffle_like,
 )
+from dilt_hf.models import TIMM
 from dilt_hf.opening import EVERYTHING, Subset
 from dilt_hf.overlap import mean_overlap
 from dilt_hf.pruning.imp import mask_at, match_density
@@ -197,6 +198,7 @@ class Search:
             "theta0": {
                 "seed": self.seed,
                 "rewind_step": bench.config.pruning.rewind_step,
+                "base_model": _on_hub(bench.config.model.model_name_or_path),
             },
             "partitions": [
                 {"classes": list(classes), "class_names": [names[c] for c in classes]}
@@ -209,7 +211,7 @@ class Search:
             "tensor_overlap": overlap,
             "dataset": {
                 "source": bench.splits.source,
-                "name": bench.config.data.dataset_name,
+                "name": _on_hub(bench.config.data.dataset_name),
                 "revision": bench.config.data.dataset_revision,
                 "fingerprint": bench.fingerprints["train"],
                 "image_size": bench.image_size,
@@ -219,3 +221,10 @@ class Search:
             "versions": {"dilt_hf": __version__, "python": platform.python_version()}
             | {library: version(library) for library in libraries},
         }
+
+
+def _on_hub(name: str | None) -> str | None:
+    """The Hub's name of what was given as a folder, a Hub id, or timm:NAME."""
+    if not name or Path(name).exists():
+        return None
+    return f"timm/{name.removeprefix(TIMM)}" if name.startswith(TIMM) else name
