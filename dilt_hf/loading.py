@@ -130,6 +130,9 @@ def _read_tensors(path: Path, shapes: Mapping[str, tuple[int, ...]] | None) -> d
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except (safetensors.SafetensorError, TypeError, ValueError, RuntimeError) as error:
         raise ModelError(f"{path} is not a readable safetensors file ({error}).") from error
+    for name, tensor in tensors.items():
+        if name.endswith((".weight", ".bias")) and not tensor.is_floating_point():
+            raise ModelError(f"'{name}' is {tensor.dtype} in {path}, and weights are floating-point numbers.")
     for name, shape in (shapes or {}).items():
         if name not in tensors or tuple(tensors[name].shape) != shape:
             raise ModelError(f"the mask covers '{name}' of shape {shape}, which {path} lacks in that shape.")

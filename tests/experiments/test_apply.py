@@ -1,0 +1,135 @@
+"""Tickets put on a checkpoint: scored before and after, on every partition, once for equal masks."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from small import digits_feed, network
+
+from dilt_hf.config import (
+    ApplyConfig,
+    DataConfig,
+    DiltConfig,
+    ModelConfig,
+    PartitionConfig,
+    PruningConfig,
+    RunConfig,
+    TrainingConfig,
+)
+from dilt_hf.data import open_images
+from dilt_hf.errors import ModelError, TicketError
+from dilt_hf.experiments.apply import apply_tickets
+from dilt_hf.experiments.find import find_tickets
+from dilt_hf.images import Normalize
+from dilt_hf.loading import load_model
+from dilt_hf.models import build_model
+from dilt_hf.splits import load_splits
+from dilt_hf.tickets import Tickets
+
+MODEL = {"architecture": "conv3", "config_overrides": {"hidden_sizes": [8, 8]}}
+DATA = DataConfig(dataset_name="digits", augmentation="shift", max_train_samples=200, max_eval_samples=100)
+TRAINING = TrainingConfig(num_train_epochs=1, train_batch_size=40, learning_rate=0.05)
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    """Tickets of two seeds, and a checkpoint that is neither's θ0."""
+    folder = tmp_path_factory.mktemp("found")
+    run = RunConfig(output_dir=str(folder / "run"), cpu=True, controls=False, tickets=["core"], seeds=[0, 1, 2],
+                    materialise=["core"])  # fmt: skip
+    pruning = PruningConfig(num_rounds=1, pruning_fraction=0.5)
+    find_tickets(
+        DiltConfig(DATA, ModelConfig(**MODEL), PartitionConfig(num_partitions=2), TRAINING, pruning, run),
+        progress=False,
+    )
+    return [folder / "run/tickets" / f"seed_{seed}" for seed in range(3)]
+
+
+def apply(found, folder, **more):
+    config = ApplyConfig(repositories=[str(path) for path in found[:2]], output_dir=str(folder), cpu=True, **more)
+    model = ModelConfig(model_name_or_path=str(found[2]))
+    return apply_tickets(config, DATA, model, TRAINING, progress=False)
+
+
+def test_every_network_is_scored_before_and_after_and_equal_masks_once(found, tmp_path):
+    applied = apply(found, tmp_path / "out")
+    names = ["dense", "partition_0", "partition_1", "core", "core, shuffled", "core, random",
+             "core+specialist_0", "core+specialist_1"]  # fmt: skip
+    assert list(applied.scores) == names
+    assert all(set(seeds) == {0, 1} for seeds in applied.scores.values())
+    # with two partitions core+specialist_0 is partition_0: trained once
+    assert applied.scores["core+specialist_0"] == applied.scores["partition_0"]
+    finished = [path for path in (tmp_path / "out/stages").iterdir() if path.name.startswith("applied-")]
+    assert len(finished) == 2 * 6
+    times = {path: path.stat().st_mtime_ns for path in finished}
+    again = apply(found, tmp_path / "out")
+    assert again.scores == applied.scores
+    assert {path: path.stat().st_mtime_ns for path in finished} == times
+    table = (tmp_path / "out/applied.md").read_text()
+    assert table == applied.table() + "\n"
+    assert table.count("core, shuffled") == 3
+    dense = applied.scores["dense"][0]
+    assert dense["density"] == 1.0
+    assert applied.scores["dense"][1]["before"] == dense["before"]  # one checkpoint, whatever the seed
+
+
+def test_the_score_before_is_that_of_the_masked_checkpoint(found, tmp_path):
+    applied = apply(found, tmp_path / "out", tickets=["core"], controls=[], fine_tune=False)
+    assert set(applied.scores["core"][0]) == {"density", "before", "recalibrated"}
+    model = load_model(found[2], Tickets.from_pretrained(found[0]).packed("core"))
+    splits, device = load_splits(DATA), torch.device("cpu")
+    pictures = open_images(splits, DATA, 8, 3, device, progress=False)["test"]
+    pixels = Normalize([0.5], [0.5], 3, device)(pictures.pictures)
+    with torch.no_grad():
+        right = model(pixels).logits.argmax(1).numpy() == splits.test.labels
+    assert applied.scores["core"][0]["before"]["accuracy"] == pytest.approx(right.mean())
+
+
+def test_tickets_of_other_partitions_or_networks_are_refused(found, tmp_path):
+    other = Tickets.from_pretrained(found[0])
+    config = json.loads(json.dumps(dict(other.config)))
+    config["partitions"] = config["partitions"][::-1]
+    dataclasses.replace(other, config=config).save_pretrained(tmp_path / "other")
+    with pytest.raises(TicketError, match="do not cover the 10 classes"):
+        apply([found[0], tmp_path / "other", found[2]], tmp_path / "out")
+    model = ModelConfig(architecture="resnet-micro")
+    with pytest.raises(ModelError, match="do not match"):
+        apply_tickets(ApplyConfig(repositories=[str(found[0])], cpu=True), DATA, model, TRAINING, progress=False)
+
+
+def test_weights_files_fill_an_architecture_or_are_refused(found, tmp_path):
+    classes = list("0123456789")
+    filled = build_model(ModelConfig(**MODEL, weights_file=str(found[0] / "model.safetensors")), classes, 8, seed=5)
+    stored = load_file(found[0] / "model.safetensors")
+    assert all(torch.equal(tensor, stored[name]) for name, tensor in filled.state_dict().items())
+    fewer = ModelConfig(**MODEL, weights_file=str(found[0] / "model.safetensors"))
+    with pytest.raises(ModelError, match=r"lacks classifier\.bias .* pass --reset_head true"):
+        build_model(fewer, classes[:3], 8, seed=5)
+    reset = build_model(dataclasses.replace(fewer, reset_head=True), classes[:3], 8, seed=5)
+    assert torch.equal(reset.state_dict()["features.0.0.weight"], stored["features.0.0.weight"])
+
+
+def test_the_recipes_say_what_is_wrong_in_one_sentence(tmp_path):
+    for recipe, arguments in (
+        (
+            "apply_ticket.py",
+            ["--repositories", "nowhere/at/all", "--dataset_name", "digits", "--architecture", "conv3"],
+        ),
+        ("push_tickets.py", [str(tmp_path), "me/x"]),
+    ):
+        done = subprocess.run([sys.executable, f"recipes/{recipe}", *arguments], capture_output=True, text=True)
+        assert done.returncode == 1
+        assert done.stderr.strip().splitlines()[-1].startswith("error: ")
+
+
+def test_a_he_resnet_has_the_published_size_and_reads_digits():
+    model = network(architecture="resnet20", num_channels=3)
+    assert sum(parameter.numel() for parameter in model.parameters()) == 269_722  # 0.27 million in the paper
+    feed = digits_feed()
+    output = model(feed.normalize(feed.images.pictures[:4]), output_hidden_states=True)
+    assert output.logits.shape == (4, 10)
+    assert len(output.hidden_states) == 10
