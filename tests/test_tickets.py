@@ -95,6 +95,58 @@ def test_a_ticket_fits_the_bare_timm_network(tmp_path):
     assert torch.equal(model.conv1.weight == 0, ~tickets.masks("core")["timm_model.conv1.weight"])
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_a_ticket_prunes_compiled_models_of_any_dtype_in_any_memory_order(repository, dtype):
+    tickets = Tickets.from_pretrained(repository)
+    model = build(seed=3).to(dtype).to(memory_format=torch.channels_last)
+    before = {name: tensor.detach().clone() for name, tensor in checkpoint_tensors(model).items()}
+    apply_ticket(torch.compile(model), tickets, "core")
+    mask = tickets.masks("core")
+    for name, tensor in checkpoint_tensors(model).items():
+        assert torch.equal(tensor, before[name] * mask[name] if name in mask else before[name])
+
+
+def test_what_is_masked_becomes_zero_whatever_it_was(repository):
+    tickets, model = Tickets.from_pretrained(repository), build()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(float("nan"))
+    apply_ticket(model, tickets, "core")
+    for name, parameter in prunable_parameters(model).items():
+        assert torch.equal(parameter.isnan(), tickets.masks("core")[name])
+
+
+def test_tied_weights_stay_tied(tmp_path):
+    class Tied(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.other = torch.nn.Linear(4, 4), torch.nn.Linear(4, 4)
+            self.other.weight = self.one.weight
+
+    model, mask = Tied(), {"one.weight": torch.eye(4, dtype=torch.bool)}
+    save_file({"one.weight": model.one.weight.detach()}, tmp_path / "model.safetensors")
+    apply_ticket(model, Tickets.found(tmp_path, [mask, mask], {}), "core")
+    assert model.one.weight is model.other.weight
+    assert torch.equal(model.other.weight != 0, mask["one.weight"])
+
+
+def test_batch_norm_is_recalibrated_where_asked(repository, generator):
+    tickets, pixels = Tickets.from_pretrained(repository), torch.randn(64, 3, 8, 8, generator=generator)
+    plain, recalibrated = build(), build()
+    apply_ticket(plain, tickets, "core")
+    apply_ticket(recalibrated, tickets, "core", recalibrate_on=[pixels[:32], pixels[32:]])
+    assert torch.equal(plain.features[0][1].running_mean, build().features[0][1].running_mean)
+    with torch.no_grad():
+        hidden = recalibrated.features[0][0](pixels)
+    torch.testing.assert_close(recalibrated.features[0][1].running_mean, hidden.mean((0, 2, 3)), atol=1e-5, rtol=1e-4)
+
+
+def test_a_summary_tells_tickets_and_overlap(repository):
+    text = Tickets.from_pretrained(repository).summary()
+    assert "specialist_1" in text
+    assert "Overlap (Jaccard) of the partition masks: 25" in text
+
+
 def test_a_mismatch_changes_nothing(repository):
     tickets = Tickets.from_pretrained(repository)
     for other in (build("resnet-micro", 32), build("mobilenetv2", 32)):

@@ -4,7 +4,7 @@ import json
 
 
 def assert_same_tickets(one, other):
-    """All files of the repositories are equal byte for byte, but for the wall times in dilt_config.json and the card."""
+    """All files of the repositories are equal byte for byte, but for the card and wall times."""
     names = sorted(path.relative_to(one) for path in one.rglob("*") if path.is_file())
     assert names == sorted(path.relative_to(other) for path in other.rglob("*") if path.is_file())
     for name in names:
