@@ -54,7 +54,7 @@ def work(number, seed, files, results):
             content = mutated(name, (honest / name).read_bytes(), rng)
             forge(folder, name, content)
             try:
-                errors = open_everything(folder)
+                errors = open_everything(folder, name)
                 counts["refused" if errors else "opened"] += 1
             except BaseException:
                 counts["failed"] += 1

@@ -7,6 +7,7 @@ comments, and of whatever a person wrote around them: making the card anew repla
 from __future__ import annotations
 
 import contextlib
+import functools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -45,11 +46,8 @@ def make_card(
     Raises:
         TicketError: when the configuration, or the metadata of the existing card, is not of the expected form.
     """
-    from jinja2 import Environment
-
     with _reading(config):
-        text = Environment(trim_blocks=True).from_string(TEMPLATE.read_text(encoding="utf-8"))
-        body = text.render(_facts(config, partitions, repo_id) | {"own_code": own_code}) + "\n"
+        body = _template().render(_facts(config, partitions, repo_id) | {"own_code": own_code}) + "\n"
         generated = _metadata(config, repo_id)
     earlier, written = _split(existing) if existing else ({}, "")
     if written.strip():
@@ -61,6 +59,13 @@ def make_card(
     merged = earlier | generated
     merged["tags"] = list(dict.fromkeys([*(earlier.get("tags") or []), *TAGS]))
     return f"---\n{_yaml(merged)}---\n\n{body.lstrip()}"
+
+
+@functools.cache
+def _template() -> Any:
+    from jinja2 import Environment
+
+    return Environment(trim_blocks=True).from_string(TEMPLATE.read_text(encoding="utf-8"))
 
 
 def summary_table(config: Mapping[str, Any], partitions: Sequence[PackedMask]) -> str:
@@ -156,11 +161,16 @@ def _results(config: Mapping[str, Any], partitions: Sequence[PackedMask]) -> str
 def _partitions(config: Mapping[str, Any]) -> str:
     lines = []
     for k, part in enumerate(config.get("partitions", [])[: 10 * MOST_LISTED]):
-        names = [str(name) for name in part["class_names"]]
+        names = [_plain(name) for name in part["class_names"]]
         more = f", … ({len(names)} classes)" if len(names) > 10 * MOST_LISTED else ""
-        values = f" (rows with {', '.join(map(str, part['values']))})" if part.get("values") else ""
+        values = f" (rows with {', '.join(map(_plain, part['values']))})" if part.get("values") else ""
         lines.append(f"- `partition_{k}`{values}: {', '.join(names[: 10 * MOST_LISTED])}{more}")
     return "\n".join(lines) or "Their classes were not recorded."
+
+
+def _plain(text: object) -> str:
+    """Text on one line that cannot end a generated section."""
+    return " ".join(str(text).replace("<!--", "").replace("-->", "").split())
 
 
 def _found(config: Mapping[str, Any]) -> str:
@@ -191,7 +201,7 @@ def _found(config: Mapping[str, Any]) -> str:
     versions = config.get("versions", {})
     if versions:
         lines.append("- **Versions**: " + ", ".join(f"{name} {version}" for name, version in versions.items()))
-    return "\n".join(lines)
+    return "\n".join(map(_plain, lines))
 
 
 def _duration(seconds: float) -> str:

@@ -116,8 +116,9 @@ def forge(folder, name, content):
     (folder / "dilt_config.json").write_text(json.dumps(config))
 
 
-def open_everything(folder):
-    """All that a user may do with a repository; what went wrong, one error of this package each, and no other."""
+def open_everything(folder, changed="dilt_config.json"):
+    """All that a user may do with a repository, as far as the `changed` file enters into it; what went wrong, one error
+    of this package each, and no other."""
     errors = []
 
     def attempt(action):
@@ -128,11 +129,15 @@ def open_everything(folder):
             return None
 
     tickets = attempt(lambda: Tickets.from_pretrained(folder))
-    if tickets is not None:
+    if tickets is None:
+        return errors
+    if changed.startswith(("dilt_config", "masks")):
         attempt(lambda: (repr(tickets), tickets.summary(), tickets.packed("core+specialist_0-union")))
         attempt(lambda: make_card(tickets.config, tickets.partitions, "me/x"))
+    if not changed.startswith(("core", "union")):
         attempt(lambda: tickets.load_model("core"))
-        for name in ("core", "union"):
+    for name in ("core", "union"):
+        if changed.startswith((name, "dilt_config")):
             attempt(lambda name=name: tickets.load_model(name, trained=True))
     return errors
 

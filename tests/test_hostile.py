@@ -60,7 +60,7 @@ def test_whatever_is_changed_only_our_own_errors_come(honest, tmp_path_factory, 
     hostile.forge(folder, name, hostile.mutated(name, (honest / name).read_bytes(), hostile.rng_of(seed)))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for error in hostile.open_everything(folder):
+        for error in hostile.open_everything(folder, name):
             assert isinstance(error, DiltError)
             assert len(str(error)) < 2000
     assert set(folder.parent.rglob("*")) == before

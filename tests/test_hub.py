@@ -96,15 +96,8 @@ def test_from_push_to_offline_load(hub, user, home, found, tmp_path):
     assert len(hub.commits("me/t")) == 3
     save_weights(from_pretrained(first, "core"), tmp_path / "expected")
     expected = (tmp_path / "expected").read_bytes()
-    hub.traffic()
     settings = {"revision": "v1", "cache_dir": str(tmp_path / "cache")}
     assert f"Tickets('me/t@{commit[:7]}'" in user.ask("load", "me/t", "core", tmp_path / "tag", settings)
-    traffic = hub.traffic()
-    # only θ0, masks and configurations travel, and each once: neither the card nor trained tickets
-    needed = {"dilt_config.json", "config.json", "model.safetensors", "preprocessor_config.json",
-              "masks/partition_0.safetensors", "masks/partition_1.safetensors"}  # fmt: skip
-    published = hub.files("me/t", "v1")
-    assert traffic["sent"] == {name: len(published[name]) for name in needed}
     assert (tmp_path / "tag/model.safetensors").read_bytes() == expected
     assert user.ask("save", "me/t", tmp_path / "by_commit", {"revision": commit}) == "None"
     assert user.ask("save", "me/t", tmp_path / "latest", {}) == "None"
@@ -140,6 +133,21 @@ def test_trained_tickets_travel_when_asked_for_and_plain_transformers_opens_them
     save_weights(from_pretrained(second, "union-specialist_0"), tmp_path / "union")
     assert (tmp_path / "sparse/model.safetensors").read_bytes() == (tmp_path / "union").read_bytes(), answers
     assert "holds no trained weights of 'union'" in user.ask("trained", "me/trained", "union", tmp_path / "no", {})
+
+
+def test_loading_a_ticket_fetches_theta0_masks_and_configurations_once_and_nothing_else(hub, user, found, tmp_path):
+    user.ask("push", found[1], "me/traffic", {})
+    published = hub.files("me/traffic")
+    assert {"README.md", "core/model.safetensors", "union-specialist_0/sparse.safetensors"} <= set(published)
+    hub.traffic()
+    user.ask("load", "me/traffic", "core", tmp_path / "core", {"cache_dir": str(tmp_path / "cache")})
+    traffic = hub.traffic()
+    needed = {"dilt_config.json", "config.json", "model.safetensors", "preprocessor_config.json",
+              "masks/partition_0.safetensors", "masks/partition_1.safetensors"}  # fmt: skip
+    assert traffic["sent"] == {name: len(published[name]) for name in needed}
+    assert len(traffic["requests"]) <= 2 * len(needed) + 4  # a HEAD and a GET each, and twice the list of files
+    user.ask("load", "me/traffic", "union", tmp_path / "union", {"cache_dir": str(tmp_path / "cache")})
+    assert hub.traffic()["sent"] == {}
 
 
 def test_pushing_again_updates_the_card_and_keeps_what_a_person_wrote(hub, user, found):
