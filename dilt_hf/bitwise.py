@@ -83,7 +83,7 @@ def exchange(
     hashes: Hashes,
 ) -> None:
     """Bring `dense` up to date with what `live` holds under the mask `old`, then make `live` what `dense` is under
-    `new`. None is the dense mask. Once begun, it is carried through, even when interrupted.
+    `new`. None is the dense mask.
 
     `hashes` (xxh3, 64 bits) tell which blocks of `live` are still as the last exchange left them: these need not be
     written back, and a third of the memory traffic is saved.
@@ -121,6 +121,30 @@ def _expanded(packed: np.ndarray, block: slice, like: np.ndarray) -> np.ndarray:
     expanded = buffers[like.dtype][: block.stop - block.start]
     expanded.view(f"i{like.itemsize}")[...] = flags[: len(expanded)]
     return expanded
+
+
+def uninterrupted(work: Callable[[], object]) -> None:
+    """Do `work` in a thread of its own: a Ctrl-C, which reaches the main thread only, is raised when it is done."""
+    finished, errors = threading.Event(), []
+
+    def run() -> None:
+        try:
+            work()
+        except BaseException as error:
+            errors.append(error)
+        finally:
+            finished.set()
+
+    other = threading.Thread(target=run)
+    try:
+        other.start()
+        other.join()
+    finally:
+        # without an identity after a second it never began: then nothing was done, which is as good
+        while not finished.wait(1) and other.ident is not None:
+            pass
+    if errors:
+        raise errors[0]
 
 
 def _for_blocks(work: Callable[[str, slice], None], sizes: Mapping[str, int]) -> None:

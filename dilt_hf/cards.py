@@ -6,24 +6,26 @@ comments, and of whatever a person wrote around them: making the card anew repla
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from dilt_hf.errors import TicketError
 from dilt_hf.overlap import mean_overlap
 from dilt_hf.packed import PackedMask, compose_packed
-from dilt_hf.repository import CONFIG_FILE, PICTURE_FILE
+from dilt_hf.repository import CONFIG_FILE, PICTURE_FILE, reading
 from dilt_hf.tables import markdown_table
 
 TAGS = ["dilt", "lottery-ticket", "pruning", "sparsity"]
 MOST_LISTED = 12  # partitions, or classes of one, that a table or a list names
 _HERE = Path(__file__).parent
 TEMPLATE = next(p for p in (_HERE / "card_template.md", _HERE.parent / "model_cards/template.md") if p.exists())
-_SECTION = re.compile(r"<!-- dilt_hf: (\w+) -->.*?<!-- /dilt_hf: \1 -->", re.DOTALL)
+_MARKER = re.compile(r"<!-- (/?)dilt_hf: (\w+) -->\s*")
+_METADATA = re.compile(r"\ufeff?\s*---[ \t]*\r?\n(.*?)^---[ \t]*(?:\r?\n|\Z)", re.DOTALL | re.MULTILINE)
+MEASURED = ("model-index", "metrics")  # metadata that must not outlive what it says
+MOST_CARD_BYTES = 2**20
 LEAST_SEEDS = 3
 
 
@@ -33,6 +35,7 @@ def make_card(
     repo_id: str,
     existing: str | None = None,
     own_code: bool = False,
+    published: str | None = None,
 ) -> str:
     """The model card of a ticket repository, as Markdown with YAML metadata.
 
@@ -42,23 +45,71 @@ def make_card(
         existing: the card that is there. What a person wrote in it stays: everything outside the generated sections,
             and metadata that is not generated; a generated section that was deleted stays deleted.
         own_code: whether the architecture's code comes with the checkpoint.
+        published: the card on the Hub. Of the two cards, the one that a person has edited is continued.
 
     Raises:
-        TicketError: when the configuration, or the metadata of the existing card, is not of the expected form.
+        TicketError: when the configuration, or the metadata of a card, is not of the expected form, or when a person
+            has edited both cards in different ways.
     """
-    with _reading(config):
+    with reading(CONFIG_FILE):
         body = _template().render(_facts(config, partitions, repo_id) | {"own_code": own_code}) + "\n"
         generated = _metadata(config, repo_id)
-    earlier, written = _split(existing) if existing else ({}, "")
-    if written.strip():
-        sections = {match[1]: match[0] for match in _SECTION.finditer(body)}
-        if _SECTION.search(written):
-            body = _SECTION.sub(lambda match: sections.get(match[1], match[0]), written)
-        else:
-            body = f"{written.rstrip()}\n\n{body}"
+    plain = _own_words(body)
+    both = [card for card in (existing, published) if card is not None]
+    edited = {_own_words(_split(card)[1]): card for card in both if _own_words(_split(card)[1]) != plain}
+    if len(edited) > 1:
+        raise TicketError(
+            f"the model card here and the one of {repo_id} on the Hub were both edited, and differ outside the "
+            "generated sections; make the text of one that of the other, and push again."
+        )
+    chosen = next(iter(edited.values()), both[-1] if both else "")
+    earlier, written = _split(chosen)
+    sections = _sections(written)
+    if sections:
+        earlier = {key: value for key, value in earlier.items() if key not in MEASURED}
+        body = _renewed(written, sections, _sections(body), body)
+    elif written.strip():
+        body = f"{written.strip()}\n\n{body}"
     merged = earlier | generated
     merged["tags"] = list(dict.fromkeys([*(earlier.get("tags") or []), *TAGS]))
     return f"---\n{_yaml(merged)}---\n\n{body.lstrip()}"
+
+
+Span = tuple[int, int]  # of lines, from the opening marker to behind the closing one
+
+
+def _sections(text: str) -> dict[str, list[Span]]:
+    """Where the generated sections lie: between two markers, each alone on its line and outside a person's code."""
+    found: dict[str, list[Span]] = {}
+    start, name, in_code = 0, "", False
+    for number, line in enumerate(text.splitlines()):
+        marker = _MARKER.fullmatch(line)
+        if marker is None:
+            in_code ^= not name and line.lstrip().startswith(("```", "~~~"))
+        elif not marker[1] and not in_code:
+            start, name = number, marker[2]
+        elif marker[1] and marker[2] == name:
+            found.setdefault(name, []).append((start, number + 1))
+            name = ""
+    return found
+
+
+def _renewed(text: str, spans: Mapping[str, list[Span]], new_spans: Mapping[str, list[Span]], new: str) -> str:
+    """`text` with every generated section as it is in `new`; a section that `new` lacks stays."""
+    lines, fresh = text.splitlines(), new.splitlines()
+    for name, (start, end) in sorted(((n, s) for n, each in spans.items() for s in each), key=lambda x: -x[1][0]):
+        if name in new_spans:
+            first, last = new_spans[name][0]
+            lines[start:end] = fresh[first:last]
+    return "\n".join(lines) + "\n"
+
+
+def _own_words(text: str) -> str:
+    """What stands outside the generated sections."""
+    lines = text.splitlines()
+    for start, end in sorted((span for each in _sections(text).values() for span in each), reverse=True):
+        del lines[start:end]
+    return " ".join(" ".join(lines).split())
 
 
 @functools.cache
@@ -71,7 +122,7 @@ def _template() -> Any:
 def summary_table(config: Mapping[str, Any], partitions: Sequence[PackedMask]) -> str:
     """A table of the tickets: weights kept, density, and where they were measured, the test accuracy of the trained
     ticket and of its layer-shuffled control; below it, how much the masks overlap, beside chance."""
-    with _reading(config):
+    with reading(CONFIG_FILE):
         count = len(partitions)
         listed = range(min(count, MOST_LISTED))
         names = ["core", "union", *(f"{kind}_{k}" for kind in ("partition", "specialist") for k in listed)]
@@ -92,19 +143,8 @@ def summary_table(config: Mapping[str, Any], partitions: Sequence[PackedMask]) -
 
 def _overlap(config: Mapping[str, Any], partitions: Sequence[PackedMask]) -> str:
     overlap = config.get("overlap") or mean_overlap(partitions[:MOST_LISTED])[""]
-    found, chance = (f"{100 * overlap[key]:.1f} %" for key in ("jaccard", "chance"))
+    found, chance = ("–" if overlap[key] is None else f"{100 * overlap[key]:.1f} %" for key in ("jaccard", "chance"))
     return f"Overlap (Jaccard) of the partition masks: {found}; by chance at their densities: {chance}."
-
-
-@contextlib.contextmanager
-def _reading(config: Mapping[str, Any]) -> Iterator[None]:
-    """The configuration may come from a stranger."""
-    try:
-        yield
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
-        raise TicketError(
-            f"{CONFIG_FILE} is not of the form that this version writes ({type(error).__name__}: {error})."
-        ) from error
 
 
 def _facts(config: Mapping[str, Any], partitions: Sequence[PackedMask], repo_id: str) -> dict[str, Any]:
@@ -155,7 +195,7 @@ def _results(config: Mapping[str, Any], partitions: Sequence[PackedMask]) -> str
             for name, facts in materialised.items()
         ]
         parts += ["Tickets with trained weights:", markdown_table(["ticket", "storage", "MB", "MB if dense"], rows)]
-    return "\n\n".join(parts)
+    return _no_html("\n\n".join(parts))
 
 
 def _partitions(config: Mapping[str, Any]) -> str:
@@ -169,8 +209,12 @@ def _partitions(config: Mapping[str, Any]) -> str:
 
 
 def _plain(text: object) -> str:
-    """Text on one line that cannot end a generated section."""
-    return " ".join(str(text).replace("<!--", "").replace("-->", "").split())
+    """Text on one line that is no HTML, and so cannot end a generated section."""
+    return " ".join(_no_html(text).split())
+
+
+def _no_html(text: object) -> str:
+    return str(text).replace("<", "&lt;").replace(">", "&gt;")
 
 
 def _found(config: Mapping[str, Any]) -> str:
@@ -240,15 +284,18 @@ def _split(card: str) -> tuple[dict[str, Any], str]:
     """Metadata and text of a card."""
     import yaml
 
-    match = re.match(r"\s*---\r?\n(.*?)\r?\n---\r?\n", card, re.DOTALL)
+    if len(card) > MOST_CARD_BYTES:
+        raise TicketError(f"the model card is longer than {MOST_CARD_BYTES} characters; shorten it.")
+    match = _METADATA.match(card)
     if match is None:
         return {}, card
     try:
         metadata = yaml.safe_load(match[1]) or {}
-    except (yaml.YAMLError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise TicketError(f"the metadata of the model card is not YAML ({error}); correct it.") from error
-    if not isinstance(metadata, dict) or not isinstance(metadata.get("tags") or [], list):
-        raise TicketError("the metadata of the model card is not a table of YAML; correct it and push again.")
+    tags = metadata.get("tags") or [] if isinstance(metadata, dict) else None
+    if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
+        raise TicketError("the metadata of the model card is not a table of YAML; correct it.")
     return metadata, card[match.end() :]
 
 

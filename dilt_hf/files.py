@@ -98,9 +98,32 @@ def read_json(path: str | os.PathLike, most_bytes: int, error: type[Exception]) 
     if len(content) > most_bytes:
         raise error(f"{os.fspath(path)} is longer than {most_bytes} bytes, the most that is read.")
     try:
-        return json.loads(content)
+        value = json.loads(content, parse_constant=_no_number)
+        json.dumps(value, ensure_ascii=False).encode()  # half characters cannot be written again
     except (ValueError, RecursionError) as cause:
         raise error(f"{os.fspath(path)} is not JSON ({cause}).") from cause
+    return value
+
+
+def _no_number(text: str) -> None:
+    raise ValueError(f"{text} is no JSON number")
+
+
+def own_file(folder: Path, name: str, why: str, error: type[Exception]) -> Path:
+    """A file of a folder that may come from a stranger: it has to be there, and not to be a link to somewhere else on
+    this machine. In the Hub's cache files are links into `blobs`, beside the folder of commits.
+
+    Raises:
+        error: when it is not.
+    """
+    path, home = folder / name, folder.resolve()
+    if not path.is_file():
+        raise error(f"{folder} lacks {name}, {why}.")
+    commit = next((parent for parent in (home, *home.parents) if parent.parent.name == "snapshots"), None)
+    homes = [home] if commit is None else [home, commit.parent.parent / "blobs"]
+    if not any(path.resolve().is_relative_to(allowed) for allowed in homes):
+        raise error(f"{path} is a link out of the repository; put the file itself there.")
+    return path
 
 
 def sha256_of_json(value: Any) -> str:

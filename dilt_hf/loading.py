@@ -20,14 +20,13 @@ from torch.nn.modules.module import (
 
 from dilt_hf.bitwise import masked_copies
 from dilt_hf.errors import ModelError
-from dilt_hf.files import read_json
+from dilt_hf.files import own_file, read_json
 from dilt_hf.mask_files import check_header_size
-from dilt_hf.models import quiet_transformers, register_architectures
+from dilt_hf.models import MOST_CONFIG_BYTES, quiet_transformers, register_architectures
 from dilt_hf.packed import PackedMask
 from dilt_hf.weights import WEIGHTS_FILE
 
 MODEL_CONFIG_FILE = "config.json"
-MOST_CONFIG_BYTES = 4 * 2**20  # ImageNet-21k's class names take 1.5 MB
 MOST_HEADER_BYTES = 8 * 2**20
 MOST_NUMBER = 200_000  # classes, widths, layers: transformers makes a table as long as `num_labels` says
 
@@ -82,11 +81,9 @@ def assemble(folder: Path, tensors: dict[str, Tensor]) -> nn.Module:
 
 def _read_config(folder: Path) -> Any:
     """The transformers configuration of a folder."""
-    from transformers import AutoConfig
+    from transformers import CONFIG_MAPPING
 
-    path = folder / MODEL_CONFIG_FILE
-    if not path.is_file():
-        raise ModelError(f"{folder} holds no {MODEL_CONFIG_FILE}, so it is no checkpoint.")
+    path = own_file(folder, MODEL_CONFIG_FILE, "so it is no checkpoint", ModelError)
     content = read_json(path, MOST_CONFIG_BYTES, ModelError)
     if not isinstance(content, dict):
         raise ModelError(f"{path} does not describe a model (it is no JSON object).")
@@ -95,7 +92,8 @@ def _read_config(folder: Path) -> Any:
     register_architectures()
     try:
         with quiet_transformers():
-            return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+            # transformers is not given the path: it would follow what the file says to other files
+            return CONFIG_MAPPING[content["model_type"]].from_dict(content)
     except Exception as error:
         reason = " ".join(str(error).split())
         raise ModelError(f"{path} does not describe a model ({reason[:500]}).") from error
@@ -114,16 +112,17 @@ def _check_numbers(content: Any, path: Path, key: str = "") -> None:
 
 def _check_timm(content: Mapping[str, Any], path: Path) -> None:
     """Refuse arguments that would make timm open files or addresses of its own."""
-    name, arguments = content.get("architecture"), content.get("model_args")
-    outside = [key for key in arguments or () if key.startswith(("pretrained", "checkpoint", "cache", "scriptable"))]
+    name, arguments = content.get("architecture"), content.get("model_args") or {}
+    if not isinstance(arguments, dict):
+        raise ModelError(f"{path} has model_args that are no table of arguments.")
+    outside = [key for key in arguments if key.startswith(("pretrained", "checkpoint", "cache", "scriptable"))]
     if (isinstance(name, str) and not name.replace("_", "").replace(".", "").isalnum()) or outside:
         raise ModelError(f"{path} asks timm for '{name}' with {outside}, which would open other files; remove that.")
 
 
 def _read_tensors(path: Path, shapes: Mapping[str, tuple[int, ...]] | None) -> dict[str, Tensor]:
     """The tensors of a weights file, mapped rather than read."""
-    if not path.is_file():
-        raise ModelError(f"{path.parent} holds no {path.name}, so it is no checkpoint.")
+    own_file(path.parent, path.name, "so it is no checkpoint", ModelError)
     try:
         check_header_size(os.fspath(path), MOST_HEADER_BYTES)
         with safetensors.safe_open(path, framework="pt") as file:

@@ -62,7 +62,8 @@ class MaskedWeights:
         self.release()
         self.mask_weights()
         for parameter, factor in zip(self.parameters, self.factors, strict=True):
-            self._handles.append(parameter.register_hook(functools.partial(torch.mul, factor)))
+            if parameter.requires_grad:
+                self._handles.append(parameter.register_hook(functools.partial(_masked_gradient, factor)))
         inner = getattr(optimizer, "optimizer", optimizer)  # Accelerate wraps it
         self._handles.append(inner.register_step_post_hook(lambda *_: self.mask_weights()))
 
@@ -83,6 +84,10 @@ class MaskedWeights:
         """Zero the masked weights. Call it after the optimizer step."""
         if self.parameters:
             torch._foreach_mul_(self.parameters, self.factors)
+
+
+def _masked_gradient(factor: Tensor, gradient: Tensor) -> Tensor:
+    return gradient * factor.to(gradient)  # the model may have moved to another dtype or device
 
 
 def check_shapes_fit(tensors: Mapping[str, Tensor], shapes: Mapping[str, Sequence[int]]) -> None:

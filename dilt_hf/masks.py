@@ -200,6 +200,7 @@ def ticket_formula(
     """
     names = ticket_names(partition_count)
     listed = ", ".join(names if len(names) <= MOST_LISTED else [*names[:MOST_LISTED], "…"])
+    known = set(names)
     terms: list[tuple[str, str]] = []
     position, text = 0, expression.strip()
     while position < len(text) or not terms:
@@ -209,7 +210,7 @@ def ticket_formula(
                 f"'{expression}' is not a ticket: write names joined by + or -, such as core+specialist_0 "
                 f"(names here: {listed})."
             )
-        if term[2] not in names:
+        if term[2] not in known:
             raise MaskError(f"there is no ticket '{term[2]}' (asked for: '{expression}'); the names here are {listed}.")
         terms.append((term[1], term[2]))
         position = term.end()

@@ -9,7 +9,9 @@ import contextlib
 import functools
 import logging
 import os
+import shutil
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -17,11 +19,14 @@ from torch import Tensor, nn
 
 from dilt_hf.config import ModelConfig
 from dilt_hf.errors import ModelError
+from dilt_hf.files import read_json
 from dilt_hf.seeding import derive_seed
 from dilt_hf.weights import TIMM_PREFIX, checkpoint_tensors, head_modules, read_weights
 
 logger = logging.getLogger(__name__)
 TIMM = "timm:"
+CODE_FILE = "architectures.py"
+MOST_CONFIG_BYTES = 4 * 2**20  # ImageNet-21k's class names take 1.5 MB
 
 
 # --- presets ---------------------------------------------------------------------------------------------------------
@@ -288,6 +293,22 @@ def logits_of(model: nn.Module, pixel_values: Tensor) -> Tensor:
     """The classifier output (B, classes) of a transformers or a plain torch model."""
     output = model(pixel_values)
     return output if isinstance(output, Tensor) else output.logits
+
+
+def has_own_code(folder: Path) -> bool:
+    """Whether a checkpoint is of one of this package's own architectures, whose code travels with it."""
+    return (folder / CODE_FILE).is_file()
+
+
+def write_own_code(folder: Path) -> None:
+    """Put this package's own architectures beside a checkpoint that refers to them. Only ever our own file: what a
+    stranger put there under that name is not passed on."""
+    from dilt_hf import architectures
+
+    config = read_json(folder / "config.json", MOST_CONFIG_BYTES, ModelError)
+    named = config.get("auto_map") if isinstance(config, dict) else None
+    if isinstance(named, dict) and all(str(name).startswith(f"{Path(CODE_FILE).stem}.") for name in named.values()):
+        shutil.copyfile(architectures.__file__, folder / CODE_FILE)
 
 
 @contextlib.contextmanager

@@ -13,16 +13,17 @@ A ticket repository is a folder (the same as a Hub repository):
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import safetensors
 
 from dilt_hf.errors import MaskError, TicketError
-from dilt_hf.files import read_json, sha256_of_file
+from dilt_hf.files import own_file, read_json, sha256_of_file
 from dilt_hf.loading import MOST_HEADER_BYTES
 from dilt_hf.mask_files import check_header_size, read_packed
 from dilt_hf.masks import ticket_formula
@@ -35,28 +36,12 @@ MASK_FOLDER = "masks"
 THETA0_FILES = ("config.json", WEIGHTS_FILE, "preprocessor_config.json")
 MOST_PARTITIONS = 10_000
 MOST_CONFIG_BYTES = 8 * 2**20
+MOST_MATERIALISED, LONGEST_NAME = 1000, 200
 
 
 def mask_path(folder: Path, partition: int) -> Path:
     """Where the mask of a partition lies."""
     return folder / MASK_FOLDER / f"partition_{partition}.safetensors"
-
-
-def own_file(folder: Path, name: str, why: str) -> Path:
-    """A file of the repository, which has to be there, and not to be a link to somewhere else on this machine.
-
-    In the Hub's cache files are links into `blobs`, beside the folder of commits.
-
-    Raises:
-        TicketError: when it is not.
-    """
-    path, home = folder / name, folder.resolve()
-    if not path.is_file():
-        raise TicketError(f"{folder} lacks {name}, {why}.")
-    homes = [home, home.parent.parent / "blobs"] if home.parent.name == "snapshots" else [home]
-    if not any(path.resolve().is_relative_to(allowed) for allowed in homes):
-        raise TicketError(f"{path} is a link out of the repository; put the file itself there.")
-    return path
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -65,7 +50,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     Raises:
         TicketError: when it is missing, damaged, or of a newer format.
     """
-    path = own_file(folder, CONFIG_FILE, "so it is no ticket repository")
+    path = own_file(folder, CONFIG_FILE, "so it is no ticket repository", TicketError)
     config = read_json(path, MOST_CONFIG_BYTES, TicketError)
     if not isinstance(config, dict) or type(config.get("format_version")) is not int:
         raise TicketError(f"{path} has no format_version, so it is no ticket configuration.")
@@ -81,25 +66,45 @@ def read_config(folder: Path) -> dict[str, Any]:
     masks = config.get("masks_sha256")
     if not isinstance(masks, list) or len(masks) != count or not all(map(_is_sha256, masks)):
         raise TicketError(f"{path} does not name its {count} masks by their sha256.")
-    _check_materialised(config.get("materialised", {}), count, path)
+    check_materialised(config.get("materialised", {}), count, path)
     return config
 
 
-def _check_materialised(table: Any, count: int, path: Path) -> None:
-    """Their names are folders here, so they must be tickets and nothing else."""
-    if not isinstance(table, dict) or len(table) > 100 or not all(isinstance(facts, dict) for facts in table.values()):
+def _is_sha256(value: object) -> bool:
+    return isinstance(value, str) and len(value) == 64 and value.isalnum()
+
+
+def check_materialised(table: Any, count: int, path: Path) -> None:
+    """Raise `TicketError` unless the table of tickets with trained weights can be believed: their names are folders, so
+    they must be tickets and nothing else."""
+    if not isinstance(table, dict) or not all(isinstance(facts, dict) for facts in table.values()):
         raise TicketError(f"{path} has no table of materialised tickets where it should be.")
+    if len(table) > MOST_MATERIALISED:
+        raise TicketError(f"{path} names {len(table)} tickets with trained weights; {MOST_MATERIALISED} are the most.")
     for name in table:
-        if any(character.isspace() for character in name):
-            raise TicketError(f"{path} names a materialised ticket with a space in it: {name[:40]!r}.")
+        if len(name) > LONGEST_NAME or any(character.isspace() for character in name):
+            raise TicketError(
+                f"{path} names a materialised ticket '{name[:40]}', too long for a folder or with a space."
+            )
         try:
             ticket_formula(name, count)
         except MaskError as error:
             raise TicketError(f"{path}: {error}") from error
 
 
-def _is_sha256(value: object) -> bool:
-    return isinstance(value, str) and len(value) == 64 and value.isalnum()
+@contextlib.contextmanager
+def reading(what: str) -> Iterator[None]:
+    """Around code that uses facts from a configuration that may come from a stranger.
+
+    Raises:
+        TicketError: in place of whatever facts of an unexpected form lead to.
+    """
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
+        raise TicketError(
+            f"{what} is not of the form that this version writes ({type(error).__name__}: {error})."
+        ) from error
 
 
 def read_partitions(folder: Path, config: Mapping[str, Any]) -> list[PackedMask]:
@@ -110,7 +115,7 @@ def read_partitions(folder: Path, config: Mapping[str, Any]) -> list[PackedMask]
     """
     count = config["num_partitions"]
     names = [str(mask_path(Path(), k)) for k in range(count)]
-    paths = [own_file(folder, name, f"one of its {count} masks") for name in names]
+    paths = [own_file(folder, name, f"one of its {count} masks", TicketError) for name in names]
     for path, expected in zip(paths, config["masks_sha256"], strict=True):
         if sha256_of_file(path) != expected:
             raise TicketError(f"{path} is not the mask that {CONFIG_FILE} names; download it again, or restore it.")
@@ -127,7 +132,7 @@ def read_partitions(folder: Path, config: Mapping[str, Any]) -> list[PackedMask]
 
 def check_theta0_shapes(folder: Path, shapes: Mapping[str, Sequence[int]]) -> None:
     """Raise `TicketError` unless the θ0 in `folder` has all tensors that the masks cover, in these shapes."""
-    path = own_file(folder, WEIGHTS_FILE, "the θ0 of its masks")
+    path = own_file(folder, WEIGHTS_FILE, "the θ0 of its masks", TicketError)
     try:
         check_header_size(os.fspath(path), MOST_HEADER_BYTES)
         with safetensors.safe_open(path, framework="pt") as file:
@@ -144,7 +149,7 @@ def check_theta0_identity(folder: Path, config: Mapping[str, Any]) -> None:
 
     A file is read once: after that its size, time and inode vouch for it.
     """
-    path, expected = own_file(folder, WEIGHTS_FILE, "the θ0 of its masks"), config["theta0"]["sha256"]
+    path, expected = own_file(folder, WEIGHTS_FILE, "the θ0 of its masks", TicketError), config["theta0"]["sha256"]
     facts = path.stat()
     if _sha256_of_version(path, facts.st_size, facts.st_mtime_ns, facts.st_ino) != expected:
         raise TicketError(

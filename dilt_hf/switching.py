@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dilt_hf.bitwise import Hashes, as_bits, bits_for, exchange
+from dilt_hf.bitwise import Hashes, as_bits, bits_for, exchange, uninterrupted
 from dilt_hf.errors import ModelError
 from dilt_hf.masking import MaskedWeights, fit_names
 from dilt_hf.packed import PackedMask
@@ -20,6 +20,7 @@ from dilt_hf.weights import checkpoint_tensors
 if TYPE_CHECKING:
     from dilt_hf.tickets import Tickets
 
+UNKNOWN = ""  # no ticket's name
 MASKS_KEPT = 16  # in memory, each a 32nd of float32 weights: tickets that take turns are derived once
 
 
@@ -47,6 +48,7 @@ class TicketSwitch:
         >>> switch.merge()  # from here on a plain pruned model
     """
 
+    @torch.no_grad()
     def __init__(self, model: nn.Module, tickets: Tickets, device: torch.device | str | None = None):
         self.model, self.tickets = model, tickets
         self.device = None if device is None else torch.device(device)
@@ -54,10 +56,13 @@ class TicketSwitch:
         tensors = checkpoint_tensors(model)
         self._names = fit_names(tensors, tickets.partitions[0].shapes)
         self._live = {name: tensors[name] for name in self._names.values()}
+        self._homes = _homes_of(model, self._live)
         self._dense: dict[str, Tensor] | None = {
             name: torch.empty_like(tensor, device=self.device or tensor.device, requires_grad=False).copy_(tensor)
             for name, tensor in self._live.items()
         }
+        # what each tensor is now; they differ where a switch was stopped half-way
+        self._state: dict[str, str | None] = dict.fromkeys(self._live)
         self._hashes: Hashes = {}
         self._optimizer: torch.optim.Optimizer | None = None
         self._held: MaskedWeights | None = None
@@ -67,49 +72,69 @@ class TicketSwitch:
     def set_ticket(self, name: str | None) -> None:
         """Make the model the ticket `name` (or a composition such as "core+specialist_0"), or dense again for None.
 
+        A forward pass before it and its backward pass after it do not go together: autograd says so.
+
         Raises:
             MaskError: when there is no such ticket; the model is unchanged then.
-            ModelError: after `merge`.
+            ModelError: after `merge`, or when the model's parameters were replaced by others.
         """
         if self._dense is None:
             raise ModelError("the ticket was merged into the model, so none can be set; load the model anew.")
-        old, new = self._mask_of(self.active), self._mask_of(name)
-        live: dict[str, np.ndarray] = {}
-        dense: dict[str, np.ndarray] = {}
-        slow = []
+        if any(module._parameters.get(attribute) is not self._live[key] for key, module, attribute in self._homes):
+            raise ModelError("the model's parameters were replaced since the switch was made; make a new TicketSwitch.")
+        self._mask_of(name)
+        groups: dict[str | None, list[str]] = {}
         for key, parameter in self._live.items():
             if self._dense[key].dtype != parameter.dtype:
                 self._dense[key] = self._dense[key].to(parameter.dtype)
-            on_cpu = parameter.device.type == self._dense[key].device.type == "cpu"
-            alike = on_cpu and parameter.stride() == self._dense[key].stride()
-            weights, kept = (as_bits(parameter), as_bits(self._dense[key])) if alike else (None, None)
-            if weights is None or kept is None:
-                slow.append(key)
+            if self._in_place(key):
+                groups.setdefault(self._state[key], []).append(key)
             else:
-                live[key], dense[key] = weights, kept
-        try:
-            exchange(live, dense, self._bits(old, live), self._bits(new, live), self._hashes)
-            for key in slow:
-                self._exchange_anywhere(key, old, new)
-        finally:  # an interruption comes through when all is done
-            self.active = name
+                self._exchange_anywhere(key, name)
+        for old, keys in groups.items():
+            uninterrupted(functools.partial(self._exchange, keys, old, name))
+        self.active = name
         self._hold()
+
+    def _in_place(self, key: str) -> bool:
+        """Whether a tensor and its dense weights lie in the CPU's memory, in one piece and in the same order."""
+        live, kept = self._live[key], self._dense[key]  # type: ignore[index]
+        on_cpu = live.device.type == kept.device.type == "cpu"
+        return on_cpu and live.stride() == kept.stride() and self._state[key] != UNKNOWN and as_bits(live) is not None
+
+    def _exchange(self, keys: Sequence[str], old: str | None, new: str | None) -> None:
+        def vectors(tensors: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+            return {key: cast(np.ndarray, as_bits(tensors[key])) for key in keys}
+
+        def bits(name: str | None) -> dict[str, np.ndarray] | None:
+            mask = self._mask_of(name)
+            return None if mask is None else {key: bits_for(self._live[key], mask, key) for key in keys}
+
+        exchange(vectors(self._live), vectors(self._dense or {}), bits(old), bits(new), self._hashes)
+        for key in keys:
+            self._state[key] = new
+            torch.autograd.graph.increment_version(self._live[key])
+
+    def _exchange_anywhere(self, key: str, name: str | None) -> None:
+        """What `exchange` does, for weights on an accelerator or not in one piece. It may stop at any point: until the
+        end `_state` tells whether `live` still counts, or only the dense weights do."""
+        live, kept, state = self._live[key].detach(), self._dense[key], self._state[key]  # type: ignore[index]
+        old, new = None if state == UNKNOWN else self._mask_of(state), self._mask_of(name)
+        dense = kept.to(live.device)
+        if state is None:
+            dense = live.clone()
+        elif old is not None:
+            dense = torch.where(old[key].to(live.device), live, dense)
+        zero = torch.zeros((), dtype=live.dtype, device=live.device)
+        chosen = dense if new is None else torch.where(new[key].to(live.device), dense, zero)
+        kept.copy_(dense)
+        self._state[key] = UNKNOWN
+        self._live[key].copy_(chosen)
+        self._state[key] = name
 
     def _mask_of(self, name: str | None) -> PackedMask | None:
         """The mask of a ticket under the model's names."""
         return None if name is None else self.tickets.packed(name).renamed(self._names)
-
-    def _bits(self, mask: PackedMask | None, keys: Iterable[str]) -> dict[str, np.ndarray] | None:
-        return None if mask is None else {key: bits_for(self._live[key], mask, key) for key in keys}
-
-    def _exchange_anywhere(self, key: str, old: PackedMask | None, new: PackedMask | None) -> None:
-        """What `exchange` does, for weights on an accelerator or not in one piece."""
-        live, kept = self._live[key].detach(), self._dense[key]  # type: ignore[index]
-        dense = kept.to(live.device)
-        dense = live.clone() if old is None else torch.where(old[key].to(live.device), live, dense)
-        zero = torch.zeros((), dtype=live.dtype, device=live.device)
-        live.copy_(dense if new is None else torch.where(new[key].to(live.device), dense, zero))
-        kept.copy_(dense)
 
     @contextlib.contextmanager
     def disabled(self) -> Iterator[None]:
@@ -124,7 +149,7 @@ class TicketSwitch:
     def hold(self, optimizer: torch.optim.Optimizer) -> None:
         """Let `optimizer` train the ticket that is set, whichever it is: masked weights stay exactly 0.
 
-        Its state outlives a switch: a weight that comes back goes on with the momentum it had.
+        Its state outlives a switch. While a weight is masked its gradient is 0, so its momentum fades meanwhile.
         """
         self._optimizer = optimizer
         self._hold()
@@ -147,3 +172,14 @@ class TicketSwitch:
     def __repr__(self) -> str:
         state = "merged" if self._dense is None else self.active or "dense"
         return f"TicketSwitch({type(self.model).__name__}, {state})"
+
+
+def _homes_of(model: nn.Module, tensors: Mapping[str, Tensor]) -> list[tuple[str, nn.Module, str]]:
+    """The module and attribute that hold each tensor."""
+    keys = {id(tensor): key for key, tensor in tensors.items()}
+    return [
+        (keys[id(parameter)], module, attribute)
+        for module in model.modules()
+        for attribute, parameter in module._parameters.items()
+        if parameter is not None and id(parameter) in keys
+    ]

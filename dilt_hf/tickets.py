@@ -24,13 +24,14 @@ from torch import Tensor, nn
 
 from dilt_hf.cards import make_card, summary_table
 from dilt_hf.errors import TicketError
-from dilt_hf.files import new_folder, pretty_json, write_atomically
+from dilt_hf.files import new_folder, own_file, pretty_json, write_atomically
 from dilt_hf.hub import LIBRARY, HubCommit, is_repo_id, make_repository
 from dilt_hf.inference import recalibrate_batchnorm
 from dilt_hf.loading import load_model
 from dilt_hf.mask_files import masks_to_bytes
 from dilt_hf.masking import fit_names
 from dilt_hf.masks import Masks, ticket_names
+from dilt_hf.models import CODE_FILE, has_own_code, write_own_code
 from dilt_hf.packed import PackedMask, compose_packed
 from dilt_hf.repository import (
     CARD_FILE,
@@ -39,12 +40,13 @@ from dilt_hf.repository import (
     MASK_FOLDER,
     PICTURE_FILE,
     THETA0_FILES,
+    check_materialised,
     check_theta0_identity,
     check_theta0_shapes,
     mask_path,
-    own_file,
     read_config,
     read_partitions,
+    reading,
 )
 from dilt_hf.trained import FOLDER_FILES, load_trained, save_trained
 from dilt_hf.weights import WEIGHTS_FILE, checkpoint_tensors, read_weights, tensors_sha256, weights_sha256
@@ -258,12 +260,13 @@ class Tickets:
         Example:
             >>> tickets.materialise("core", trained_model)
         """
-        name = name.replace(" ", "")
+        name = _folder_of(name)
         mask = self.packed(name)
         config = self._own_config()
+        known = config.setdefault("materialised", {})
+        check_materialised({**known, name: {}}, len(self.partitions), self.folder / name)
         model = self.load_model(name) if model is None else model
-        facts = save_trained(model, mask, self.folder / name, self.folder, sparse)
-        config["materialised"] = config.get("materialised", {}) | {name: facts}
+        known[name] = save_trained(model, mask, self.folder / name, self.folder, sparse)
         write_atomically(self.folder / CONFIG_FILE, pretty_json(config))
         self.config["materialised"] = config["materialised"]  # type: ignore[index]
         return self.folder / name
@@ -283,10 +286,8 @@ class Tickets:
         write_atomically(self.folder / CONFIG_FILE, pretty_json(config))
         if picture is not None:
             write_atomically(self.folder / PICTURE_FILE, Path(picture).read_bytes())
-        path = self.folder / CARD_FILE
-        text = path.read_text(encoding="utf-8") if path.is_file() else None
-        code = any(self.folder.glob("*.py"))
-        write_atomically(path, make_card(config, self.partitions, str(self.folder), text, own_code=code))
+        card = make_card(config, self.partitions, str(self.folder), _card_of(self.folder), has_own_code(self.folder))
+        write_atomically(self.folder / CARD_FILE, card)
 
     def _own_config(self) -> dict[str, Any]:
         """The configuration as it stands on the disk, to be changed there."""
@@ -295,12 +296,13 @@ class Tickets:
         return read_config(self.folder)
 
     def _load_trained(self, name: str) -> nn.Module:
+        name = _folder_of(name)
         facts = self.config.get("materialised", {}).get(name)
         if facts is None:
             known = ", ".join(self.config.get("materialised", {})) or "none"
             raise TicketError(f"{self._place} holds no trained weights of '{name}'; it holds those of: {known}.")
         if self.source is not None:
-            self.source.fetch([f"{name}/{file}" for file in FOLDER_FILES])
+            self.source.fetch(_files_of([name]))
         return load_trained(self.folder, name, facts)
 
     def save_pretrained(self, folder: str | os.PathLike) -> None:
@@ -316,14 +318,13 @@ class Tickets:
             raise TicketError(f"{folder} already exists; choose a new folder, so that nothing is written over.")
         trained_here = self.config.get("materialised", {}).items()
         here = {name: facts for name, facts in trained_here if (self.folder / name).is_dir()}
-        code = [path.name for path in self.folder.glob("*.py")]  # architectures that travel with their checkpoint
-        trained = [f"{name}/{file}" for name in here for file in FOLDER_FILES]
-        trained += [f"{name}/{file}" for name in here for file in code]
         with new_folder(folder) as target:
-            for name in [*THETA0_FILES, PICTURE_FILE, CARD_FILE, *code, *trained]:
+            for name in [*THETA0_FILES, PICTURE_FILE, CARD_FILE, *_files_of(here)]:
                 if (self.folder / name).is_file():
                     (target / name).parent.mkdir(exist_ok=True)
-                    shutil.copyfile(own_file(self.folder, name, "which was there"), target / name)
+                    shutil.copyfile(own_file(self.folder, name, "which was there", TicketError), target / name)
+            for checkpoint in (target, *(target / name for name in here)):
+                write_own_code(checkpoint)
             (target / MASK_FOLDER).mkdir()
             for k, mask in enumerate(self.partitions):
                 mask_path(target, k).write_bytes(masks_to_bytes(mask))
@@ -331,7 +332,13 @@ class Tickets:
             (target / CONFIG_FILE).write_text(pretty_json(config), encoding="utf-8")
 
     def push_to_hub(
-        self, repo_id: str, *, private: bool | None = None, token: str | None = None, revision: str | None = None
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        token: str | None = None,
+        revision: str | None = None,
+        tag: str | None = None,
     ) -> str:
         """Publish the whole repository on the Hub in one commit: all of it arrives, or nothing.
 
@@ -342,11 +349,13 @@ class Tickets:
             private: whether a new repository is private; by default as the Hub has it.
             token: by default the one of `hf auth login` or of the variable HF_TOKEN.
             revision: the branch, made if it does not exist; by default main.
+            tag: a name for this commit, for others to load it by.
 
         Returns:
             The address of the commit.
 
         Raises:
+            TicketError: when a person edited both the card here and that on the Hub, in different ways.
             Exception: the Hub's own errors, unchanged.
 
         Example:
@@ -354,12 +363,13 @@ class Tickets:
         """
         repository = make_repository(repo_id, private=private, token=token, branch=revision)
         published = HubCommit.resolve(repository, [CARD_FILE, CONFIG_FILE], revision=revision, token=token)
+        if self.source is not None:  # what was not fetched so far goes along too
+            self.source.fetch([CARD_FILE, PICTURE_FILE, *_files_of(self.config.get("materialised", {}))])
         with tempfile.TemporaryDirectory() as scratch:
             made = Path(scratch, "tickets")
             self.save_pretrained(made)
-            written = [path for path in (published.folder / CARD_FILE, made / CARD_FILE) if path.is_file()]
-            text = written[0].read_text(encoding="utf-8") if written else None
-            card = make_card(read_config(made), self.partitions, repository, text, own_code=any(made.glob("*.py")))
+            facts, code = read_config(made), has_own_code(made)
+            card = make_card(facts, self.partitions, repository, _card_of(made), code, _card_of(published.folder))
             (made / CARD_FILE).write_text(card, encoding="utf-8")
             done = HfApi(**LIBRARY, token=token).upload_folder(
                 repo_id=repository,
@@ -369,12 +379,14 @@ class Tickets:
                 delete_patterns=self._outdated(published.folder),
                 commit_message="Tickets found by dilt_hf",
             )
+            if tag is not None:
+                HfApi(**LIBRARY, token=token).create_tag(repository, tag=tag, revision=done.oid)
         return str(done.commit_url)
 
     def _outdated(self, folder: Path) -> list[str]:
         """What an earlier push of this package left and this one does not bring."""
         earlier = read_config(folder).get("materialised", {}) if (folder / CONFIG_FILE).is_file() else {}
-        return [f"{MASK_FOLDER}/partition_*.safetensors", *(f"{n}/{f}" for n in earlier for f in FOLDER_FILES)]
+        return [f"{MASK_FOLDER}/partition_*.safetensors", *_files_of(earlier), *(f"{n}/{CODE_FILE}" for n in earlier)]
 
     def is_theta0(self, tensors: Mapping[str, Tensor]) -> bool:
         """Whether these tensors, by checkpoint name, are bit for bit θ0's where the masks cover them."""
@@ -395,5 +407,23 @@ class Tickets:
     def _fetch_theta0(self) -> None:
         """Make sure that θ0 is in `folder`, and that it is one for these masks."""
         if self.source is not None:
-            self.source.fetch([*THETA0_FILES, PICTURE_FILE, "*.py"])
+            self.source.fetch(list(THETA0_FILES))
             check_theta0_shapes(self.folder, self.partitions[0].shapes)
+
+
+def _folder_of(name: str) -> str:
+    """The folder of a ticket with trained weights."""
+    return "".join(name.split())
+
+
+def _files_of(materialised: Iterable[str]) -> list[str]:
+    """The files of tickets with trained weights."""
+    return [f"{name}/{file}" for name in materialised for file in FOLDER_FILES]
+
+
+def _card_of(folder: Path) -> str | None:
+    path = folder / CARD_FILE
+    if not path.is_file():
+        return None
+    with reading(f"the model card {path}"):
+        return own_file(folder, CARD_FILE, "which was there", TicketError).read_text(encoding="utf-8")

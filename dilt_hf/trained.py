@@ -18,13 +18,12 @@ import torch
 from torch import Tensor, nn
 
 from dilt_hf.errors import MaskError, ModelError, TicketError
-from dilt_hf.files import canonical_json, new_folder, sha256_of_file, write_atomically
+from dilt_hf.files import canonical_json, new_folder, own_file, sha256_of_file, write_atomically
 from dilt_hf.loading import MOST_HEADER_BYTES, assemble, load_model
 from dilt_hf.mask_files import check_header_size, read_shapes
 from dilt_hf.masking import fit_names
 from dilt_hf.models import save_model
 from dilt_hf.packed import PackedMask
-from dilt_hf.repository import own_file
 from dilt_hf.weights import WEIGHTS_FILE, checkpoint_tensors, unwrapped
 
 SPARSE_FILE = "sparse.safetensors"
@@ -61,7 +60,7 @@ def save_trained(model: nn.Module, mask: PackedMask, folder: Path, theta0: Path,
         else:
             save_model(model, target)
         if (theta0 / PROCESSOR_FILE).is_file():
-            shutil.copyfile(own_file(theta0, PROCESSOR_FILE, "which was there"), target / PROCESSOR_FILE)
+            shutil.copyfile(own_file(theta0, PROCESSOR_FILE, "which was there", TicketError), target / PROCESSOR_FILE)
         file = target / (SPARSE_FILE if sparse else WEIGHTS_FILE)
         file.chmod(0o644)  # transformers makes it private
         return {
@@ -82,10 +81,10 @@ def load_trained(repository: Path, name: str, facts: Mapping[str, Any]) -> nn.Mo
     """
     sparse = facts.get("storage") == "sparse"
     file = SPARSE_FILE if sparse else WEIGHTS_FILE
-    path, folder = own_file(repository, f"{name}/{file}", "the trained weights of a ticket"), repository / name
+    path = own_file(repository, f"{name}/{file}", "the trained weights of a ticket", TicketError)
     if sha256_of_file(path) != facts.get("sha256"):
         raise TicketError(f"{path} is not the file that dilt_config.json names; download it again, or restore it.")
-    return assemble(folder, load_sparse(path)) if sparse else load_model(folder)
+    return assemble(path.parent, load_sparse(path)) if sparse else load_model(path.parent)
 
 
 def save_sparse(tensors: Mapping[str, Tensor], mask: PackedMask, path: str | os.PathLike) -> None:

@@ -7,8 +7,6 @@ The token is that of `hf auth login`, or of the variable HF_TOKEN.
 
 import argparse
 
-from huggingface_hub import HfApi
-
 from dilt_hf import Tickets
 from dilt_hf.cli import reporting_errors
 
@@ -23,7 +21,5 @@ if __name__ == "__main__":
     with reporting_errors():
         tickets = Tickets.from_pretrained(given.folder)
         print(tickets.summary())
-        where = tickets.push_to_hub(given.repo_id, private=given.private, revision=given.revision)
-        if given.tag:
-            HfApi().create_tag(given.repo_id, tag=given.tag, revision=where.rsplit("/", 1)[-1])
-        print(f"published as {where}")
+        settings = {"private": given.private, "revision": given.revision, "tag": given.tag}
+        print(f"published as {tickets.push_to_hub(given.repo_id, **settings)}")

@@ -1,14 +1,17 @@
 """Model cards: what was measured, and what a person wrote."""
 
 import re
+import time
 
 import pytest
+import torch
 import yaml
 from huggingface_hub import ModelCard
 from test_tickets import make_tickets
 
 from dilt_hf.cards import make_card, summary_table
 from dilt_hf.errors import TicketError
+from dilt_hf.packed import PackedMask
 
 METRIC = {
     "seed": 0, "ticket": "core", "control": "", "matched": None, "density": 0.16,
@@ -96,10 +99,74 @@ def test_a_card_that_was_all_a_persons_own_is_kept_in_front(tickets):
     assert metadata_of(card)["library_name"] == "transformers"
 
 
-@pytest.mark.parametrize("existing", ["---\n[a\n---\nx", "---\n- a\n---\nx", "---\ntags: 7\n---\nx"])
-def test_broken_metadata_is_one_sentence(tickets, existing):
+@pytest.mark.parametrize(
+    "metadata", ["[a", "- a", "tags: 7", "tags: [[a]]", "date: 2024-13-45", "n: !!int abc", "n: " + "9" * 5000]
+)
+def test_broken_metadata_is_one_sentence(tickets, metadata):
     with pytest.raises(TicketError, match="metadata of the model card"):
-        card_of(tickets, existing)
+        card_of(tickets, f"---\n{metadata}\n---\nx")
+
+
+@pytest.mark.parametrize("front", ["\ufeff---\n{}---\n", "---\r\n{}---\r\n", "---\n{}--- \n", "\n---\n{}---\n"])
+def test_metadata_is_found_however_it_was_saved(tickets, front):
+    card = card_of(tickets, front.format("license: mit\n") + "# Mine\n")
+    assert metadata_of(card)["license"] == "mit"
+    assert card.count("license") == 1
+
+
+def test_text_from_the_configuration_cannot_leave_its_section(tickets):
+    evil = "<!-<!--- /dilt_hf: partitions ---->> <!-- /dilt_hf: results --> <img src=x> EVIL"
+    lines = f"a\n{evil}\n<!-- /dilt_hf: results -->\nEVIL"
+    partitions = [{"class_names": [evil, "{{ 7 * 7 }}"]}, {"class_names": ["x"]}]
+    comparison = COMPARISON | {"table": lines, "caption": lines, "sentences": [lines]}
+    card = card_of(tickets, partitions=partitions, comparison=comparison)
+    assert "<img" not in card
+    assert "{{ 7 * 7 }}" in card
+    renewed = card_of(tickets, card)
+    assert "EVIL" not in renewed
+
+
+def test_markers_that_a_person_mentions_are_text(tickets):
+    first = card_of(tickets)
+    note = "See `<!-- dilt_hf: results -->` below.\n\n```\n<!-- dilt_hf: about -->\n```\n\nA paragraph of mine.\n\n"
+    start = first.index("<!-- dilt_hf: about -->")
+    second = card_of(tickets, first[:start] + note + first[start:], comparison=COMPARISON)
+    assert note.strip() in second
+    assert second.count("## How to load") == 1
+    assert "| the table |" in second
+
+
+def test_scores_do_not_outlive_what_they_say(tickets):
+    renewed = make_card(tickets.config, tickets.partitions, "me/cats", card_of(tickets))
+    assert "model-index" not in metadata_of(renewed)
+    assert "No accuracy was measured." in renewed
+
+
+def test_of_two_cards_the_edited_one_is_continued_and_two_edits_are_refused(tickets):
+    plain = card_of(tickets)
+    mine, theirs = plain.replace("## Limits", "Mine.\n\n## Limits"), plain.replace("## Limits", "Theirs.\n\n## Limits")
+
+    def merged(here, there):
+        return make_card(dict(tickets.config) | CONFIG, tickets.partitions, "me/cats", here, False, there)
+
+    assert "Mine." in merged(mine, plain)
+    assert "Theirs." in merged(plain, theirs)
+    assert "Mine." in merged(mine, mine)
+    with pytest.raises(TicketError, match="were both edited"):
+        merged(mine, theirs)
+
+
+def test_a_long_card_of_markers_takes_no_time(tickets):
+    start = time.perf_counter()
+    card_of(tickets, "<!-- dilt_hf: results -->\n" * 10_000)
+    assert time.perf_counter() - start < 5
+    with pytest.raises(TicketError, match="is longer than"):
+        card_of(tickets, "x" * (2**20 + 1))
+
+
+def test_empty_masks_have_no_overlap(tickets):
+    empty = PackedMask.of({"w": torch.zeros(8, dtype=torch.bool)})
+    assert "masks: –; by chance at their densities: –." in summary_table({"theta0": {}}, [empty, empty])
 
 
 @pytest.mark.parametrize("change", [{"metrics": 7}, {"metrics": [{}]}, {"partitions": "x"}, {"dataset": []}])

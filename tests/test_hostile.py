@@ -10,6 +10,7 @@ import shutil
 import struct
 import subprocess
 import sys
+import time
 import warnings
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from safetensors.torch import load_file
 from safetensors.torch import save_file as save_tensors
 from test_tickets import make_tickets
 
+from dilt_hf import architectures
 from dilt_hf.errors import DiltError, MaskError, ModelError, TicketError
 from dilt_hf.loading import load_model
 from dilt_hf.mask_files import METADATA_KEY, load_masks
@@ -116,12 +118,66 @@ def test_links_out_of_the_repository_are_not_followed(copy, tmp_path, name):
         Tickets.from_pretrained(copy)
 
 
-def test_a_link_to_a_secret_is_not_published_with_the_rest(copy, tmp_path):
+def test_a_link_to_a_secret_or_foreign_code_is_not_published_with_the_rest(copy, tmp_path):
     (tmp_path / "secret").write_text("secret")
     (copy / "leak.py").symlink_to(tmp_path / "secret")
+    (copy / "architectures.py").write_text("print('mine')")
+    Tickets.from_pretrained(copy).save_pretrained(tmp_path / "again")
+    assert not list((tmp_path / "again").rglob("*.py"))
+    (copy / "preprocessor_config.json").unlink()
+    (copy / "preprocessor_config.json").symlink_to(tmp_path / "secret")
     with pytest.raises(TicketError, match="is a link out of the repository"):
-        Tickets.from_pretrained(copy).save_pretrained(tmp_path / "again")
-    assert not (tmp_path / "again").exists()
+        Tickets.from_pretrained(copy).save_pretrained(tmp_path / "third")
+    assert not (tmp_path / "third").exists()
+
+
+def test_our_own_code_is_renewed_and_never_a_strangers(tmp_path):
+    make_tickets(tmp_path, "conv3").save_pretrained(tmp_path / "repo")
+    (tmp_path / "repo/architectures.py").write_text("print('evil')")
+    Tickets.from_pretrained(tmp_path / "repo").save_pretrained(tmp_path / "again")
+    assert (tmp_path / "again/architectures.py").read_bytes() == Path(architectures.__file__).read_bytes()
+
+
+def test_the_configuration_that_was_checked_is_the_one_that_is_used(tmp_path, monkeypatch):
+    """transformers would follow `configuration_files` to another file, and timm a `checkpoint_path` in it."""
+    make_tickets(tmp_path, "timm:resnet18", 32).save_pretrained(tmp_path / "repo")
+    folder = tmp_path / "repo"
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "weights.bin").write_bytes(pickle.dumps(Bomb()))
+    evil = config | {"model_args": {"in_chans": 3, "checkpoint_path": str(folder / "weights.bin")}, "num_labels": 10**9}
+    (folder / "config.1.0.json").write_text(json.dumps(evil))
+    (folder / "config.json").write_text(json.dumps(config | {"configuration_files": ["config.1.0.json"]}))
+    for place in ("timm.models._helpers.load_checkpoint", "timm.models._factory.load_checkpoint"):
+        monkeypatch.setattr(place, lambda *_, **__: pytest.fail("timm opened a file"))
+    assert Tickets.from_pretrained(folder).load_model("core").config.num_labels == 3
+
+
+def test_long_expressions_cost_no_time(copy):
+    config = json.loads((copy / "dilt_config.json").read_text())
+    config |= {"num_partitions": 10_000, "masks_sha256": ["0" * 64] * 10_000,
+               "materialised": {"core" + "+consensus_9999" * 40_000: {}}}  # fmt: skip
+    (copy / "dilt_config.json").write_text(json.dumps(config))
+    start = time.perf_counter()
+    with pytest.raises(TicketError, match="too long"):
+        Tickets.from_pretrained(copy)
+    assert time.perf_counter() - start < 5
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("config.json", '{"model_type": "timm_wrapper", "architecture": "resnet18", "model_args": 5}'),
+        ("config.json", '{"model_type": "timm_wrapper", "architecture": "resnet18", "model_args": [1]}'),
+        ("config.json", "[]"),
+        ("dilt_config.json", '{"format_version": 1, "x": NaN}'),
+        ("dilt_config.json", '{"format_version": 1, "method": "\\ud800"}'),
+    ],
+)
+def test_odd_json_is_one_sentence(copy, file, content):
+    (copy / file).write_text(content)
+    errors = hostile.open_everything(copy)
+    assert errors
+    assert all(isinstance(error, DiltError) for error in errors)
 
 
 @pytest.mark.parametrize("count", [0, -1, 10**6, 10**18, True, "2", None])

@@ -150,6 +150,15 @@ def test_loading_a_ticket_fetches_theta0_masks_and_configurations_once_and_nothi
     assert hub.traffic()["sent"] == {}
 
 
+def test_publishing_what_came_from_the_hub_keeps_its_trained_tickets(hub, user, found):
+    user.ask("push", found[1], "me/whole", {})
+    before = hub.files("me/whole")
+    other = User(hub, Path(user.log.name).with_name("fresh"))
+    assert "/commit/" in other.ask("push", "me/whole", "me/whole", {"tag": "v2"})
+    other.end()
+    assert hub.files("me/whole", "v2") == before == hub.files("me/whole")
+
+
 def test_pushing_again_updates_the_card_and_keeps_what_a_person_wrote(hub, user, found):
     user.ask("push", found[1], "me/card", {})
     card = hub.files("me/card")["README.md"].decode()

@@ -1,7 +1,9 @@
 """Tickets taking turns on one model: always exactly the ticket, and nothing is lost."""
 
+import _thread
 import copy
 import shutil
+import time
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 from small import network
 from test_tickets import make_tickets
 
+from dilt_hf.bitwise import uninterrupted
 from dilt_hf.errors import MaskError, ModelError
 from dilt_hf.masks import compose
 from dilt_hf.switching import TicketSwitch
@@ -148,6 +151,88 @@ def test_a_model_moved_to_another_dtype_goes_on(tickets):
     for key, tensor in prunable_parameters(model).items():
         assert tensor.dtype == torch.bfloat16
         assert torch.equal(tensor, prunable_parameters(expected)[key] * mask[key])
+
+
+def test_a_switch_between_forward_and_backward_is_noticed(tickets):
+    model = fresh(tickets)
+    switch = TicketSwitch(model, tickets)
+    switch.set_ticket("core")
+    logits = model(torch.randn(2, 3, 8, 8)).logits
+    switch.set_ticket("specialist_0")
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        logits.square().sum().backward()
+
+
+@pytest.mark.parametrize("name", ["union", None])
+def test_a_switch_that_fails_half_way_loses_nothing(tickets, monkeypatch, name):
+    """The way of accelerators and of weights in several pieces, here forced by other strides."""
+    model = fresh(tickets, memory_format=torch.channels_last)
+    expected = snapshot(model)
+    switch = TicketSwitch(model, tickets)
+    switch._dense = {key: tensor.contiguous() for key, tensor in switch._dense.items()}
+    switch.set_ticket("core")
+    change = {key: torch.randn_like(tensor) for key, tensor in switch._live.items()}
+    masks = masks_of(tickets, "core", switch._live)
+    for key, tensor in switch._live.items():
+        tensor.data.add_(change[key] * masks[key])
+        expected[key] += change[key] * masks[key]
+    where, calls = torch.where, []
+
+    def failing(*arguments):
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise torch.OutOfMemoryError("no memory")
+        return where(*arguments)
+
+    monkeypatch.setattr(torch, "where", failing)
+    with pytest.raises(torch.OutOfMemoryError):
+        switch.set_ticket(name)
+    monkeypatch.undo()
+    for turn in ("specialist_0", None):
+        switch.set_ticket(turn)
+    assert all(torch.equal(tensor, expected[key]) for key, tensor in checkpoint_tensors(model).items())
+
+
+def test_an_interruption_comes_when_all_is_done():
+    done = []
+
+    def work():
+        _thread.interrupt_main()
+        time.sleep(0.2)
+        done.append(True)
+
+    def wait_and_see():
+        uninterrupted(work)
+        time.sleep(1)
+
+    with pytest.raises(KeyboardInterrupt):
+        wait_and_see()
+    assert done
+
+
+def test_frozen_parts_stay_frozen_under_a_held_ticket(tickets):
+    model = fresh(tickets)
+    frozen = next(iter(prunable_parameters(model).values())).requires_grad_(False)
+    switch = TicketSwitch(model, tickets)
+    switch.set_ticket("core")
+    switch.hold(torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.1))
+    model.to(torch.bfloat16)
+    before = frozen.clone()
+    model(torch.randn(2, 3, 8, 8, dtype=torch.bfloat16)).logits.sum().backward()
+    assert torch.equal(frozen, before)
+    assert all(p.grad.dtype == torch.bfloat16 for p in model.parameters() if p.grad is not None)
+
+
+def test_replaced_parameters_are_noticed_and_switches_can_be_copied(tickets):
+    model = fresh(tickets)
+    switch = TicketSwitch(model, tickets)
+    copied = copy.deepcopy(switch)
+    copied.set_ticket("core")
+    assert copied.active == "core"
+    assert switch.active is None
+    model.load_state_dict(copy.deepcopy(model.state_dict()), assign=True)
+    with pytest.raises(ModelError, match="were replaced"):
+        switch.set_ticket("core")
 
 
 def test_twenty_switches_compile_nothing_anew(tickets):

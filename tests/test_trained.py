@@ -121,6 +121,13 @@ def test_sparse_files_are_exact_and_damage_is_found(tmp_path, generator):
             load_sparse(tmp_path / "bad.safetensors")
 
 
+def test_a_name_may_be_written_with_spaces(tickets):
+    tickets.materialise("core +\nspecialist_0 ")
+    again = Tickets.from_pretrained(tickets.folder)
+    assert list(again.config["materialised"]) == ["core+specialist_0"]
+    assert same(again.load_model("core + specialist_0", trained=True), again.load_model("core+specialist_0"))
+
+
 def test_json_says_which_tickets_have_weights(tickets):
     tickets.materialise("core")
     stored = json.loads((tickets.folder / "dilt_config.json").read_text())

@@ -31,6 +31,7 @@ from dilt_hf.mask_files import masks_to_bytes
 from dilt_hf.masking import MaskedWeights, fit_names
 from dilt_hf.masks import full_like, random_like, shuffle_like
 from dilt_hf.packed import PackedMask
+from dilt_hf.repository import reading
 from dilt_hf.results import estimate
 from dilt_hf.seeding import generator_for
 from dilt_hf.splits import Split, load_splits
@@ -124,10 +125,15 @@ class Application:
         found = []
         for tickets in self.tickets:
             table = np.full(len(names), -1)
-            for k, part in enumerate(tickets.config.get("partitions", [])):
-                for name in part["class_names"]:
-                    if name in names:
-                        table[names.index(name)] = k
+            with reading(f"the configuration of {tickets!r}"):
+                for k, part in enumerate(tickets.config["partitions"][: len(tickets.partitions)]):
+                    mine = [names.index(name) for name in part["class_names"] if name in names]
+                    if (table[mine] >= 0).any():
+                        raise TicketError(
+                            f"the partitions of {tickets!r} share classes, so none has classes of its own; give "
+                            "tickets whose partitions divide the classes."
+                        )
+                    table[mine] = k
             found.append(table)
         if any(not np.array_equal(table, found[0]) for table in found) or (found[0] < 0).any():
             raise TicketError(

@@ -101,6 +101,19 @@ def test_tickets_of_other_partitions_or_networks_are_refused(found, tmp_path):
         apply_tickets(ApplyConfig(repositories=[str(found[0])], cpu=True), DATA, model, TRAINING, progress=False)
 
 
+def test_partitions_that_share_classes_are_refused(found, tmp_path):
+    tickets = Tickets.from_pretrained(found[0])
+    config = json.loads(json.dumps(dict(tickets.config)))
+    config["partitions"] = [config["partitions"][0]] * 2
+    dataclasses.replace(tickets, config=config).save_pretrained(tmp_path / "siblings")
+    with pytest.raises(TicketError, match="share classes"):
+        apply([tmp_path / "siblings", found[1], found[2]], tmp_path / "out")
+    config["partitions"] = [{}]
+    dataclasses.replace(tickets, config=config).save_pretrained(tmp_path / "odd")
+    with pytest.raises(TicketError, match="not of the form"):
+        apply([tmp_path / "odd", found[1], found[2]], tmp_path / "out")
+
+
 def test_weights_files_fill_an_architecture_or_are_refused(found, tmp_path):
     classes = list("0123456789")
     filled = build_model(ModelConfig(**MODEL, weights_file=str(found[0] / "model.safetensors")), classes, 8, seed=5)
