@@ -9,6 +9,7 @@ where it was stopped.
 """
 
 import argparse
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -65,11 +66,14 @@ def fine_tune(data, folder):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", required=True)
+    parser.add_argument("--data", default=os.environ.get("DILT_DATA"))
     parser.add_argument("--output_dir", default="runs/pretrained")
     parser.add_argument("--only", choices=list(NETWORKS))
     parser.add_argument("--seeds", nargs="+", default=["0", "1", "2"])
     given = parser.parse_args()
+    if not given.data:
+        print("skipped: --data, or the variable DILT_DATA, names no folder with checkpoints and pictures.")
+        return
     for name in [given.only] if given.only else NETWORKS:
         output = Path(given.output_dir, name)
         if name == "efficientnet_lite0" and not (output / "fine-tuned").exists():

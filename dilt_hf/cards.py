@@ -222,7 +222,9 @@ def _found(config: Mapping[str, Any]) -> str:
     pruning, training = settings.get("pruning", {}), settings.get("training", {})
     lines = [f"- **Method**: {config.get('method', 'not recorded')}"]
     if _architecture(config):
-        lines.append(f"- **Network**: `{_architecture(config)}`, θ0 of seed {config['theta0'].get('seed')}")
+        weights = settings.get("model", {}).get("weights_file")
+        filled = f" with the weights of `{weights}`" if weights else ""
+        lines.append(f"- **Network**: `{_architecture(config)}`{filled}, seed {config['theta0'].get('seed')}")
     if dataset:
         lines.append(
             f"- **Data**: {dataset['source']}, pictures of {dataset['image_size']} px, "
@@ -273,7 +275,7 @@ def _metadata(config: Mapping[str, Any], repo_id: str) -> dict[str, Any]:
         pipeline_tag="image-classification",
         base_model=config["theta0"].get("base_model"),
         datasets=[name] if on_hub else None,
-        model_name=repo_id.split("/")[-1],
+        model_name=repo_id.split("/")[-1] if results else None,
         eval_results=results or None,
         metrics=["accuracy"] if results else None,
     )

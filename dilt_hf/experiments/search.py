@@ -210,17 +210,25 @@ class Search:
             "overlap": overlap.pop(""),
             "tensor_overlap": overlap,
             "dataset": {
-                "source": bench.splits.source,
+                "source": _public(bench.splits.source),
                 "name": _on_hub(bench.config.data.dataset_name),
                 "revision": bench.config.data.dataset_revision,
                 "fingerprint": bench.fingerprints["train"],
                 "image_size": bench.image_size,
             },
-            "settings": {section: config[section] for section in ("model", "partition", "training", "pruning")},
+            "settings": {
+                section: {name: _public(value) for name, value in config[section].items()}
+                for section in ("model", "partition", "training", "pruning")
+            },
             "metrics": [entry.summary() for entry in entries if entry.seed == self.seed],
             "versions": {"dilt_hf": __version__, "python": platform.python_version()}
             | {library: version(library) for library in libraries},
         }
+
+
+def _public(value: Any) -> Any:
+    """A setting as others may see it: of what lies on this machine, the name without the way there."""
+    return Path(value).name if isinstance(value, str) and "/" in value and Path(value).exists() else value
 
 
 def _on_hub(name: str | None) -> str | None:
