@@ -117,7 +117,7 @@ def read_partitions(folder: Path, config: Mapping[str, Any]) -> list[PackedMask]
     names = [str(mask_path(Path(), k)) for k in range(count)]
     paths = [own_file(folder, name, f"one of its {count} masks", TicketError) for name in names]
     for path, expected in zip(paths, config["masks_sha256"], strict=True):
-        if sha256_of_file(path) != expected:
+        if _sha256_of(path) != expected:
             raise TicketError(f"{path} is not the mask that {CONFIG_FILE} names; download it again, or restore it.")
     try:
         partitions = [read_packed(path) for path in paths]
@@ -145,19 +145,21 @@ def check_theta0_shapes(folder: Path, shapes: Mapping[str, Sequence[int]]) -> No
 
 
 def check_theta0_identity(folder: Path, config: Mapping[str, Any]) -> None:
-    """Raise `TicketError` unless the weights in `folder` are, bit for bit, those that the masks were found for.
-
-    A file is read once: after that its size, time and inode vouch for it.
-    """
+    """Raise `TicketError` unless the weights in `folder` are, bit for bit, those that the masks were found for."""
     path, expected = own_file(folder, WEIGHTS_FILE, "the θ0 of its masks", TicketError), config["theta0"]["sha256"]
-    facts = path.stat()
-    if _sha256_of_version(path, facts.st_size, facts.st_mtime_ns, facts.st_ino) != expected:
+    if _sha256_of(path) != expected:
         raise TicketError(
             f"{path} is not the θ0 that these masks were found for (its sha256 is not {expected[:12]}…); restore it, "
             "or use apply_ticket to prune other weights."
         )
 
 
-@functools.lru_cache(maxsize=64)
+def _sha256_of(path: Path) -> str:
+    """A file is read once: after that its size, time and inode vouch for it."""
+    facts = path.stat()
+    return _sha256_of_version(path, facts.st_size, facts.st_mtime_ns, facts.st_ino)
+
+
+@functools.lru_cache(maxsize=256)
 def _sha256_of_version(path: Path, *_version: int) -> str:
     return sha256_of_file(path)
