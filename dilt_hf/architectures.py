@@ -31,6 +31,14 @@ class CifarResNetForImageClassification(ResNetForImageClassification):
         self.post_init()
 
 
+def _classified(logits, labels, states, return_dict):
+    """What transformers' image classifiers return."""
+    loss = None if labels is None else nn.functional.cross_entropy(logits, labels)
+    hidden_states = None if states is None else tuple(states)
+    output = ImageClassifierOutput(loss=loss, logits=logits, hidden_states=hidden_states)
+    return output.to_tuple() if return_dict is False else output
+
+
 class Conv3Config(PreTrainedConfig):
     """Three convolutions with pooling, and a linear classifier: the small network of the Routing-the-Lottery paper."""
 
@@ -85,11 +93,7 @@ class Conv3ForImageClassification(PreTrainedModel):
             hidden = block(hidden)
             states.append(hidden)
         logits = self.classifier(hidden.mean(dim=(2, 3)))
-        loss = None if labels is None else nn.functional.cross_entropy(logits, labels)
-        output = ImageClassifierOutput(
-            loss=loss, logits=logits, hidden_states=tuple(states) if output_hidden_states else None
-        )
-        return output.to_tuple() if return_dict is False else output
+        return _classified(logits, labels, states if output_hidden_states else None, return_dict)
 
 
 class HeResNetConfig(PreTrainedConfig):
@@ -170,8 +174,4 @@ class HeResNetForImageClassification(PreTrainedModel):
                 hidden = block(hidden)
                 states.append(hidden)
         logits = self.linear(hidden.mean(dim=(2, 3)))
-        loss = None if labels is None else nn.functional.cross_entropy(logits, labels)
-        output = ImageClassifierOutput(
-            loss=loss, logits=logits, hidden_states=tuple(states) if output_hidden_states else None
-        )
-        return output.to_tuple() if return_dict is False else output
+        return _classified(logits, labels, states if output_hidden_states else None, return_dict)

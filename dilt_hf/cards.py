@@ -16,6 +16,7 @@ from dilt_hf.errors import TicketError
 from dilt_hf.overlap import mean_overlap
 from dilt_hf.packed import PackedMask, compose_packed
 from dilt_hf.repository import CONFIG_FILE, PICTURE_FILE, reading
+from dilt_hf.results import LEAST_SEEDS
 from dilt_hf.tables import markdown_table
 
 TAGS = ["dilt", "lottery-ticket", "pruning", "sparsity"]
@@ -26,7 +27,6 @@ _MARKER = re.compile(r"<!-- (/?)dilt_hf: (\w+) -->\s*")
 _METADATA = re.compile(r"\ufeff?\s*---[ \t]*\r?\n(.*?)^---[ \t]*(?:\r?\n|\Z)", re.DOTALL | re.MULTILINE)
 MEASURED = ("model-index", "metrics")  # metadata that must not outlive what it says
 MOST_CARD_BYTES = 2**20
-LEAST_SEEDS = 3
 
 
 def make_card(
@@ -55,15 +55,14 @@ def make_card(
         body = _template().render(_facts(config, partitions, repo_id) | {"own_code": own_code}) + "\n"
         generated = _metadata(config, repo_id)
     plain = _own_words(body)
-    both = [card for card in (existing, published) if card is not None]
-    edited = {_own_words(_split(card)[1]): card for card in both if _own_words(_split(card)[1]) != plain}
+    both = [_split(card) for card in (existing, published) if card is not None]
+    edited = {words: card for card in both if (words := _own_words(card[1])) != plain}
     if len(edited) > 1:
         raise TicketError(
             f"the model card here and the one of {repo_id} on the Hub were both edited, and differ outside the "
             "generated sections; make the text of one that of the other, and push again."
         )
-    chosen = next(iter(edited.values()), both[-1] if both else "")
-    earlier, written = _split(chosen)
+    earlier, written = next(iter(edited.values()), both[-1] if both else ({}, ""))
     sections = _sections(written)
     if sections:
         earlier = {key: value for key, value in earlier.items() if key not in MEASURED}

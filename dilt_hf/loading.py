@@ -22,12 +22,10 @@ from dilt_hf.bitwise import masked_copies
 from dilt_hf.errors import ModelError
 from dilt_hf.files import own_file, read_json
 from dilt_hf.mask_files import check_header_size
-from dilt_hf.models import MOST_CONFIG_BYTES, quiet_transformers, register_architectures
+from dilt_hf.models import MODEL_CONFIG_FILE, MOST_CONFIG_BYTES, quiet_transformers, register_architectures
 from dilt_hf.packed import PackedMask
 from dilt_hf.weights import WEIGHTS_FILE
 
-MODEL_CONFIG_FILE = "config.json"
-MOST_HEADER_BYTES = 8 * 2**20
 MOST_NUMBER = 200_000  # classes, widths, layers: transformers makes a table as long as `num_labels` says
 
 
@@ -124,7 +122,7 @@ def _read_tensors(path: Path, shapes: Mapping[str, tuple[int, ...]] | None) -> d
     """The tensors of a weights file, mapped rather than read."""
     own_file(path.parent, path.name, "so it is no checkpoint", ModelError)
     try:
-        check_header_size(os.fspath(path), MOST_HEADER_BYTES)
+        check_header_size(path)
         with safetensors.safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except (safetensors.SafetensorError, TypeError, ValueError, RuntimeError) as error:

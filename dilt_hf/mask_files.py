@@ -66,7 +66,7 @@ def read_packed(path: str | os.PathLike) -> PackedMask:
     """The mask in a file that `save_masks` wrote, in an eighth of a byte a weight. It raises what `load_masks` does."""
     where = os.fspath(path)
     try:
-        check_header_size(where, MOST_HEADER_BYTES)
+        check_header_size(where)
         with safetensors.safe_open(where, framework="numpy") as file:
             metadata = file.metadata() or {}
             shapes = read_shapes(metadata.get(METADATA_KEY), FORMAT, where)
@@ -85,12 +85,12 @@ def read_packed(path: str | os.PathLike) -> PackedMask:
         raise MaskError(f"{where} is damaged at {error}") from error
 
 
-def check_header_size(path: str, most: int) -> None:
-    """Raise `SafetensorError` when the header of a safetensors file is longer than `most` bytes, before reading it."""
+def check_header_size(path: str | os.PathLike) -> None:
+    """Raise `SafetensorError` when the header of a safetensors file claims to be too long, before reading it."""
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
-    if length > most:
-        raise safetensors.SafetensorError(f"its header claims {length} bytes, and {most} is the most")
+    if length > MOST_HEADER_BYTES:
+        raise safetensors.SafetensorError(f"its header claims {length} bytes, and {MOST_HEADER_BYTES} is the most")
 
 
 def read_shapes(text: str | None, expected: str, where: str) -> dict[str, tuple[int, ...]]:

@@ -25,7 +25,7 @@ from dilt_hf.weights import TIMM_PREFIX, checkpoint_tensors, head_modules, read_
 
 logger = logging.getLogger(__name__)
 TIMM = "timm:"
-CODE_FILE = "architectures.py"
+MODEL_CONFIG_FILE, PROCESSOR_FILE, CODE_FILE = "config.json", "preprocessor_config.json", "architectures.py"
 MOST_CONFIG_BYTES = 4 * 2**20  # ImageNet-21k's class names take 1.5 MB
 
 
@@ -305,7 +305,7 @@ def write_own_code(folder: Path) -> None:
     stranger put there under that name is not passed on."""
     from dilt_hf import architectures
 
-    config = read_json(folder / "config.json", MOST_CONFIG_BYTES, ModelError)
+    config = read_json(folder / MODEL_CONFIG_FILE, MOST_CONFIG_BYTES, ModelError)
     named = config.get("auto_map") if isinstance(config, dict) else None
     if isinstance(named, dict) and all(str(name).startswith(f"{Path(CODE_FILE).stem}.") for name in named.values()):
         shutil.copyfile(architectures.__file__, folder / CODE_FILE)

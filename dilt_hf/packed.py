@@ -6,7 +6,6 @@ The algebra of tickets works on whole bytes, eight weights at a time.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -125,18 +124,19 @@ def compose_packed(expression: str, partitions: Sequence[PackedMask]) -> PackedM
         [True, False, True]
     """
     check_packed_alike(partitions)
-    bits = {}
-    for name, shape in partitions[0].shapes.items():
-        votes = functools.partial(_at_least, size=math.prod(shape))
-        formula = ticket_formula(expression, len(partitions), votes)
-        bits[name] = formula([torch.from_numpy(mask.bits[name]) for mask in partitions]).numpy()
+    formula = ticket_formula(expression, len(partitions), _at_least)
+    bits = {
+        name: formula([torch.from_numpy(mask.bits[name]) for mask in partitions]).numpy()
+        for name in partitions[0].shapes
+    }
     return PackedMask(bits, partitions[0].shapes)
 
 
-def _at_least(tensors: Sequence[Tensor], votes: int, size: int) -> Tensor:
-    counts = np.zeros(size, np.int16)
+def _at_least(tensors: Sequence[Tensor], votes: int) -> Tensor:
+    """Unused bits get no vote, so they stay 0."""
+    counts = np.zeros(8 * len(tensors[0]), np.int16)
     for tensor in tensors:
-        counts += np.unpackbits(tensor.numpy(), count=size, bitorder="little")
+        counts += np.unpackbits(tensor.numpy(), bitorder="little")
     return torch.from_numpy(np.packbits(counts >= votes, bitorder="little"))
 
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,16 +23,16 @@ import safetensors
 
 from dilt_hf.errors import MaskError, TicketError
 from dilt_hf.files import own_file, read_json, sha256_of_file
-from dilt_hf.loading import MOST_HEADER_BYTES
 from dilt_hf.mask_files import check_header_size, read_packed
 from dilt_hf.masks import ticket_formula
+from dilt_hf.models import MODEL_CONFIG_FILE, PROCESSOR_FILE
 from dilt_hf.packed import PackedMask, check_packed_alike
 from dilt_hf.weights import WEIGHTS_FILE
 
 FORMAT_VERSION = 1
 CONFIG_FILE, CARD_FILE, PICTURE_FILE = "dilt_config.json", "README.md", "results.png"
 MASK_FOLDER = "masks"
-THETA0_FILES = ("config.json", WEIGHTS_FILE, "preprocessor_config.json")
+THETA0_FILES = (MODEL_CONFIG_FILE, WEIGHTS_FILE, PROCESSOR_FILE)
 MOST_PARTITIONS = 10_000
 MOST_CONFIG_BYTES = 8 * 2**20
 MOST_MATERIALISED, LONGEST_NAME = 1000, 200
@@ -134,7 +133,7 @@ def check_theta0_shapes(folder: Path, shapes: Mapping[str, Sequence[int]]) -> No
     """Raise `TicketError` unless the θ0 in `folder` has all tensors that the masks cover, in these shapes."""
     path = own_file(folder, WEIGHTS_FILE, "the θ0 of its masks", TicketError)
     try:
-        check_header_size(os.fspath(path), MOST_HEADER_BYTES)
+        check_header_size(path)
         with safetensors.safe_open(path, framework="pt") as file:
             stored = set(file.keys())
             for name, shape in shapes.items():

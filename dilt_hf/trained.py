@@ -19,16 +19,15 @@ from torch import Tensor, nn
 
 from dilt_hf.errors import MaskError, ModelError, TicketError
 from dilt_hf.files import canonical_json, new_folder, own_file, sha256_of_file, write_atomically
-from dilt_hf.loading import MOST_HEADER_BYTES, assemble, load_model
+from dilt_hf.loading import assemble, load_model
 from dilt_hf.mask_files import check_header_size, read_shapes
 from dilt_hf.masking import fit_names
-from dilt_hf.models import save_model
+from dilt_hf.models import MODEL_CONFIG_FILE, PROCESSOR_FILE, save_model
 from dilt_hf.packed import PackedMask
 from dilt_hf.weights import WEIGHTS_FILE, checkpoint_tensors, unwrapped
 
 SPARSE_FILE = "sparse.safetensors"
-PROCESSOR_FILE = "preprocessor_config.json"
-FOLDER_FILES = ("config.json", WEIGHTS_FILE, SPARSE_FILE, PROCESSOR_FILE)
+FOLDER_FILES = (MODEL_CONFIG_FILE, WEIGHTS_FILE, SPARSE_FILE, PROCESSOR_FILE)
 FORMAT, METADATA_KEY = "dilt-sparse-1", "dilt_sparse"
 
 
@@ -117,7 +116,7 @@ def load_sparse(path: str | os.PathLike) -> dict[str, Tensor]:
     """
     where = os.fspath(path)
     try:
-        check_header_size(where, MOST_HEADER_BYTES)
+        check_header_size(where)
         with safetensors.safe_open(where, framework="pt") as file:
             shapes = read_shapes((file.metadata() or {}).get(METADATA_KEY), FORMAT, where)
             stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)

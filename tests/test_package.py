@@ -18,8 +18,8 @@ LAYERS = [
     "bitwise", "images", "augmentation", "splits", "data", "feeds", "partitions", "architectures", "weights",
     "models", "loading", "accounting", "metrics", "masking", "optimizers", "checkpoints", "shared_batchnorm",
     "training", "inference", "pruning.imp", "pruning.early_bird", "pruning.colt", "claims", "teams", "stages.store",
-    "schedule", "progress", "tracking", "hub", "repository", "trained", "cards", "tickets", "switching", "opening",
-    "workbench", "consensus", "results", "figures", "experiments.folder", "experiments.networks", "experiments.plan",
+    "schedule", "progress", "tracking", "hub", "repository", "trained", "results", "cards", "tickets", "switching",
+    "opening", "workbench", "consensus", "figures", "experiments.folder", "experiments.networks", "experiments.plan",
     "experiments.search", "experiments.find", "experiments.apply", "callbacks", "stages.__main__", "cli",
 ]  # fmt: skip
 

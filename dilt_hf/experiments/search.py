@@ -185,7 +185,7 @@ class Search:
         for name in self.bench.config.run.materialise:
             if name not in config.get("materialised", {}):
                 load_weights(self.bench.model, self.trained(Label(name)).path / WEIGHTS_FILE)
-                Tickets.from_pretrained(folder).materialise(name, self.bench.model)
+                earlier.materialise(name, self.bench.model)
 
     def _ticket_config(self, entries: Sequence[Entry]) -> dict[str, Any]:
         bench, config = self.bench, self.bench.config.to_dict()
