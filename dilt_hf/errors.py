@@ -40,6 +40,10 @@ class TicketError(DiltError):
     """A ticket repository that is incomplete or inconsistent, or a ticket name that does not exist in it."""
 
 
+class AnalysisError(DiltError):
+    """Representations that cannot be compared, or an analysis that what is there does not allow."""
+
+
 class TrainingError(DiltError):
     """A training that cannot go on, such as one whose loss is no longer a number."""
 

@@ -1,0 +1,381 @@
+"""Gromov-Wasserstein values of all pairs of layers, of one network or of two.
+
+Blocks of pairs are stages (`dilt_hf.stages`) where a folder is given, so an interrupted computation goes on where it
+stopped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from threadpoolctl import threadpool_limits
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from dilt_hf.analysis.gpu import solve_together
+from dilt_hf.analysis.gromov import STARTS, Pair, check_tier, inverted, solve
+from dilt_hf.analysis.pot import solve_with_pot
+from dilt_hf.analysis.spaces import NEGATIVE_TYPE, MetricSpace
+from dilt_hf.errors import AnalysisError
+from dilt_hf.seeding import derive_seed
+from dilt_hf.stages import Stages
+
+FEWEST_PROBES = 2
+POT, SELF = "POT", "self"
+WINNERS = (*STARTS, POT, SELF)  # what `start` counts
+FILE, FORMAT = "pairs.safetensors", 1
+BLOCK = 64  # pairs in a stage
+
+Layers = Mapping[str, Tensor | np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class GwMatrix:
+    """Values of all pairs of layers; NaN, and -1 for whole numbers, where a layer is constant on the probes.
+
+    Attributes:
+        layers_a, layers_b: the names of the layers.
+        value: G, float64 (A, B).
+        identity: the value of matching every input to itself, float64 (A, B); NaN for unpaired probes.
+        lower_bound: float64 (A, B).
+        retention: share of the inputs that are matched to themselves, float64 (A, B); NaN for unpaired probes.
+        permutation: int32 (A, B, n): input i of a is matched to permutation[..., i] of b. -1 where POT was asked.
+        start: int8 (A, B), which of `WINNERS` led to the value.
+        steps: products computed, int32 (A, B).
+        certified: bool (A, B): proven a local minimum (`gromov.Pair`).
+        floor_a, floor_b: float64 (A,) and (B,): the value of a layer on one half of the probes against itself on the
+            other half. Values of unpaired probes cannot be expected below it.
+        tier, metric, paired: how they were computed.
+    """
+
+    layers_a: tuple[str, ...]
+    layers_b: tuple[str, ...]
+    value: np.ndarray
+    identity: np.ndarray
+    lower_bound: np.ndarray
+    retention: np.ndarray
+    permutation: np.ndarray
+    start: np.ndarray
+    steps: np.ndarray
+    certified: np.ndarray
+    floor_a: np.ndarray
+    floor_b: np.ndarray
+    tier: str
+    metric: str
+    paired: bool
+
+    @classmethod
+    def empty(
+        cls,
+        layers_a: tuple[str, ...],
+        layers_b: tuple[str, ...],
+        probes: tuple[int, int],
+        tier: str,
+        metric: str,
+        paired: bool,
+    ) -> GwMatrix:
+        """All NaN and -1."""
+        shape = len(layers_a), len(layers_b)
+        unknown = {name: np.full(shape, np.nan) for name in ("value", "identity", "lower_bound", "retention")}
+        return cls(
+            layers_a=layers_a,
+            layers_b=layers_b,
+            permutation=np.full((*shape, probes[0]), -1, np.int32),
+            start=np.full(shape, -1, np.int8),
+            steps=np.full(shape, -1, np.int32),
+            certified=np.zeros(shape, bool),
+            floor_a=np.full(shape[0], np.nan),
+            floor_b=np.full(shape[1], np.nan),
+            tier=tier,
+            metric=metric,
+            paired=paired,
+            **unknown,
+        )
+
+    def set(self, i: int, j: int, pair: Pair) -> None:
+        """Enter what was found for layer i of a and layer j of b."""
+        for name in ("value", "identity", "lower_bound", "permutation", "steps", "certified"):
+            getattr(self, name)[i, j] = getattr(pair, name)
+        self.start[i, j] = WINNERS.index(pair.start)
+        if self.paired and pair.start != POT:
+            self.retention[i, j] = (pair.permutation == np.arange(len(pair.permutation))).mean()
+
+    @property
+    def constant(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """The layers of each network that are constant on the probes: dead, or before any input has come in."""
+        dead_a, dead_b = np.isnan(self.value).all(axis=1), np.isnan(self.value).all(axis=0)
+        return (
+            tuple(name for name, dead in zip(self.layers_a, dead_a, strict=True) if dead),
+            tuple(name for name, dead in zip(self.layers_b, dead_b, strict=True) if dead),
+        )
+
+    @property
+    def diagonal(self) -> np.ndarray:
+        """G of each layer with its counterpart, float64 (L,).
+
+        Raises:
+            AnalysisError: for networks with different numbers of layers.
+        """
+        if len(self.layers_a) != len(self.layers_b):
+            raise AnalysisError(
+                f"the networks have {len(self.layers_a)} and {len(self.layers_b)} layers, so they have no diagonal; "
+                "compare networks of one architecture, or name the layers that correspond."
+            )
+        return np.diagonal(self.value).copy()
+
+
+def gw_matrix(
+    a: Layers,
+    b: Layers | None = None,
+    *,
+    tier: str = "default",
+    paired: bool = True,
+    metric: str = "euclidean",
+    weights_a: np.ndarray | None = None,
+    weights_b: np.ndarray | None = None,
+    device: str | torch.device = "cpu",
+    workers: int | None = None,
+    resume_in: str | os.PathLike | None = None,
+    progress: bool = False,
+) -> GwMatrix:
+    """Gromov-Wasserstein values between all layers of `a` and all of `b`, or among those of `a`.
+
+    Args:
+        a, b: representations by layer name, (n, d) each, with d as it may be; rows are probe inputs.
+        tier: "fast", "default" or "thorough" (see `gromov`).
+        paired: whether row i is the same input in both.
+        metric: a metric of `scipy.spatial.distance.cdist`. Those of `NEGATIVE_TYPE` are solved here, others by POT.
+        weights_a, weights_b: probabilities of the probes, (n,); uniform by default. Other weights, and unequal numbers
+            of unpaired probes, go to POT's conditional gradient, whose lower bound here is the global one (SLB).
+        device: where the products are computed; assignments run on the host.
+        workers: threads, by default one per core.
+        resume_in: a folder for finished pairs.
+        progress: whether to show a bar.
+
+    Raises:
+        AnalysisError: for values that are not finite, fewer than two probes, unequal numbers of paired probes, or
+            weights that are no probabilities.
+
+    Example:
+        >>> rng = np.random.default_rng(0)
+        >>> inputs = rng.normal(size=(50, 8))
+        >>> a = {"early": inputs, "late": inputs**3}
+        >>> b = {"early": 2 * inputs[:, ::-1], "late": np.sin(inputs)}
+        >>> found = gw_matrix(a, b, tier="fast")
+        >>> found.value.shape, round(float(found.value[0, 0]), 9), float(found.retention[0, 0])
+        ((2, 2), 0.0, 1.0)
+    """
+    check_tier(tier)
+    points_a, points_b = _checked(a, "a"), _checked(a if b is None else b, "b")
+    n_a, n_b = _probes(points_a), _probes(points_b)
+    if paired and n_a != n_b:
+        raise AnalysisError(
+            f"network a has {n_a} probes and network b {n_b}: pass the same probes through both, or paired=False."
+        )
+    weights = (_probabilities(weights_a, n_a, "weights_a"), _probabilities(weights_b, n_b, "weights_b"))
+    spaces_a = _spaces(points_a, metric)
+    spaces_b = spaces_a if b is None else _spaces(points_b, metric)
+    wanted = [
+        (i, j)
+        for i, one in enumerate(spaces_a)
+        for j, other in enumerate(spaces_b)
+        if one is not None and other is not None and (b is not None or i < j)
+    ]
+    ours = n_a == n_b and all(given is None for given in weights) and metric in NEGATIVE_TYPE
+    work = _Work(
+        tier=tier,
+        paired=paired,
+        weights=None if ours else weights,
+        device=torch.device(device),
+        workers=workers or cores(),
+        store=None if resume_in is None else Stages(Path(resume_in)),
+    )
+    with tqdm(total=len(wanted), desc="layer pairs", unit="pair", disable=not progress) as bar:
+        pairs = work.solve([(spaces_a[i], spaces_b[j]) for i, j in wanted], bar.update)  # type: ignore[misc]
+    floors = _floors([*spaces_a, *([] if b is None else spaces_b)], work)
+    return _assemble(
+        GwMatrix.empty(tuple(points_a), tuple(points_b), (n_a, n_b), tier, metric, paired),
+        dict(zip(wanted, pairs, strict=True)),
+        floors,
+        b is None,
+    )
+
+
+def cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+# --- the work, in blocks ---------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class _Work:
+    """How pairs are solved, and where finished blocks of them are kept."""
+
+    tier: str
+    paired: bool
+    weights: tuple[np.ndarray | None, np.ndarray | None] | None
+    device: torch.device
+    workers: int
+    store: Stages | None
+
+    def solve(self, pairs: Sequence[tuple[MetricSpace, MetricSpace]], done: Callable[[int], Any]) -> list[Pair]:
+        """The pairs, in their order; `done` is told how many more are finished."""
+        found: list[Pair] = []
+        for first in range(0, len(pairs), BLOCK):
+            found += self._block(pairs[first : first + BLOCK], done)
+        return found
+
+    def _block(self, pairs: Sequence[tuple[MetricSpace, MetricSpace]], done: Callable[[int], Any]) -> list[Pair]:
+        if self.store is None:
+            return self._solve(pairs, done)
+        inputs = {
+            "pairs": [[one.fingerprint, other.fingerprint] for one, other in pairs],
+            "tier": self.tier,
+            "paired": self.paired,
+            "weights": self.weights and [None if w is None else w.tolist() for w in self.weights],
+            "format": FORMAT,
+        }
+        made: list[Pair] = []
+
+        def make(folder: Path) -> dict[str, Any]:
+            made.extend(self._solve(pairs, done))
+            _save(made, folder / FILE)
+            return {"pairs": len(made)}
+
+        stage = self.store.get("gw", inputs, make, description=f"{len(pairs)} pairs of layers, {self.tier} tier")
+        if not made:
+            done(len(pairs))
+        return made or _load(stage.path / FILE)
+
+    def _solve(self, pairs: Sequence[tuple[MetricSpace, MetricSpace]], done: Callable[[int], Any]) -> list[Pair]:
+        found: dict[int, Pair] = {}
+        if self.weights is None and self.device.type != "cpu":
+            for position, pair in solve_together(pairs, self.tier, self.paired, self.device, self.workers):
+                found[position] = pair
+                done(1)
+            return [found[position] for position in range(len(pairs))]
+        threads = torch.get_num_threads()
+        # a thread a pair, and none inside: products are too small to be shared
+        with (
+            threadpool_limits(1),
+            ThreadPoolExecutor(self.workers, initializer=torch.set_num_threads, initargs=(1,)) as pool,
+        ):
+            try:
+                for pair in pool.map(self._solve_one, pairs):
+                    found[len(found)] = pair
+                    done(1)
+            finally:
+                torch.set_num_threads(threads)
+        return list(found.values())
+
+    def _solve_one(self, pair: tuple[MetricSpace, MetricSpace]) -> Pair:
+        if self.weights is None:
+            return solve(*pair, tier=self.tier, paired=self.paired)
+        return solve_with_pot(*pair, self.weights, self.paired)
+
+
+def _save(pairs: Sequence[Pair], path: Path) -> None:
+    from safetensors.numpy import save_file
+
+    columns = {field.name: [getattr(pair, field.name) for pair in pairs] for field in dataclasses.fields(Pair)}
+    columns["start"] = [WINNERS.index(start) for start in columns["start"]]
+    save_file({name: np.array(column) for name, column in columns.items()}, path)
+
+
+def _load(path: Path) -> list[Pair]:
+    from safetensors.numpy import load_file
+
+    columns = {name: list(array) for name, array in load_file(path).items()}
+    columns["start"] = [WINNERS[index] for index in columns["start"]]
+    return [Pair(**dict(zip(columns, values, strict=True))) for values in zip(*columns.values(), strict=True)]
+
+
+def _floors(spaces: Sequence[MetricSpace | None], work: _Work) -> list[float]:
+    """Each layer on one half of the probes against itself on the other half; NaN where that cannot be."""
+    halves: dict[int, tuple[MetricSpace, MetricSpace]] = {}
+    for position, space in enumerate(spaces):
+        half = 0 if space is None else len(space) // 2
+        if space is not None and half >= FEWEST_PROBES:
+            order = np.random.default_rng(derive_seed(0, "floor", len(space))).permutation(len(space))
+            with contextlib.suppress(AnalysisError):  # half of the probes are one point
+                halves[position] = space.at(order[:half]), space.at(order[half : 2 * half])
+    work = dataclasses.replace(work, paired=False, weights=None)
+    found = dict(zip(halves, work.solve(list(halves.values()), lambda count: None), strict=True))
+    return [found[position].value if position in found else np.nan for position in range(len(spaces))]
+
+
+# --- what goes in and what comes out ---------------------------------------------------------------------------------
+
+
+def _checked(layers: Layers, network: str) -> dict[str, np.ndarray]:
+    """Representations as float64 arrays, or one clear sentence."""
+    points = {}
+    for name, values in layers.items():
+        if isinstance(values, Tensor):
+            values = values.detach().to("cpu", torch.float64).numpy()
+        points[name] = array = np.asarray(values, dtype=np.float64)
+        if array.ndim != 2:
+            raise AnalysisError(
+                f"layer '{name}' of network {network} has the shape {array.shape}; pool it to (probes, features) first."
+            )
+        if not np.isfinite(array).all():
+            row = int(np.argwhere(~np.isfinite(array))[0][0])
+            raise AnalysisError(f"layer '{name}' of network {network} is not finite at probe {row}.")
+    if not points:
+        raise AnalysisError(f"network {network} has no layers to compare.")
+    counts = {name: len(array) for name, array in points.items()}
+    if len(set(counts.values())) > 1:
+        raise AnalysisError(f"the layers of network {network} have unequal numbers of probes: {counts}.")
+    if min(counts.values()) < FEWEST_PROBES:
+        raise AnalysisError(
+            f"network {network} has {min(counts.values())} probe(s); a metric space needs at least {FEWEST_PROBES}, "
+            "and a comparison a few hundred."
+        )
+    return points
+
+
+def _probes(points: Mapping[str, np.ndarray]) -> int:
+    return len(next(iter(points.values())))
+
+
+def _spaces(points: Mapping[str, np.ndarray], metric: str) -> list[MetricSpace | None]:
+    try:
+        return [MetricSpace.of(array, metric) for array in points.values()]
+    except ValueError as error:
+        raise AnalysisError(f"'{metric}' is no metric of scipy.spatial.distance.cdist ({error}).") from error
+
+
+def _probabilities(weights: np.ndarray | None, n: int, name: str) -> np.ndarray | None:
+    if weights is None:
+        return None
+    weights = np.asarray(weights, dtype=np.float64)
+    if weights.shape != (n,) or not (weights > 0).all() or not np.isclose(weights.sum(), 1):
+        raise AnalysisError(f"{name} must be {n} positive numbers that sum to 1.")
+    return weights / weights.sum()
+
+
+def _assemble(result: GwMatrix, found: Mapping[tuple[int, int], Pair], floors: Sequence[float], same: bool) -> GwMatrix:
+    """Fill an empty result; of one network with itself, both halves, and the diagonal of zeros."""
+    for (i, j), pair in found.items():
+        result.set(i, j, pair)
+        if same:
+            result.set(j, i, inverted(pair))
+    count = len(result.layers_a)
+    result.floor_a[:], result.floor_b[:] = floors[:count], floors[:count] if same else floors[count:]
+    if same:
+        n = result.permutation.shape[-1]
+        own = Pair(0.0, 0.0, 0.0, np.arange(n, dtype=np.int32), SELF, 0, True)
+        for i in range(count):
+            if not np.isnan(result.floor_a[i]) or (~np.isnan(result.value[i])).any():
+                result.set(i, i, own)
+    return result
