@@ -1,0 +1,201 @@
+"""The layers of a network: which there are, what they put out, and which weights make it."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dilt_hf.errors import AnalysisError
+from dilt_hf.weights import head_modules, prunable_parameters, unwrapped
+
+BLOCKS, WEIGHTS, HIDDEN_STATES = GRANULARITIES = ("blocks", "weights", "hidden_states")
+WEIGHTED = (nn.Conv2d, nn.Linear)
+
+
+def find_layers(model: nn.Module, pixels: Tensor, layers: str | Sequence[str] = BLOCKS) -> tuple[str, ...]:
+    """The names of the layers of a network, in the order in which it runs them.
+
+    Args:
+        model: a transformers, timm or plain torch network.
+        pixels: a batch to run it on, (B, C, H, W).
+        layers: "blocks" for the residual blocks; "weights" for every convolution and linear module but the head;
+            "hidden_states" for what transformers calls so; or names of modules. A module that runs more than once in a
+            forward pass gives the layers name, name@2, ….
+
+    Raises:
+        AnalysisError: when the network has no such layers.
+
+    Example:
+        >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
+        >>> find_layers(net, torch.zeros(1, 3, 8, 8), "weights")
+        ('0', '3')
+    """
+    model = unwrapped(model)
+    modules = dict(model.named_modules())
+    if isinstance(layers, str) and layers not in GRANULARITIES:
+        raise AnalysisError(f"layers must be one of {', '.join(GRANULARITIES)}, or a list of module names: '{layers}'.")
+    if layers == BLOCKS:
+        wanted = _blocks(model)
+        if not wanted:
+            raise AnalysisError(
+                f"{type(model).__name__} has no residual blocks; use layers='weights', or name modules."
+            )
+    elif layers == WEIGHTS:
+        heads = {id(module) for module in head_modules(model)}
+        wanted = [name for name, module in modules.items() if isinstance(module, WEIGHTED) and id(module) not in heads]
+    elif layers == HIDDEN_STATES:
+        wanted = [HIDDEN_STATES]
+    else:
+        wanted = [re.sub(r"@\d+$", "", name) for name in layers]
+        missing = [name for name in wanted if name not in modules and not name.startswith(HIDDEN_STATES)]
+        if missing:
+            near = [name for name in modules if missing[0].rsplit(".", 1)[-1] in name][:3]
+            raise AnalysisError(
+                f"{type(model).__name__} has no module '{missing[0]}'{'; it has ' + ', '.join(near) if near else ''}."
+            )
+    seen: list[str] = []
+    with torch.no_grad():
+        run(model, pixels, wanted, lambda name, _: seen.append(name))
+    if isinstance(layers, str):
+        return tuple(seen)
+    unseen = [name for name in layers if name not in seen]
+    if unseen:
+        raise AnalysisError(f"module '{unseen[0]}' does not run in a forward pass of {type(model).__name__}.")
+    return tuple(name for name in seen if name in set(layers))
+
+
+def _blocks(model: nn.Module) -> list[str]:
+    """Elements of lists and sequences with two weighted modules or more, innermost ones: residual blocks."""
+    heads = {id(module) for module in head_modules(model)}
+
+    def weighted(module: nn.Module) -> int:
+        return sum(isinstance(each, WEIGHTED) and id(each) not in heads for each in module.modules())
+
+    found = [
+        f"{name}.{child}".lstrip(".")
+        for name, module in model.named_modules()
+        if isinstance(module, (nn.ModuleList, nn.Sequential))
+        for child, element in module.named_children()
+        if weighted(element) > 1
+    ]
+    return [name for name in found if not any(other.startswith(f"{name}.") for other in found)]
+
+
+def run(model: nn.Module, pixels: Tensor, layers: Iterable[str], see: Callable[[str, Tensor], None]) -> None:
+    """One forward pass in evaluation mode; `see` gets each layer's name and output, at the moment when it is made.
+
+    Raises:
+        AnalysisError: when a layer's output is no tensor, or there are no hidden states.
+    """
+    model = unwrapped(model)
+    layers = set(layers)
+    names = {re.sub(r"@\d+$", "", name) for name in layers}
+    calls: Counter[str] = Counter()
+
+    def watch(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+            calls[name] += 1
+            see(name if calls[name] == 1 else f"{name}@{calls[name]}", _tensor(output, name))
+
+        return hook
+
+    hooks = [module.register_forward_hook(watch(name)) for name, module in model.named_modules() if name in names]
+    training = model.training
+    model.eval()
+    try:
+        if any(name.startswith(HIDDEN_STATES) for name in names):
+            for index, state in enumerate(_hidden_states(model, pixels)):
+                if HIDDEN_STATES in names or f"{HIDDEN_STATES}.{index}" in names:
+                    see(f"{HIDDEN_STATES}.{index}", state)
+        else:
+            model(pixels)
+    finally:
+        model.train(training)
+        for hook in hooks:
+            hook.remove()
+
+
+def _tensor(output: Any, name: str) -> Tensor:
+    """What a module puts out; the first of several."""
+    while isinstance(output, (tuple, list)) and output:
+        output = output[0]
+    if isinstance(output, Mapping) and output:  # a ModelOutput of transformers
+        output = next(iter(output.values()))
+    if not isinstance(output, Tensor):
+        raise AnalysisError(f"module '{name}' puts out a {type(output).__name__}, not a tensor; name another.")
+    return output
+
+
+def _hidden_states(model: nn.Module, pixels: Tensor) -> Sequence[Tensor]:
+    try:
+        states = model(pixels, output_hidden_states=True).hidden_states
+    except (TypeError, AttributeError, ValueError) as error:
+        raise AnalysisError(
+            f"{type(model).__name__} gives no hidden states ({str(error).splitlines()[0]}); use layers='blocks'."
+        ) from error
+    if not states:
+        raise AnalysisError(f"{type(model).__name__} gives no hidden states; use layers='blocks'.")
+    return states
+
+
+def weights_of_layers(model: nn.Module, pixels: Tensor, layers: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Which prunable weights make each layer's representation from those of the layers before it.
+
+    Read off the graph of operations: from a layer's output backwards, along every path, until another layer's output
+    or the input. So the weights of a skip connection belong to the block that it ends in, and weights that are used
+    twice to both layers. Weights that no layer depends on (such as the last, behind all of them) are nobody's. Hidden
+    states may be copies that lie beside the path; each has the weights that those before it have not.
+
+    Returns:
+        Names as in `prunable_parameters`, sorted, by layer.
+
+    Example:
+        >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.Conv2d(4, 4, 1))
+        >>> weights_of_layers(net, torch.zeros(1, 3, 8, 8), ["0", "3"])
+        {'0': ('0.weight',), '3': ('2.weight', '3.weight')}
+    """
+    model = unwrapped(model)
+    parameters = prunable_parameters(model, include_head=True)
+    names = {id(parameter): name for name, parameter in parameters.items()}
+    frozen = [parameter for parameter in model.parameters() if not parameter.requires_grad]
+    nodes: dict[str, Any] = {}
+    kept: list[Tensor] = []  # so that no other tensor takes the place of one of these
+
+    def see(name: str, output: Tensor) -> None:
+        if name in layers:
+            nodes[name] = output.grad_fn  # now: an operation in place would put another here
+            kept.append(output)
+
+    for parameter in frozen:
+        parameter.requires_grad_(True)
+    try:
+        with torch.enable_grad():
+            run(model, pixels, layers, see)
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(False)
+    ends = {node for node in nodes.values() if node is not None}
+    found: dict[str, tuple[str, ...]] = {}
+    for name in layers:
+        earlier = {weight for made in found.values() for weight in made} if name.startswith(HIDDEN_STATES) else set()
+        found[name] = tuple(sorted(_reached(nodes.get(name), ends, names) - earlier))
+    return found
+
+
+def _reached(start: Any, ends: set[Any], names: Mapping[int, str]) -> set[str]:
+    """Names of the leaves from which a node of the graph is made, no further back than other ends."""
+    found, visited, coming = set(), {start}, [start] if start is not None else []
+    while coming:
+        node = coming.pop()
+        if hasattr(node, "variable"):
+            found |= {names[id(node.variable)]} if id(node.variable) in names else set()
+        for earlier, _ in node.next_functions:
+            if earlier is not None and earlier not in visited and earlier not in ends:
+                visited.add(earlier)
+                coming.append(earlier)
+    return found

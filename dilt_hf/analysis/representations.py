@@ -1,0 +1,195 @@
+"""What the layers of a network make of the probe inputs: one matrix (probes, features) a layer."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dilt_hf.analysis.layers import BLOCKS, find_layers, run, weights_of_layers
+from dilt_hf.errors import AnalysisError
+from dilt_hf.files import canonical_json, write_atomically
+from dilt_hf.weights import unwrapped
+
+FORMAT, METADATA_KEY = "dilt-representations-1", "dilt_representations"
+MEAN, CLS = "mean", "cls"
+
+
+@dataclasses.dataclass(frozen=True)
+class Representations:
+    """The representations of one network.
+
+    Attributes:
+        layers: float32 (n, d) by layer name, in the order in which the network runs them, with d as it may be.
+        pooling: how they were made of feature maps and tokens (see `collect`).
+        probes: sha256 of the pixels that went in, in their order.
+        weights: the prunable weights that make each layer, by layer name (`layers.weights_of_layers`).
+    """
+
+    layers: Mapping[str, Tensor]
+    pooling: str
+    probes: str
+    weights: Mapping[str, Sequence[str]]
+
+    def __len__(self) -> int:
+        return len(next(iter(self.layers.values())))
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write a safetensors file."""
+        from safetensors.torch import save
+
+        facts = {
+            "format": FORMAT,
+            "layers": list(self.layers),
+            "pooling": self.pooling,
+            "probes": self.probes,
+            "weights": {name: list(names) for name, names in self.weights.items()},
+        }
+        tensors = {name: tensor.contiguous() for name, tensor in self.layers.items()}
+        write_atomically(Path(path), save(tensors, {METADATA_KEY: canonical_json(facts)}))
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> Representations:
+        """Read what `save` wrote.
+
+        Raises:
+            AnalysisError: when the file is something else.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(path, "pt") as file:
+                facts = json.loads((file.metadata() or {})[METADATA_KEY])
+                if facts["format"] != FORMAT:
+                    raise ValueError(f"its format is {facts['format']}")
+                layers = {name: file.get_tensor(name) for name in facts["layers"]}
+                return cls(layers, facts["pooling"], facts["probes"], facts["weights"])
+        except (SafetensorError, KeyError, ValueError, TypeError) as error:
+            raise AnalysisError(f"{path} holds no representations of this package ({error}).") from error
+
+
+@torch.no_grad()
+def collect(
+    model: nn.Module, batches: Iterable[Tensor], layers: str | Sequence[str] = BLOCKS, pooling: str = MEAN
+) -> Representations:
+    """Pass the probes through a network in evaluation mode and keep what each layer makes of them.
+
+    Args:
+        model: a transformers model (TimmWrapper too), a timm model, or any other whose forward takes pixels.
+        batches: pixels (B, C, H, W) on the model's device, in a fixed order; only one batch is held at a time.
+        layers: see `layers.find_layers`.
+        pooling: of feature maps (B, C, H, W), "mean" is the mean over space and "grid_k" the means over a k x k grid.
+            Of tokens (B, T, D), "mean" is the mean over the patches, without class tokens, "cls" the first token, and
+            "grid_k" as above. Outputs (B, D) stay as they are.
+
+    Raises:
+        AnalysisError: for layers that do not exist or cannot be pooled so, values that are not finite, or a probe that
+            occurs twice, which could not be told from its copy.
+
+    Example:
+        >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True), nn.Conv2d(4, 5, 3))
+        >>> reps = collect(net, [torch.rand(8, 3, 9, 9)], layers="weights")
+        >>> {name: tuple(points.shape) for name, points in reps.layers.items()}, reps.weights["2"]
+        ({'0': (8, 4), '2': (8, 5)}, ('2.weight',))
+    """
+    model = unwrapped(model)
+    names: tuple[str, ...] = ()
+    weights: dict[str, tuple[str, ...]] = {}
+    prefix = _prefix_tokens(model)
+    parts: dict[str, list[Tensor]] = {}
+    prints: dict[bytes, int] = {}
+    digest = hashlib.sha256()
+
+    def see(name: str, output: Tensor) -> None:
+        if name in parts:
+            pooled = pool(output, pooling, prefix, name)
+            parts[name].append(pooled.to("cpu", torch.float32, copy=True))  # before an operation in place changes it
+
+    for pixels in batches:
+        if not names:
+            names = find_layers(model, pixels[:1], layers)
+            weights = weights_of_layers(model, pixels[:1], names)
+            parts = {name: [] for name in names}
+        _note(pixels, prints, digest)
+        run(model, pixels, names, see)
+    if not names:
+        raise AnalysisError("there are no probes to pass through the network.")
+    return Representations(
+        {name: _finite(torch.cat(parts[name]), name) for name in names}, pooling, digest.hexdigest(), weights
+    )
+
+
+def _note(pixels: Tensor, prints: dict[bytes, int], digest: Any) -> None:
+    """Remember these probes, and refuse one that was there before."""
+    for picture in pixels.detach().to("cpu", torch.float32):
+        fingerprint = hashlib.sha256(picture.numpy().tobytes()).digest()
+        if fingerprint in prints:
+            raise AnalysisError(
+                f"probes {prints[fingerprint]} and {len(prints)} are the same picture; leave one of them out."
+            )
+        prints[fingerprint] = len(prints)
+        digest.update(fingerprint)
+
+
+def _finite(points: Tensor, name: str) -> Tensor:
+    if not points.isfinite().all():
+        row = int((~points.isfinite().all(dim=1)).nonzero()[0])
+        raise AnalysisError(
+            f"layer '{name}' is not finite at probe {row}; does the network diverge, or overflow in half?"
+        )
+    return points
+
+
+def pool(output: Tensor, pooling: str, prefix: int | None = None, name: str = "?") -> Tensor:
+    """One vector a probe, (B, d), of a layer's output; see `collect`.
+
+    Args:
+        prefix: how many tokens stand before those of the patches; by default what is left over of a square.
+
+    Example:
+        >>> pool(torch.ones(2, 17, 3), "grid_2").shape  # a class token and 4 x 4 patches
+        torch.Size([2, 12])
+    """
+    grid = re.fullmatch(r"grid_([1-9]\d*)", pooling)
+    if pooling not in (MEAN, CLS) and not grid:
+        raise AnalysisError(f"there is no pooling '{pooling}'; use mean, cls or grid_2, grid_3, ….")
+    if output.ndim == 2:
+        return output
+    if output.ndim == 4 and pooling != CLS:
+        return output.mean((2, 3)) if pooling == MEAN else _cells(output, int(grid[1]))  # type: ignore[index]
+    if output.ndim == 3:
+        if pooling == CLS:
+            return output[:, 0]
+        left_over = output.shape[1] - math.isqrt(output.shape[1]) ** 2
+        patches = output[:, left_over if prefix is None else prefix :]
+        if pooling == MEAN:
+            return patches.mean(1)
+        side = math.isqrt(patches.shape[1])
+        if side * side == patches.shape[1]:
+            return _cells(patches.transpose(1, 2).unflatten(2, (side, side)), int(grid[1]))  # type: ignore[index]
+    raise AnalysisError(
+        f"layer '{name}' puts out {tuple(output.shape)}, which cannot be pooled by '{pooling}'; choose another pooling "
+        "or leave the layer out."
+    )
+
+
+def _cells(maps: Tensor, side: int) -> Tensor:
+    return nn.functional.adaptive_avg_pool2d(maps.float(), side).flatten(1)
+
+
+def _prefix_tokens(model: nn.Module) -> int | None:
+    """Class and register tokens before the patches, where the model says how many."""
+    inner: Any = getattr(model, "timm_model", model)
+    if hasattr(inner, "num_prefix_tokens"):
+        return int(inner.num_prefix_tokens)
+    known = {"vit": 1, "deit": 2, "dinov2": 1, "beit": 1, "data2vec-vision": 1, "vit_mae": 1, "clip_vision_model": 1}
+    return known.get(getattr(getattr(model, "config", None), "model_type", None) or "")
