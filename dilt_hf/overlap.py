@@ -47,11 +47,16 @@ def chance_jaccard(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> fl
     return both / either if either else math.nan
 
 
-def mean_overlap(partitions: Sequence[Mapping[str, Tensor]]) -> dict[str, dict[str, float | None]]:
+def mean_overlap(
+    partitions: Sequence[Mapping[str, Tensor]], groups: Mapping[str, Sequence[str]] | None = None
+) -> dict[str, dict[str, float | None]]:
     """Jaccard index and its chance level (`jaccard`, `chance_jaccard`), averaged over all pairs of partitions: of each
     tensor, and "" for all together.
 
     None where a pair is empty. The masks are looked at tensor by tensor.
+
+    Args:
+        groups: names of tensors by name of the group, such as those that make a layer; instead of each tensor.
 
     Example:
         >>> mean_overlap([{"w": torch.tensor([True, False])}, {"w": torch.tensor([True, True])}])[""]
@@ -77,5 +82,5 @@ def mean_overlap(partitions: Sequence[Mapping[str, Tensor]]) -> dict[str, dict[s
 
     return {
         key: {"jaccard": mean(shared, each), "chance": mean(expected, each)}
-        for key, each in {"": names, **{name: [name] for name in names}}.items()
+        for key, each in {"": names, **(groups or {name: [name] for name in names})}.items()
     }

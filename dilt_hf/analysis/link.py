@@ -1,0 +1,170 @@
+"""Do layers whose masks overlap more also do more alike? The link between mask overlap and Gromov-Wasserstein distance.
+
+Both go with depth for reasons that have nothing to do with each other, so their plain correlation over layers says
+little: where no link exists it is significant more often than not. Reported beside it are the correlation of ranks with
+their linear trend over depth taken out, and that of the differences from one layer to the next. A link is claimed only
+where both agree, over at least three seeds, and where pairs of networks trained on the same classes (siblings) do not
+show it as well.
+
+Source: Kendall, Partial rank correlation (1942), with depth as the third variable; Freedman and Lane, A nonstochastic
+interpretation of reported significance levels (1983), for the permutation of residuals. One permutation of the layers
+is used for all seeds, since what is peculiar to a layer is so in every seed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+from scipy.stats import rankdata
+
+from dilt_hf.errors import AnalysisError
+from dilt_hf.results import LEAST_SEEDS, Estimate, estimate
+from dilt_hf.seeding import derive_seed
+
+FEWEST_LAYERS = 5
+PERMUTATIONS = 9999
+LEVEL = 0.05
+RAW, PARTIAL, DIFFERENCES = "raw", "depth-partial", "first differences"
+
+
+@dataclasses.dataclass(frozen=True)
+class Correlation:
+    """One of the three correlations.
+
+    Attributes:
+        per_seed: one coefficient a seed.
+        mean: their mean and 95 % t-interval.
+        p: two-sided permutation p-value of the mean; None for fewer than `FEWEST_LAYERS` layers.
+    """
+
+    per_seed: tuple[float, ...]
+    mean: Estimate
+    p: float | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Link:
+    """The link between overlap and distance.
+
+    Attributes:
+        correlations: by "raw", "depth-partial" and "first differences".
+        siblings: the same of sibling pairs, where there are any.
+        excess: depth-partial coefficient less that of the siblings, over seeds.
+        verdict: "supported" (overlap and distance are anti-correlated), "refuted" (correlated) or "not decided".
+        sentence: the verdict in words.
+    """
+
+    correlations: dict[str, Correlation]
+    siblings: dict[str, Correlation] | None
+    excess: Estimate | None
+    verdict: str
+    sentence: str
+
+
+def measure_link(
+    overlap: np.ndarray,
+    distance: np.ndarray,
+    sibling_overlap: np.ndarray | None = None,
+    sibling_distance: np.ndarray | None = None,
+    permutations: int = PERMUTATIONS,
+) -> Link:
+    """The link over the layers of one architecture.
+
+    Args:
+        overlap: overlap of the masks less chance, float (S, L): a row a seed, layers in order of depth.
+        distance: G of each layer with its counterpart, float (S, L).
+        sibling_overlap, sibling_distance: the same of networks trained on the same classes.
+        permutations: how many for the p-values.
+
+    Raises:
+        AnalysisError: when the shapes differ, or fewer than three layers have both values.
+
+    Example:
+        >>> overlap = np.array([[0.5, 0.1, 0.4, 0.2, 0.6, 0.15, 0.45]] * 3)
+        >>> measure_link(overlap, 1 - overlap).correlations["depth-partial"].mean.mean.__round__(6)
+        -1.0
+    """
+    correlations = _correlations(overlap, distance, permutations)
+    siblings = excess = None
+    if sibling_overlap is not None and sibling_distance is not None:
+        siblings = _correlations(sibling_overlap, sibling_distance, permutations)
+        own, other = correlations[PARTIAL].per_seed, siblings[PARTIAL].per_seed
+        excess = estimate([a - b for a, b in zip(own, other, strict=True)]) if len(own) == len(other) else None
+    verdict, sentence = _judge(correlations, excess, np.asarray(overlap).shape)
+    return Link(correlations, siblings, excess, verdict, sentence)
+
+
+def _correlations(overlap: np.ndarray, distance: np.ndarray, permutations: int) -> dict[str, Correlation]:
+    overlap, distance = (np.atleast_2d(np.asarray(values, float)) for values in (overlap, distance))
+    if overlap.shape != distance.shape:
+        raise AnalysisError(f"overlaps of shape {overlap.shape} and distances of {distance.shape} do not correspond.")
+    known = np.isfinite(overlap).all(axis=0) & np.isfinite(distance).all(axis=0)
+    if known.sum() < 3:
+        raise AnalysisError(f"only {known.sum()} layers have an overlap and a distance; a correlation needs three.")
+    pairs = {
+        RAW: (_ranks(overlap[:, known]), _ranks(distance[:, known])),
+        PARTIAL: (_without_trend(_ranks(overlap[:, known])), _without_trend(_ranks(distance[:, known]))),
+        DIFFERENCES: (_ranks(np.diff(overlap[:, known])), _ranks(np.diff(distance[:, known]))),
+    }
+    enough = known.sum() >= FEWEST_LAYERS
+    return {name: _correlate(*pair, permutations if enough else 0) for name, pair in pairs.items()}
+
+
+def _ranks(rows: np.ndarray) -> np.ndarray:
+    return rankdata(rows, axis=1)
+
+
+def _without_trend(ranks: np.ndarray) -> np.ndarray:
+    depth = np.arange(ranks.shape[1]) - (ranks.shape[1] - 1) / 2
+    centred = ranks - ranks.mean(axis=1, keepdims=True)
+    return centred - np.outer(centred @ depth / (depth @ depth), depth)
+
+
+def _correlate(one: np.ndarray, other: np.ndarray, permutations: int) -> Correlation:
+    one, other = _unit(one), _unit(other)
+    per_seed = (one * other).sum(axis=1)
+    layers = one.shape[1]
+    p = None
+    if permutations:
+        rng = np.random.default_rng(derive_seed(0, "link", layers))
+        orders = rng.permuted(np.tile(np.arange(layers), (permutations, 1)), axis=1)
+        by_chance = sum(a[orders] @ b for a, b in zip(one, other, strict=True)) / len(one)
+        as_strong = (np.abs(by_chance) >= abs(per_seed.mean()) - 1e-12).sum()
+        p = float((as_strong + 1) / (permutations + 1))
+    return Correlation(tuple(per_seed.tolist()), estimate(per_seed.tolist()), p)
+
+
+def _unit(rows: np.ndarray) -> np.ndarray:
+    rows = rows - rows.mean(axis=1, keepdims=True)
+    norms = np.sqrt((rows**2).sum(axis=1, keepdims=True))
+    return np.divide(rows, norms, out=np.zeros_like(rows), where=norms > 1e-9)  # a constant correlates with nothing
+
+
+def _judge(correlations: dict[str, Correlation], excess: Estimate | None, shape: tuple[int, ...]) -> tuple[str, str]:
+    partial, differences = correlations[PARTIAL], correlations[DIFFERENCES]
+    seeds, layers = shape if len(shape) == 2 else (1, shape[0])
+    if layers < FEWEST_LAYERS or partial.p is None or differences.p is None:
+        return "not decided", f"{layers} layers are too few to tell a link from chance."
+    figures = (
+        f"depth-partial correlation {partial.mean.mean:+.2f} (p = {partial.p:.3f}), of first differences "
+        f"{differences.mean.mean:+.2f} (p = {differences.p:.3f}), over {seeds} seed(s) and {layers} layers"
+    )
+    if seeds < LEAST_SEEDS:
+        return "not decided", f"{figures}: a verdict needs {LEAST_SEEDS} seeds."
+    agree = max(partial.p, differences.p) < LEVEL and partial.mean.mean * differences.mean.mean > 0
+    if not agree:
+        return "not decided", f"{figures}: a link is not shown."
+    if partial.mean.mean > 0:
+        return "refuted", f"{figures}: where the masks overlap more the layers are further apart."
+    if excess is not None and not excess.mean + excess.half_width < 0:
+        return (
+            "not decided",
+            f"{figures}, but networks trained on the same classes show it as well ({_signed(excess)} beyond).",
+        )
+    beyond = "" if excess is None else f", {_signed(excess)} beyond networks trained on the same classes"
+    return "supported", f"{figures}{beyond}: where the masks overlap more the layers are nearer."
+
+
+def _signed(value: Estimate) -> str:
+    return f"{value.mean:+.2f} ± {value.half_width:.2f}"

@@ -1,0 +1,251 @@
+"""Layers that belong together: spectral clustering of the layers of several networks at once.
+
+All layers of N networks, N·L of them, are points at the distances d = √G; the affinity is exp(−d²/2σ²) with σ the
+median distance. A module that holds the copies of a layer in all networks is *core*: the networks do the same there. A
+module of one network's copies alone is *specialist*.
+
+How many modules there are is the user's to say. What is proposed rests on two figures for each k: the gap in the
+eigenvalues, which alone is often wrong, and the stability: the adjusted Rand index between the modules found with all
+probes and those found with a random half of them (at the couplings found with all), averaged over halves.
+
+Source: Ng, Jordan and Weiss, On spectral clustering (2001); von Luxburg, A tutorial on spectral clustering (2007),
+section 8.3, for the gap; Ben-Hur, Elisseeff and Guyon, A stability based method for discovering structure in clustered
+data (2002), for stability. Clustering all networks jointly is our own; the plan's literal form is `cross_affinity`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from dilt_hf.errors import AnalysisError
+
+TRUSTED = 0.8  # stability of modules that another sample of probes would give again
+MOST_MODULES = 8
+CORE, SPECIALIST, MIXED = "core", "specialist", "mixed"
+
+
+@dataclasses.dataclass(frozen=True)
+class Modules:
+    """Modules of the layers of N networks.
+
+    Attributes:
+        labels: int (N, L), the module of each network's copy of each layer; -1 for constant layers.
+        names: of the modules, such as "early-core" and "specialist-1".
+        stability: mean adjusted Rand index over half samples of the probes; NaN where it was not measured.
+        contiguity: 1 where every module is one stretch of layers, less the more often the layers change hands.
+    """
+
+    labels: np.ndarray
+    names: tuple[str, ...]
+    stability: float
+    contiguity: float
+
+    @property
+    def count(self) -> int:
+        return len(self.names)
+
+    @property
+    def trusted(self) -> bool:
+        """Whether another sample of probes would give nearly the same modules."""
+        return self.stability >= TRUSTED
+
+    def layers_of(self, module: int) -> list[int]:
+        """The layers of which some network's copy is in the module."""
+        return [int(layer) for layer in np.flatnonzero((self.labels == module).any(axis=0))]
+
+
+def affinity_of(values: np.ndarray) -> np.ndarray:
+    """exp(−G/2σ²) with σ² the median of G over pairs; (M, M), in (0, 1], 1 on the diagonal.
+
+    Args:
+        values: G of all pairs, float (M, M), symmetric, zero on the diagonal.
+
+    Raises:
+        AnalysisError: when all layers are equal, so that there is nothing to tell apart.
+    """
+    width = float(np.median(values[np.triu_indices(len(values), 1)]))
+    if width <= 0:
+        raise AnalysisError("at least half of the layers are equal, so there are no modules to be found.")
+    return np.exp(-values / (2 * width))
+
+
+def cross_affinity(values: np.ndarray) -> np.ndarray:
+    """The plan's literal form: 1/G of two networks' layers, symmetrised, (L, L). Both copies of a layer are one point,
+    so it cannot tell core from specialist modules.
+
+    Args:
+        values: G between the layers of the two, float (L, L).
+    """
+    symmetric = (values + values.T) / 2
+    least = symmetric[symmetric > 0].min(initial=np.inf)
+    if not np.isfinite(least):
+        raise AnalysisError("all layers are equal, so there are no modules to be found.")
+    return 1 / np.maximum(symmetric, least)
+
+
+def cluster(affinity: np.ndarray, k: int) -> np.ndarray:
+    """The module of each point, int (M,), numbered in the order in which they first occur.
+
+    Raises:
+        AnalysisError: unless 1 ≤ k ≤ M.
+
+    Example:
+        >>> cluster(affinity_of(np.array([[0, 1, 9], [1, 0, 9], [9, 9, 0.0]])), 2).tolist()
+        [0, 0, 1]
+    """
+    from sklearn.cluster import SpectralClustering
+
+    if not 1 <= k <= len(affinity):
+        raise AnalysisError(f"{len(affinity)} layers cannot be split into {k} modules.")
+    if k == 1 or k == len(affinity):
+        return np.zeros(len(affinity), int) if k == 1 else np.arange(k)
+    found = SpectralClustering(k, affinity="precomputed", assign_labels="cluster_qr", random_state=0)
+    labels = found.fit_predict(affinity)
+    order = {label: index for index, label in enumerate(dict.fromkeys(labels.tolist()))}
+    return np.array([order[label] for label in labels.tolist()])
+
+
+def eigengaps(affinity: np.ndarray, most: int = MOST_MODULES) -> np.ndarray:
+    """λ(k+1) − λ(k) of the normalised Laplacian for k = 1 … most, float: a wide gap after k says that k modules are
+    nearly separate."""
+    degrees = affinity.sum(axis=1)
+    laplacian = np.eye(len(affinity)) - affinity / np.sqrt(np.outer(degrees, degrees))
+    values = np.linalg.eigvalsh(laplacian)
+    return np.diff(values)[:most]
+
+
+def find_modules(values: np.ndarray, networks: int, k: int, halves: Sequence[np.ndarray] = ()) -> Modules:
+    """Modules of the layers of several networks.
+
+    Args:
+        values: G of all pairs of layers, float (N·L, N·L), network by network. NaN for constant layers.
+        networks: N.
+        k: how many modules.
+        halves: the same matrix from samples of the probes (`half_samples`), for the stability.
+
+    Raises:
+        AnalysisError: when the matrix is not N·L by N·L, or too few layers are left for k modules.
+    """
+    count = len(values) // networks
+    if values.shape != (networks * count, networks * count) or not count:
+        raise AnalysisError(f"a matrix of shape {values.shape} does not hold the pairs of {networks} networks' layers.")
+    alive = ~np.isnan(values).all(axis=1)
+    here = np.ix_(alive, alive)
+    found = cluster(affinity_of(values[here]), k)
+    labels = np.full(len(values), -1)
+    labels[alive] = found
+    by_network = labels.reshape(networks, count)
+    return Modules(
+        labels=by_network,
+        names=name_modules(by_network),
+        stability=_stability(found, [half[here] for half in halves], k),
+        contiguity=contiguity(by_network),
+    )
+
+
+def _stability(found: np.ndarray, halves: Sequence[np.ndarray], k: int) -> float:
+    from sklearn.metrics import adjusted_rand_score
+
+    if not len(halves):
+        return float("nan")
+    return float(np.mean([adjusted_rand_score(found, cluster(affinity_of(half), k)) for half in halves]))
+
+
+@dataclasses.dataclass(frozen=True)
+class Proposal:
+    """What speaks for each number of modules.
+
+    Attributes:
+        stability, gap: by number of modules; gap is relative to the sum of all that were looked at.
+        k: the number proposed: of those whose stability is at least `TRUSTED` the one with the widest gap, else the
+            most stable.
+    """
+
+    stability: Mapping[int, float]
+    gap: Mapping[int, float]
+    k: int
+
+    @property
+    def trusted(self) -> bool:
+        return self.stability[self.k] >= TRUSTED
+
+
+def propose(values: np.ndarray, networks: int, halves: Sequence[np.ndarray], most: int = MOST_MODULES) -> Proposal:
+    """How many modules; arguments as for `find_modules`.
+
+    Raises:
+        AnalysisError: for fewer than three layers, or no half samples.
+    """
+    alive = ~np.isnan(values).all(axis=1)
+    if alive.sum() < 3 or not len(halves):
+        raise AnalysisError(f"{alive.sum()} layers are too few to say how many modules they form; give a number.")
+    candidates = range(2, min(most, int(alive.sum()) - 1) + 1)
+    stability = {k: find_modules(values, networks, k, halves).stability for k in candidates}
+    gaps = eigengaps(affinity_of(values[np.ix_(alive, alive)]), max(candidates))
+    gap = {k: float(gaps[k - 1] / gaps.sum()) for k in candidates}
+    good = [k for k in candidates if stability[k] >= TRUSTED]
+    best = max(good, key=lambda k: gap[k]) if good else max(candidates, key=lambda k: stability[k])
+    return Proposal(stability, gap, best)
+
+
+def contiguity(labels: np.ndarray) -> float:
+    """(modules − 1) / changes of module from one layer to the next, averaged over networks; 1 without changes.
+
+    Example:
+        >>> contiguity(np.array([[0, 0, 1, 1], [0, 1, 0, 1]]))
+        0.6666666666666666
+    """
+    shares = []
+    for row in labels:
+        row = row[row >= 0]
+        changes = int((np.diff(row) != 0).sum())
+        shares.append((len(set(row.tolist())) - 1) / changes if changes else 1.0)
+    return float(np.mean(shares))
+
+
+def kinds_of(labels: np.ndarray) -> list[str]:
+    """ "core", "specialist" or "mixed" for each module: whether most of its layers are there with the copies of all
+    networks, whether all are one network's, or neither."""
+    kinds = []
+    for module in range(labels.max() + 1):
+        inside = labels == module
+        layers = inside.any(axis=0)
+        if inside[:, layers].all(axis=0).mean() > 0.5 and len(labels) > 1:
+            kinds.append(CORE)
+        else:
+            kinds.append(SPECIALIST if inside.any(axis=1).sum() == 1 else MIXED)
+    return kinds
+
+
+def name_modules(labels: np.ndarray) -> tuple[str, ...]:
+    """Names by kind and depth: "early-core" and "late-core" where there are several cores, "specialist-1" for network
+    1's own, with "-block-1", "-block-2", … where it has several.
+
+    Args:
+        labels: int (N, L), with modules numbered from 0 and -1 for none.
+
+    Example:
+        >>> name_modules(np.array([[0, 0, 1, 2], [0, 0, 1, 3]]))
+        ('early-core', 'late-core', 'specialist-0', 'specialist-1')
+    """
+    depths = [float(np.mean(np.nonzero(labels == module)[1])) for module in range(labels.max() + 1)]
+    plain = []
+    for module, kind in enumerate(kinds_of(labels)):
+        owners = np.flatnonzero((labels == module).any(axis=1))
+        plain.append(f"{SPECIALIST}-{owners[0]}" if kind == SPECIALIST else kind)
+    names = list(plain)
+    for name in set(plain):
+        twins = sorted((module for module, each in enumerate(plain) if each == name), key=lambda module: depths[module])
+        for rank, module in enumerate(twins if len(twins) > 1 else []):
+            names[module] = _among(name, rank, len(twins))
+    return tuple(names)
+
+
+def _among(name: str, rank: int, count: int) -> str:
+    if name.startswith(SPECIALIST):
+        return f"{name}-block-{rank + 1}"
+    places = {2: ("early", "late"), 3: ("early", "middle", "late")}
+    return f"{places[count][rank]}-{name}" if count in places else f"{name}-{rank + 1}"
