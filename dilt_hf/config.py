@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import typing
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -400,6 +402,44 @@ class ApplyConfig:
 
 
 @dataclass(frozen=True)
+class AnalyzeConfig:
+    """Which networks are compared layer by layer, on what, and how thoroughly."""
+
+    _argument_group_name: ClassVar[str] = "analysis"
+
+    sources: list[str] = option(
+        [], "The folder of a run; or ticket repositories (folders or Hub ids), one per seed, with trained weights."
+    )
+    networks: list[str] = option(
+        [],
+        "Of a run: 'dense' (each partition's first, dense training; the default), 'masked' (each partition's ticket "
+        "trained on its classes), or tickets. Of repositories: tickets with trained weights, by default the partitions.",
+    )
+    layers: list[str] = option(["blocks"], "Residual 'blocks', all 'weights', 'hidden_states', or names of modules.")
+    pooling: str = option("mean", "Of maps and tokens: mean, cls, or grid_2, grid_3, …")
+    num_probes: int = option(512, "Held-out pictures that are passed through the networks, evenly from each class.")
+    probe_split: Literal["test", "validation"] = option("test", "The split that they are taken from.")
+    tier: Literal["fast", "default", "thorough"] = option("default", "How hard Gromov-Wasserstein is tried.")
+    num_modules: int | None = option(None, "How many modules of layers; by default as many as are proposed.")
+    siblings: bool = option(
+        False,
+        "Of a run: also train on a sibling split (the same classes, disjoint rows), the null of the link.",
+    )
+    seeds: list[int] = option([], "Of a run: the seeds, by default all.")
+    revision: str | None = option(None, "The commit, tag or branch of the repositories on the Hub.")
+    output_dir: str | None = option(None, "Folder of the results; by default 'analysis' in the run, or runs/analysis.")
+    eval_batch_size: int = option(128, "Pictures in a forward pass.")
+    cpu: bool = option(False, "Stay on the CPU even where there is a GPU.")
+
+    def __post_init__(self) -> None:
+        require(bool(self.sources), "name the folder of a run, or ticket repositories, first.")
+        require(self.num_probes >= 2, "--num_probes must be at least 2, and should be some hundred.")
+        require(self.num_modules is None or self.num_modules >= 2, "--num_modules must be at least 2.")
+        require(self.eval_batch_size >= 1, "--eval_batch_size must be at least 1.")
+        require(bool(self.layers), "--layers must name something.")
+
+
+@dataclass(frozen=True)
 class DiltConfig:
     """Everything that determines a run."""
 
@@ -413,3 +453,16 @@ class DiltConfig:
     def to_dict(self) -> dict[str, Any]:
         """Plain nested dict, as stored in `run.json`."""
         return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Mapping[str, Any]]) -> DiltConfig:
+        """What `to_dict` gave.
+
+        Raises:
+            ConfigError: for a section or setting that this version does not know.
+        """
+        sections = typing.get_type_hints(cls)
+        try:
+            return cls(**{name: sections[name](**settings) for name, settings in stored.items()})
+        except (TypeError, KeyError, AttributeError) as error:
+            raise ConfigError(f"these are not the settings of a run of this version ({error}).") from error

@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,20 @@ def sweep(folder: str | os.PathLike) -> None:
 def canonical_json(value: Any) -> str:
     """The one JSON text of `value`: sorted keys, no spaces, NaN refused. Equal values have equal texts."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def json_values(value: Any) -> Any:
+    """The same with tuples as lists, and None for numbers that are not finite, which JSON does not have.
+
+    Example:
+        >>> json_values({"a": (1.0, float("nan"))})
+        {'a': [1.0, None]}
+    """
+    if isinstance(value, Mapping):
+        return {str(key): json_values(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [json_values(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def pretty_json(value: Any) -> str:

@@ -239,11 +239,11 @@ def _limit(split: Split, most: int | None, seed: int) -> Split:
     """At most `most` rows, evenly from each class, in their original order."""
     if most is None or most >= len(split):
         return split
-    order = _dealt_by_class(split.labels, seed, f"limit {split.name}")
+    order = dealt_by_class(split.labels, seed, f"limit {split.name}")
     return split.select(np.sort(order[:most]))
 
 
-def _dealt_by_class(labels: np.ndarray, seed: int, purpose: str) -> np.ndarray:
+def dealt_by_class(labels: np.ndarray, seed: int, purpose: str) -> np.ndarray:
     """Row numbers in random order, so that every prefix holds the classes as evenly as it can."""
     shuffled = torch.randperm(len(labels), generator=generator_for(seed, purpose)).numpy()
     by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]

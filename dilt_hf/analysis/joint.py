@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+from tqdm.auto import tqdm
 
 from dilt_hf.analysis.matrix import GwMatrix, Layers, gw_matrix
 from dilt_hf.analysis.spaces import MetricSpace
@@ -53,12 +54,15 @@ class JointGw:
         return np.mean([matrix.diagonal for matrix in self.between()], axis=0)
 
 
-def joint_gw(networks: Mapping[str, Layers], halves: int = HALVES, **options: Any) -> JointGw:
+def joint_gw(
+    networks: Mapping[str, Layers], halves: int = HALVES, progress: str | None = None, **options: Any
+) -> JointGw:
     """All pairs of layers of all networks.
 
     Args:
         networks: representations by layer name, of paired probes, by network name.
         halves: how many random halves of the probes to look at.
+        progress: what the progress bar on a terminal says; none without.
         options: as for `gw_matrix`.
 
     Raises:
@@ -70,10 +74,12 @@ def joint_gw(networks: Mapping[str, Layers], halves: int = HALVES, **options: An
     depths = {name: len(layers) for name, layers in networks.items()}
     if len({tuple(layers) for layers in networks.values()}) > 1:
         raise AnalysisError(f"the networks do not have the same layers ({depths}); compare those of one architecture.")
-    pairs = {
-        (a, b): gw_matrix(networks[a], None if a == b else networks[b], **options)
-        for a, b in itertools.combinations_with_replacement(names, 2)
-    }
+    rows = len(names) * depths[names[0]]
+    with tqdm(total=rows * (rows - 1) // 2, desc=progress, unit="pair", disable=None if progress else True) as bar:
+        pairs = {
+            (a, b): gw_matrix(networks[a], None if a == b else networks[b], progress=bar.update, **options)
+            for a, b in itertools.combinations_with_replacement(names, 2)
+        }
     joint = JointGw(names, tuple(networks[names[0]]), pairs, np.empty(0))
     return dataclasses.replace(joint, halves=_on_halves(joint, networks, halves, options.get("metric", "euclidean")))
 

@@ -144,7 +144,7 @@ def gw_matrix(
     device: str | torch.device = "cpu",
     workers: int | None = None,
     resume_in: str | os.PathLike | None = None,
-    progress: bool = False,
+    progress: bool | Callable[[int], Any] = False,
 ) -> GwMatrix:
     """Gromov-Wasserstein values between all layers of `a` and all of `b`, or among those of `a`.
 
@@ -158,7 +158,7 @@ def gw_matrix(
         device: where the products are computed; assignments run on the host.
         workers: threads, by default one per core.
         resume_in: a folder for finished pairs.
-        progress: whether to show a bar.
+        progress: whether to show a bar on a terminal; or what shall be told how many more pairs are done.
 
     Raises:
         AnalysisError: for values that are not finite, fewer than two probes, unequal numbers of paired probes, or
@@ -198,8 +198,10 @@ def gw_matrix(
         workers=workers or cores(),
         store=None if resume_in is None else Stages(Path(resume_in)),
     )
-    with tqdm(total=len(wanted), desc="layer pairs", unit="pair", disable=not progress) as bar:
-        pairs = work.solve([(spaces_a[i], spaces_b[j]) for i, j in wanted], bar.update)  # type: ignore[misc]
+    told = progress if callable(progress) else None
+    shown = None if progress and told is None else True  # None: where there is a terminal
+    with tqdm(total=len(wanted), desc="layer pairs", unit="pair", disable=shown) as bar:
+        pairs = work.solve([(spaces_a[i], spaces_b[j]) for i, j in wanted], told or bar.update)  # type: ignore[misc]
     floors = _floors([*spaces_a, *([] if b is None else spaces_b)], work)
     return _assemble(
         GwMatrix.empty(tuple(points_a), tuple(points_b), (n_a, n_b), tier, metric, paired),

@@ -207,13 +207,13 @@ def contiguity(labels: np.ndarray) -> float:
 
 
 def kinds_of(labels: np.ndarray) -> list[str]:
-    """ "core", "specialist" or "mixed" for each module: whether most of its layers are there with the copies of all
-    networks, whether all are one network's, or neither."""
+    """ "core", "specialist" or "mixed" for each module: whether at least half of its layers are there with the copies of
+    all networks, whether all are one network's, or neither."""
     kinds = []
     for module in range(labels.max() + 1):
         inside = labels == module
         layers = inside.any(axis=0)
-        if inside[:, layers].all(axis=0).mean() > 0.5 and len(labels) > 1:
+        if inside[:, layers].all(axis=0).mean() >= 0.5 and len(labels) > 1:
             kinds.append(CORE)
         else:
             kinds.append(SPECIALIST if inside.any(axis=1).sum() == 1 else MIXED)

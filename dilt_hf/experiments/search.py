@@ -69,10 +69,10 @@ class Search:
     @functools.cached_property
     def partitions(self) -> Sequence[DeferredMask]:
         """The N partition masks of the configured sparsity."""
-        return self._masks_of(self.bench.subsets)
+        return self.masks_of(self.bench.subsets)
 
-    def _masks_of(self, subsets: Sequence[Subset]) -> Sequence[DeferredMask]:
-        """The masks of these pruning processes at the configured sparsity."""
+    def masks_of(self, subsets: Sequence[Subset]) -> Sequence[DeferredMask]:
+        """The masks of pruning processes at the configured sparsity."""
         pruning = self.bench.config.pruning
         if pruning.target_ticket != "partition":
             return self._matched(1 - pruning.target_sparsity, pruning.target_ticket, subsets)  # type: ignore[operator]
@@ -120,7 +120,7 @@ class Search:
             found = self.consented.record[f"{wanted:g}"]["mask"]
             return load_masks(self.bench.stages.root / found / MASK_FILE)
         subsets = self.bench.siblings if label.control == SIBLING else self.bench.subsets
-        masks = self._masks_of(subsets) if wanted is None else self._matched(wanted, label.ticket, subsets)
+        masks = self.masks_of(subsets) if wanted is None else self._matched(wanted, label.ticket, subsets)
         return compose(label.ticket, masks)
 
     @functools.cached_property

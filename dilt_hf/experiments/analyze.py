@@ -1,0 +1,189 @@
+"""The analysis: do networks trained on different classes divide the work among their layers?
+
+    networks ─> representations of the same probes ─> Gromov-Wasserstein between all layers ─> modules ┐
+    masks ────> overlap per layer, beyond chance ────────────────────────────────────────────> link  <─┘
+
+Representations and blocks of pairs are stages below the output folder, so the same command goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dilt_hf.analysis.figures import save_figures
+from dilt_hf.analysis.findings import Compared, Findings
+from dilt_hf.analysis.gromov import solve
+from dilt_hf.analysis.joint import JointGw, joint_gw
+from dilt_hf.analysis.layers import GRANULARITIES
+from dilt_hf.analysis.matrix import cores
+from dilt_hf.analysis.representations import Representations, collect
+from dilt_hf.analysis.similarity import linear_cka, rsa
+from dilt_hf.analysis.spaces import MetricSpace
+from dilt_hf.config import AnalyzeConfig, DataConfig
+from dilt_hf.errors import AnalysisError
+from dilt_hf.experiments.sources import Network, Probes, open_source
+from dilt_hf.files import pretty_json, write_atomically
+from dilt_hf.overlap import mean_overlap
+from dilt_hf.stages import Stages
+from dilt_hf.tables import markdown_table
+
+REPRESENTATIONS_FILE = "representations.safetensors"
+NUMBERS_FILE, TEXT_FILE, FIGURE_FOLDER = "analysis.json", "analysis.md", "figures"
+SAMPLED_PAIRS = 4
+
+
+def analyze(config: AnalyzeConfig, data_config: DataConfig, progress: bool = True) -> Findings:
+    """Compare the networks of every seed layer by layer, find modules, and set them beside the overlap of the masks.
+
+    Leaves in the output folder: `analysis.json` (all numbers), `analysis.md`, `gw_seed_<s>.safetensors` (the matrices
+    of each pair of networks), `figures/` (SVG, PNG and JSON), and `stages/`.
+
+    Raises:
+        AnalysisError: when networks or probes do not allow it.
+        DiltError: when the source or the data cannot be opened.
+    """
+    source = open_source(config, data_config)
+    default = Path(config.sources[0], "analysis") if Path(config.sources[0]).is_dir() else Path("runs/analysis")
+    folder = Path(config.output_dir) if config.output_dir else default
+    folder.mkdir(parents=True, exist_ok=True)
+    job = Analysis(config, source.probes, Stages(folder / "stages"), progress)
+    compared, siblings = [], []
+    for position, seed in enumerate(source.seeds):
+        label = f"seed {seed}"
+        found = job.compare(source.networks(seed), label, cost_of=len(source.seeds) - position)
+        compared.append(found)
+        save_matrices(found.joint, folder / f"gw_seed_{seed}.safetensors")
+        null = source.siblings(seed)
+        siblings += [job.compare(null, f"{label}, siblings")] if null else []
+    findings = Findings(source.seeds, compared, siblings, config.num_modules, job.weights, job.facts(source.name))
+    write_atomically(folder / NUMBERS_FILE, pretty_json(findings.to_dict()))
+    write_atomically(folder / TEXT_FILE, report(findings))
+    save_figures(findings, folder / FIGURE_FOLDER)
+    return findings
+
+
+def report(findings: Findings) -> str:
+    """The findings in words and tables, with the mapping from weights to layers that they rest on."""
+    rows = [[str(i + 1), name, ", ".join(findings.weights[name]) or "–"] for i, name in enumerate(findings.layers)]
+    sentences = "\n".join(f"- {sentence}" for sentence in findings.sentences())
+    return "\n\n".join(
+        [findings.table(), sentences, "Layers and the weights that make them:",
+         markdown_table(["", "layer", "weights"], rows)]
+    ) + "\n"  # fmt: skip
+
+
+class Analysis:
+    """What the comparisons of one analysis share: probes, layers, the stages of finished work."""
+
+    def __init__(self, config: AnalyzeConfig, probes: Probes, stages: Stages, progress: bool):
+        self.config, self.probes, self.stages, self.progress = config, probes, stages, progress
+        self.weights: Mapping[str, Sequence[str]] = {}
+        self._told = False
+
+    def compare(self, networks: Sequence[Network], label: str, cost_of: int = 1) -> Compared:
+        """All layers of all networks against each other, and the overlap of their masks.
+
+        Args:
+            cost_of: how many such comparisons there will be, for the estimate that is printed before the first.
+        """
+        reps = {network.name: self._representations(network, label) for network in networks}
+        first = reps[networks[0].name]
+        if any(tuple(each.layers) != tuple(first.layers) for each in reps.values()):
+            raise AnalysisError(f"{label}: the networks do not run the same layers; name modules that all have.")
+        self.weights = first.weights
+        layers = {name: each.layers for name, each in reps.items()}
+        if self.progress and not self._told:
+            print(self._estimate(layers, cost_of), flush=True)
+            self._told = True
+        joint = joint_gw(
+            layers,
+            tier=self.config.tier,
+            resume_in=self.stages.root,
+            progress=f"{label}: pairs of layers" if self.progress else None,
+            device=self._device(),
+        )
+        groups = {name: weights for name, weights in first.weights.items() if weights}
+        cka, rsas = (self._counterparts(measure, layers) for measure in (linear_cka, rsa))
+        return Compared(joint, self._overlap(networks, groups), cka, rsas)
+
+    def _device(self) -> str:
+        import torch
+
+        return "cuda" if torch.cuda.is_available() and not self.config.cpu else "cpu"
+
+    def _representations(self, network: Network, label: str) -> Representations:
+        layers: str | list[str] = self.config.layers
+        if len(layers) == 1 and layers[0] in GRANULARITIES:
+            layers = layers[0]
+
+        def make(folder: Path) -> dict[str, Any]:
+            found = collect(network.load(), self.probes.batches(), layers, self.config.pooling)
+            found.save(folder / REPRESENTATIONS_FILE)
+            return {"layers": len(found.layers)}
+
+        inputs = {
+            "network": network.identity,
+            "probes": self.probes.identity,
+            "layers": layers,
+            "pooling": self.config.pooling,
+        }
+        stage = self.stages.get("representations", inputs, make, description=f"{label}: layers of {network.name}")
+        return Representations.load(stage.path / REPRESENTATIONS_FILE)
+
+    def _estimate(self, layers: Mapping[str, Mapping[str, Any]], comparisons: int) -> str:
+        """What the comparison of all layers will take, from a few pairs solved now."""
+        networks, depth = len(layers), len(next(iter(layers.values())))
+        points = [list(each.values()) for each in layers.values()]
+        chosen = np.linspace(0, depth - 1, min(SAMPLED_PAIRS, depth)).astype(int)
+        spaces = [(MetricSpace.of(points[0][i].numpy()), MetricSpace.of(points[1][j].numpy()))
+                  for i, j in zip(chosen, chosen[::-1], strict=True)]  # fmt: skip
+        times = []
+        for one, other in spaces[:1] + spaces:  # the first call compiles
+            if one is not None and other is not None:
+                start = time.perf_counter()
+                solve(one, other, tier=self.config.tier)
+                times.append(time.perf_counter() - start)
+        total = (networks * depth) * (networks * depth - 1) // 2 * comparisons
+        seconds = float(np.mean(times[1:])) * total / cores() if len(times) > 1 else 0.0
+        return (
+            f"{networks} networks of {depth} layers, {len(self.probes.rows)} probes: {total:,} pairs of layers over "
+            f"all seeds, about {seconds / 60:.1f} minutes on {cores()} core(s); finished ones are not solved again."
+        )
+
+    def _overlap(self, networks: Sequence[Network], groups: Mapping[str, Sequence[str]]) -> Any:
+        masks = [network.mask for network in networks]
+        known = {name: [weight for weight in weights if weight in masks[0]] for name, weights in groups.items()}
+        return mean_overlap(masks, {name: weights for name, weights in known.items() if weights})
+
+    def _counterparts(self, measure: Any, layers: Mapping[str, Mapping[str, Any]]) -> np.ndarray:
+        every = list(layers.values())
+        return np.mean([np.diagonal(measure(a, b)) for i, a in enumerate(every) for b in every[:i]], axis=0)
+
+    def facts(self, source: str) -> dict[str, Any]:
+        """What the analysis was made from."""
+        return {
+            "source": Path(source).name if Path(source).exists() else source,
+            "probes": len(self.probes.rows),
+            "probe_split": self.config.probe_split,
+            "layer_granularity": self.config.layers,
+            "pooling": self.config.pooling,
+            "tier": self.config.tier,
+        }
+
+
+def save_matrices(joint: JointGw, path: Path) -> None:
+    """The matrices of all pairs of networks as one safetensors file: `dense_0/dense_1/value` and so on."""
+    from safetensors.numpy import save
+
+    names = ("value", "identity", "lower_bound", "retention", "start", "steps", "certified")
+    tensors = {
+        f"{a}/{b}/{name}": np.ascontiguousarray(getattr(matrix, name))
+        for (a, b), matrix in joint.pairs.items()
+        for name in names
+    }
+    write_atomically(path, save(tensors))

@@ -1,0 +1,23 @@
+"""Layer by layer, what networks trained on different classes have in common: distances, modules, overlap of the masks.
+
+python recipes/analyze.py runs/digits                # the folder of a run; --networks masked, --siblings true, …
+python recipes/analyze.py user/tickets-seed_{0,1,2}  # ticket repositories with trained weights, one per seed
+"""
+
+import sys
+
+from dilt_hf.cli import parse_sections, reporting_errors
+from dilt_hf.config import AnalyzeConfig, DataConfig
+from dilt_hf.experiments.analyze import analyze
+from dilt_hf.experiments.sources import SAME_DATA
+
+SECTIONS = {"config": AnalyzeConfig, "data_config": DataConfig}
+
+if __name__ == "__main__":
+    arguments = sys.argv[1:]
+    named = next((i for i, word in enumerate(arguments) if word.startswith("-")), len(arguments))
+    if named:
+        arguments = ["--sources", *arguments]
+    with reporting_errors():
+        findings = analyze(**parse_sections(SECTIONS, arguments, {"dataset_name": SAME_DATA}, __doc__))
+        print("", findings.table(), "", *findings.sentences(), sep="\n")
