@@ -413,7 +413,7 @@ class AnalyzeConfig:
     networks: list[str] = option(
         [],
         "Of a run: 'dense' (each partition's first, dense training; the default), 'masked' (each partition's ticket "
-        "trained on its classes), or tickets. Of repositories: tickets with trained weights, by default the partitions.",
+        "trained on its classes), or tickets. Of repositories: tickets with trained weights; by default partitions.",
     )
     layers: list[str] = option(["blocks"], "Residual 'blocks', all 'weights', 'hidden_states', or names of modules.")
     pooling: str = option("mean", "Of maps and tokens: mean, cls, or grid_2, grid_3, …")

@@ -181,8 +181,10 @@ def draw_link(findings: Findings) -> tuple[Any, dict[str, Any]]:
     excess, distance = findings.excesses, findings.diagonals
     depth = np.arange(1, len(findings.layers) + 1)
     for row, marker in zip(range(len(excess)), MARKERS * len(excess), strict=False):
-        points = scatter.scatter(excess[row], distance[row], c=depth, cmap="cividis", s=22, marker=marker, linewidth=0.3,
-                                 edgecolor="#222222", label=f"seed {findings.seeds[row]}")  # fmt: skip
+        points = scatter.scatter(
+            excess[row], distance[row], c=depth, cmap="cividis", s=22, marker=marker, linewidth=0.3,
+            edgecolor="#222222", label=f"seed {findings.seeds[row]}",
+        )  # fmt: skip
     figure.colorbar(points, ax=scatter).set_label("layer")
     if (distance[np.isfinite(distance)] > 0).all():
         scatter.set_yscale("log")

@@ -207,8 +207,9 @@ def contiguity(labels: np.ndarray) -> float:
 
 
 def kinds_of(labels: np.ndarray) -> list[str]:
-    """ "core", "specialist" or "mixed" for each module: whether at least half of its layers are there with the copies of
-    all networks, whether all are one network's, or neither."""
+    """The kind of each module: "core" where at least half of its layers are there with the copies of all networks,
+    "specialist" where all are one network's, else "mixed".
+    """
     kinds = []
     for module in range(labels.max() + 1):
         inside = labels == module
