@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from dilt_hf.config import (
+    AnalyzeConfig,
     DataConfig,
     DiltConfig,
     ModelConfig,
@@ -121,8 +122,20 @@ def reporting_errors() -> Iterator[None]:
         sys.exit("stopped; the same command continues from the last finished step.")
 
 
-def run_recipe(description: str, *, variants: Mapping[str, Mapping[str, Any]] | None = None, **defaults: Any) -> None:
-    """The whole of a recipe: parse, run, print the table and where things are; on an error one sentence, and exit 1."""
+def run_recipe(
+    description: str,
+    *,
+    variants: Mapping[str, Mapping[str, Any]] | None = None,
+    analysis: Mapping[str, Any] | None = None,
+    **defaults: Any,
+) -> None:
+    """The whole of a recipe: parse, run, print the table and where things are; on an error one sentence, and exit 1.
+
+    Args:
+        description, variants: as for `parse_sections`.
+        analysis: settings of `AnalyzeConfig` with which the networks are analysed afterwards; None: they are not.
+        defaults: option names and values.
+    """
     with reporting_errors():
         config = parse_config(sys.argv[1:], defaults, description, variants)
         from dilt_hf.experiments.find import find_tickets
@@ -135,7 +148,21 @@ def run_recipe(description: str, *, variants: Mapping[str, Mapping[str, Any]] | 
         folder = Path(config.run.output_dir)
         print("", results.table(), "", results.caption(), "", *results.sentences(), "", sep="\n")
         print(f"Picture: {folder / PICTURE}")
-        print(f"Tickets: {ticket_folder(folder, config.run.seeds[0])}")
+        print(f"Tickets: {ticket_folder(folder, config.run.seeds[0])}", flush=True)
+        if analysis is not None:
+            with reporting_errors():
+                run_analysis(AnalyzeConfig(sources=[str(folder)], cpu=config.run.cpu, **analysis))
+
+
+def run_analysis(config: AnalyzeConfig, data: DataConfig | None = None) -> None:
+    """Analyse the layers of networks, and print what was found and where the figures are."""
+    from dilt_hf.experiments.analyze import FIGURE_FOLDER, analyze, output_folder
+    from dilt_hf.experiments.sources import SAME_DATA
+
+    print("\nAnalysis of the layers of networks that were trained on different classes", flush=True)
+    findings = analyze(config, data or DataConfig(dataset_name=SAME_DATA))
+    print("", findings.table(), "", *(f"- {sentence}" for sentence in findings.sentences()), "", sep="\n")
+    print(f"Figures: {output_folder(config) / FIGURE_FOLDER}")
 
 
 def _json_object(text: str | dict[str, Any]) -> dict[str, Any]:

@@ -6,18 +6,15 @@ python recipes/analyze.py user/tickets-seed_{0,1,2}  # ticket repositories with 
 
 import sys
 
-from dilt_hf.cli import parse_sections, reporting_errors
+from dilt_hf.cli import parse_sections, reporting_errors, run_analysis
 from dilt_hf.config import AnalyzeConfig, DataConfig
-from dilt_hf.experiments.analyze import analyze
 from dilt_hf.experiments.sources import SAME_DATA
 
-SECTIONS = {"config": AnalyzeConfig, "data_config": DataConfig}
+SECTIONS = {"config": AnalyzeConfig, "data": DataConfig}
 
 if __name__ == "__main__":
     arguments = sys.argv[1:]
-    named = next((i for i, word in enumerate(arguments) if word.startswith("-")), len(arguments))
-    if named:
+    if arguments and not arguments[0].startswith("-"):
         arguments = ["--sources", *arguments]
     with reporting_errors():
-        findings = analyze(**parse_sections(SECTIONS, arguments, {"dataset_name": SAME_DATA}, __doc__))
-        print("", findings.table(), "", *findings.sentences(), sep="\n")
+        run_analysis(**parse_sections(SECTIONS, arguments, {"dataset_name": SAME_DATA}, __doc__))

@@ -1,4 +1,5 @@
-"""The demo: scikit-learn's digits, a micro ResNet, digits 0-4 against 5-9, three seeds, a few minutes on two cores."""
+"""The demo: scikit-learn's digits, a micro ResNet, digits 0-4 against 5-9, three seeds, and the analysis of the
+layers; a few minutes on two cores."""
 
 from dilt_hf.cli import run_recipe
 
@@ -21,4 +22,5 @@ if __name__ == "__main__":
         materialise=["core"],
         seeds=[0, 1, 2],
         output_dir="runs/digits",
+        analysis={"layers": ["weights"], "num_probes": 256},
     )

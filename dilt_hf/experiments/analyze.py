@@ -26,6 +26,7 @@ from dilt_hf.analysis.similarity import linear_cka, rsa
 from dilt_hf.analysis.spaces import MetricSpace
 from dilt_hf.config import AnalyzeConfig, DataConfig
 from dilt_hf.errors import AnalysisError
+from dilt_hf.experiments.folder import RUN_FILE
 from dilt_hf.experiments.sources import Network, Probes, open_source
 from dilt_hf.files import pretty_json, write_atomically
 from dilt_hf.overlap import mean_overlap
@@ -48,8 +49,7 @@ def analyze(config: AnalyzeConfig, data_config: DataConfig, progress: bool = Tru
         DiltError: when the source or the data cannot be opened.
     """
     source = open_source(config, data_config)
-    default = Path(config.sources[0], "analysis") if Path(config.sources[0]).is_dir() else Path("runs/analysis")
-    folder = Path(config.output_dir) if config.output_dir else default
+    folder = output_folder(config)
     folder.mkdir(parents=True, exist_ok=True)
     job = Analysis(config, source.probes, Stages(folder / "stages"), progress)
     compared, siblings = [], []
@@ -65,6 +65,14 @@ def analyze(config: AnalyzeConfig, data_config: DataConfig, progress: bool = Tru
     write_atomically(folder / TEXT_FILE, report(findings))
     save_figures(findings, folder / FIGURE_FOLDER)
     return findings
+
+
+def output_folder(config: AnalyzeConfig) -> Path:
+    """Where the results go: the folder that was named; else `analysis` in the run, or in runs/ for repositories."""
+    if config.output_dir:
+        return Path(config.output_dir)
+    source = Path(config.sources[0])
+    return source / "analysis" if (source / RUN_FILE).is_file() else Path("runs/analysis")
 
 
 def report(findings: Findings) -> str:

@@ -201,7 +201,7 @@ class RepositorySource:
         if missing or len(wanted) < 2:
             raise AnalysisError(
                 f"{self.config.sources[seed]} holds trained weights of {', '.join(held) or 'no ticket'}, and two or "
-                f"more are needed: {', '.join(wanted)}; choose with --networks, have `find_tickets` --materialise them, "
+                f"more are needed: {', '.join(wanted)}; choose with --networks, let `find_tickets` --materialise them, "
                 "or analyse the folder of the run."
             )
         return [self._network(tickets, name) for name in wanted]

@@ -47,7 +47,7 @@ def test_bounds_symmetry_and_the_value_of_the_permutation(seed, n, tier, paired)
     moved = other.distances[np.ix_(pair.permutation, pair.permutation)]
     assert pair.value == pytest.approx(((one.distances - moved) ** 2).mean(), abs=1e-12)
     assert pair.lower_bound <= pair.value
-    assert global_bound(one, other) <= pair.value + TOLERANCE
+    assert global_bound(one, other) <= pair.value + 1e-6  # its distances are kept in float32
     assert turned.value == pair.value
     assert (turned.permutation[pair.permutation] == np.arange(n)).all()
     assert pair.certified

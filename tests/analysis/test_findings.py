@@ -1,0 +1,69 @@
+"""What the numbers of several seeds come to, on planted ones."""
+
+import math
+
+import numpy as np
+import pytest
+from test_modules import planted
+
+from dilt_hf.analysis.figures import save_figures
+from dilt_hf.analysis.findings import Compared, Findings, find_break
+from dilt_hf.analysis.joint import joint_gw
+
+
+def compared(seed, dead=False):
+    layers = planted(0.2, seed=seed)
+    if dead:
+        layers["a"]["layer_1"] = 0 * layers["a"]["layer_1"]
+    joint = joint_gw(layers, tier="fast")
+    overlap = {name: {"jaccard": 0.9 - 0.1 * k, "chance": 0.2} for k, name in enumerate(joint.layers)}
+    overlap["layer_5"] = {"jaccard": None, "chance": None}
+    return Compared(joint, overlap, np.ones(6), np.ones(6))
+
+
+def findings(seeds=3, **options):
+    found = [compared(seed, **options) for seed in range(seeds)]
+    return Findings(list(range(seeds)), found, [], None, {f"layer_{k}": ["w"] for k in range(6)}, {"source": "here"})
+
+
+def test_planted_networks_are_described():
+    found = findings()
+    assert found.modules.names == ("core", "specialist-0", "specialist-1")
+    assert found.seed_agreement == 1
+    assert found.break_point.after == 3
+    excess, distance = found.of_module(0)
+    assert excess.mean == pytest.approx(0.6)
+    assert excess.half_width == pytest.approx(0, abs=1e-9)
+    assert 0 < distance.mean < found.of_module(1)[1].mean
+    assert found.of_module(1)[0].mean == pytest.approx((0.4 + 0.3) / 2), "a layer without overlap is left out"
+    text = " ".join(found.sentences())
+    assert "break after layer 3 of 6" in text
+    assert "3 proposed (core, specialist-0, specialist-1)" in text
+    assert "No sibling networks" in text
+    assert "specialist-1" in found.table()
+    assert found.constant_layers() == []
+    assert found.to_dict()["gw"]["counterparts"] == found.diagonals.tolist()
+
+
+def test_one_seed_and_a_dead_layer(tmp_path):
+    found = findings(1, dead=True)
+    assert found.constant_layers() == ["layer_1"]
+    assert math.isnan(found.seed_agreement)
+    assert found.modules.labels[0, 1] == -1
+    assert "Constant on the probes, and left out: layer_1." in found.sentences()
+    assert "agreement of seeds –" in " ".join(found.sentences())
+    assert found.to_dict()["gw"]["counterparts"][0][1] is None
+    assert len(save_figures(found, tmp_path / "figures")) == 3
+    first = {path.name: path.read_bytes() for path in (tmp_path / "figures").iterdir()}
+    save_figures(found, tmp_path / "figures")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "figures").iterdir()} == first
+
+
+def test_breaks():
+    assert find_break(np.ones((2, 3))) is None
+    broken = find_break(np.array([[1, 1, 1, 8, 8.0], [1, 1, 8, 8, 8.0]]))
+    assert broken.per_seed == (3, 2)
+    assert find_break(np.ones((1, 6))).share == 0
+    gone = find_break(np.array([[1, np.nan, 1, 8, 8, 8.0]]))
+    assert gone.after == 3
+    assert gone.share == pytest.approx(1)

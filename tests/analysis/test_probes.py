@@ -1,0 +1,37 @@
+"""The choice of probes: even over classes, the same every time, no picture twice."""
+
+import numpy as np
+import pytest
+import torch
+
+from dilt_hf import data
+from dilt_hf.analysis.probes import choose_probes
+from dilt_hf.config import DataConfig
+from dilt_hf.errors import AnalysisError
+from dilt_hf.splits import load_splits
+
+
+@pytest.fixture(scope="module")
+def digits():
+    config = DataConfig(dataset_name="digits")
+    splits = load_splits(config)
+    return splits.test, data.open_images(splits, config, 8, 3, torch.device("cpu"), progress=False)["test"]
+
+
+def test_they_are_even_and_the_same_every_time(digits):
+    split, pictures = digits
+    rows = choose_probes(split, pictures, 100)
+    assert torch.equal(rows, choose_probes(split, pictures, 100))
+    assert not torch.equal(rows, choose_probes(split, pictures, 100, seed=1))
+    assert np.bincount(split.labels[rows.numpy()]).tolist() == [10] * 10
+    assert len(choose_probes(split, pictures, 10_000)) <= len(split)
+
+
+def test_no_picture_is_taken_twice(digits):
+    split, pictures = digits
+    few = data.ResidentImages(pictures.pictures.clone(), pictures.labels)
+    few.pictures[5:] = few.pictures[5]
+    assert len(choose_probes(split, few, 100)) == 6
+    few.pictures[:] = 0
+    with pytest.raises(AnalysisError, match="the test split has only 1 different picture"):
+        choose_probes(split, few, 100)

@@ -1,0 +1,131 @@
+"""The whole analysis on small real runs: from the folder of a run, and from ticket repositories."""
+
+import json
+
+import numpy as np
+import pytest
+
+from dilt_hf.analysis import matrix
+from dilt_hf.analysis.figures import short_names
+from dilt_hf.config import AnalyzeConfig, DataConfig, DiltConfig
+from dilt_hf.errors import AnalysisError, ConfigError
+from dilt_hf.experiments import analyze as experiment
+from dilt_hf.experiments.analyze import analyze
+from dilt_hf.experiments.find import find_tickets
+from dilt_hf.experiments.sources import SAME_DATA
+
+SAME = DataConfig(dataset_name=SAME_DATA)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A finished run of three seeds with siblings: a ResNet of seven convolutions on a few digits."""
+    from dilt_hf.config import ModelConfig, PartitionConfig, PruningConfig, RunConfig, TrainingConfig
+
+    folder = tmp_path_factory.mktemp("run") / "digits"
+    config = DiltConfig(
+        data=DataConfig(dataset_name="digits", max_train_samples=200, max_eval_samples=60),
+        model=ModelConfig(architecture="resnet20", config_overrides={"blocks_per_stage": 1, "hidden_sizes": [6, 6, 6]}),
+        partition=PartitionConfig(num_partitions=2),
+        training=TrainingConfig(num_train_epochs=1, train_batch_size=40, learning_rate=0.05),
+        pruning=PruningConfig(num_rounds=2, pruning_fraction=0.3),
+        run=RunConfig(
+            output_dir=str(folder), cpu=True, controls=False, seeds=[0, 1, 2], siblings=True,
+            tickets=["partition_0", "partition_1", "core", "union"], materialise=["partition_0", "partition_1"],
+        ),
+    )  # fmt: skip
+    find_tickets(config, progress=False)
+    return folder
+
+
+def settings(run, tmp_path, **changes):
+    defaults = {"layers": ["weights"], "num_probes": 40, "tier": "fast", "output_dir": str(tmp_path / "out")}
+    return AnalyzeConfig(**({"sources": [str(run)]} | defaults | changes))
+
+
+def test_a_run_is_analysed_and_the_work_is_found_again(run, tmp_path, monkeypatch, capsys):
+    config = settings(run, tmp_path)
+    findings = analyze(config, SAME)
+    out = tmp_path / "out"
+    assert "2 networks of 7 layers, 40 probes: 273 pairs of layers over all seeds" in capsys.readouterr().out
+    assert findings.networks == ("dense_0", "dense_1")
+    assert findings.diagonals.shape == findings.excesses.shape == (3, 7)
+    assert np.isfinite(findings.excesses).all()
+    assert findings.link.siblings is not None
+    assert len(findings.siblings) == 3
+    numbers = json.loads((out / "analysis.json").read_text())
+    np.testing.assert_allclose(numbers["gw"]["counterparts"], findings.diagonals)
+    assert numbers["layers"]["layer2.0.conv1"] == ["layer2.0.conv1.weight"]
+    for name in ("distances", "modules", "link"):
+        assert (out / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+        assert "<svg" in (out / "figures" / f"{name}.svg").read_text()
+        json.loads((out / "figures" / f"{name}.json").read_text())
+    text = (out / "analysis.md").read_text()
+    assert "| layer2.0.conv1 | layer2.0.conv1.weight |" in " ".join(text.split())
+    first = {path.name: path.read_bytes() for path in out.rglob("*") if path.is_file() and "stages" not in path.parts}
+    assert {"gw_seed_0.safetensors", "gw_seed_2.safetensors"} <= set(first)
+
+    def never(*arguments, **options):
+        raise AssertionError("done before")
+
+    monkeypatch.setattr(experiment, "collect", never)
+    monkeypatch.setattr(matrix, "solve", never)
+    analyze(config, SAME, progress=False)
+    again = {path.name: path.read_bytes() for path in out.rglob("*") if path.is_file() and "stages" not in path.parts}
+    assert again == first
+
+
+def test_masked_networks_and_tickets_of_a_run(run, tmp_path):
+    masked = analyze(settings(run, tmp_path, networks=["masked"], seeds=[1]), SAME, progress=False)
+    assert masked.networks == ("masked_0", "masked_1")
+    assert masked.seeds == [1]
+    assert masked.link.verdict == "not decided"
+    tickets = analyze(
+        settings(run, tmp_path, networks=["core", "union"], seeds=[0], layers=["blocks"]), SAME, progress=False
+    )
+    assert tickets.networks == ("core", "union")
+    assert len(tickets.layers) == 3
+    assert tickets.siblings == []
+
+
+def test_ticket_repositories_are_analysed_on_the_data_that_they_name(run, tmp_path):
+    sources = [str(run / "tickets" / f"seed_{seed}") for seed in (0, 1)]
+    findings = analyze(settings(run, tmp_path, sources=sources, num_modules=2), SAME, progress=False)
+    assert findings.networks == ("partition_0", "partition_1")
+    assert findings.seeds == [0, 1]
+    assert findings.modules.count == 2
+    named = DataConfig(dataset_name="digits", image_size=8)
+    same = analyze(settings(run, tmp_path, sources=sources, num_modules=2), named, progress=False)
+    np.testing.assert_allclose(same.diagonals, findings.diagonals)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"networks": ["core"]}, ConfigError, "--networks must be dense, or masked, or two tickets and more: core"),
+        ({"layers": ["nothing"]}, AnalysisError, "has no module 'nothing'"),
+        ({"pooling": "cls"}, AnalysisError, "cannot be pooled by 'cls'"),
+    ],
+)
+def test_bad_requests_of_a_run(run, tmp_path, changes, error, message):
+    with pytest.raises(error, match=message):
+        analyze(settings(run, tmp_path, **changes), SAME, progress=False)
+
+
+def test_bad_sources(run, tmp_path):
+    repository = str(run / "tickets" / "seed_0")
+    with pytest.raises(ConfigError, match="has its own seeds; give it alone"):
+        analyze(settings(run, tmp_path, sources=[str(run), repository]), SAME, progress=False)
+    with pytest.raises(AnalysisError, match="holds trained weights of partition_0, partition_1, and two or more"):
+        analyze(settings(run, tmp_path, sources=[repository], networks=["core", "union"]), SAME, progress=False)
+    with pytest.raises(ConfigError, match="name the folder of a run"):
+        AnalyzeConfig()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "run.json").write_text('{"data": {"color": 1}}')
+    with pytest.raises(ConfigError, match="not the settings of a run of this version"):
+        analyze(settings(run, tmp_path, sources=[str(tmp_path / "other")]), SAME, progress=False)
+
+
+def test_names_in_figures_leave_out_what_all_share():
+    assert short_names(["a.stem", "a.b.0.conv", "a.b.1.conv", "a.c.1.conv"]) == ["stem", "b.0", "b.1", "c.1"]
+    assert short_names(["x.0.conv", "x.0.conv"]) == ["x.0.conv", "x.0.conv"]
