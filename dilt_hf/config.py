@@ -421,6 +421,9 @@ class AnalyzeConfig:
     probe_split: Literal["test", "validation"] = option("test", "The split that they are taken from.")
     tier: Literal["fast", "default", "thorough"] = option("default", "How hard Gromov-Wasserstein is tried.")
     num_modules: int | None = option(None, "How many modules of layers; by default as many as are proposed.")
+    clustering: Literal["joint", "cross"] = option(
+        "joint", "All layers of all networks as points; or the plan's literal form, layers by what two networks share."
+    )
     siblings: bool = option(
         False,
         "Of a run: also train on a sibling split (the same classes, disjoint rows), the null of the link.",

@@ -49,6 +49,16 @@ def test_every_public_name_exists():
         _ = dilt_hf.nothing
 
 
+def test_every_public_name_of_the_analysis_exists():
+    from dilt_hf import analysis
+
+    for name in analysis.__all__:
+        assert getattr(analysis, name) is not None
+    assert dir(analysis) == sorted(analysis.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = analysis.nothing
+
+
 def test_files_import_only_from_layers_to_their_left():
     assert sorted(LAYERS) == modules()
     for position, name in enumerate(LAYERS):

@@ -12,7 +12,7 @@ import numpy as np
 
 from dilt_hf.analysis.joint import JointGw
 from dilt_hf.analysis.link import Link, measure_link
-from dilt_hf.analysis.modules import Modules, Proposal, find_modules, propose
+from dilt_hf.analysis.modules import JOINT, Modules, Proposal, find_modules, propose
 from dilt_hf.errors import AnalysisError
 from dilt_hf.files import json_values
 from dilt_hf.results import Estimate, estimate
@@ -68,6 +68,7 @@ class Findings:
         compared: networks trained on different partitions, by seed.
         siblings: networks trained on the same classes, by seed; may be empty.
         modules_wanted: the number of modules asked for; None to propose one.
+        form: of the clustering (`modules.find_modules`).
         weights: the prunable weights that make each layer.
         facts: what the analysis was made from, in words.
     """
@@ -78,6 +79,7 @@ class Findings:
     modules_wanted: int | None
     weights: Mapping[str, Sequence[str]]
     facts: Mapping[str, Any]
+    form: str = JOINT
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -117,7 +119,7 @@ class Findings:
     def proposal(self) -> Proposal | None:
         """What speaks for each number of modules; None for too few layers."""
         try:
-            return propose(self.values, len(self.networks), list(self._halves))
+            return propose(self.values, len(self.networks), list(self._halves), self.form)
         except AnalysisError:
             return None
 
@@ -125,7 +127,7 @@ class Findings:
     def modules(self) -> Modules:
         """Modules of the matrix averaged over seeds: as many as were asked for, else as are proposed, else two."""
         k = self.modules_wanted or (self.proposal.k if self.proposal else 2)
-        return find_modules(self.values, len(self.networks), k, list(self._halves))
+        return find_modules(self.values, len(self.networks), k, list(self._halves), self.form)
 
     @cached_property
     def seed_agreement(self) -> float:
@@ -133,7 +135,7 @@ class Findings:
         from sklearn.metrics import adjusted_rand_score
 
         found = [
-            find_modules(each.joint.values, len(self.networks), self.modules.count).labels.ravel()
+            find_modules(each.joint.values, len(self.networks), self.modules.count, form=self.form).labels.ravel()
             for each in self.compared
         ]
         pairs = [adjusted_rand_score(a, b) for i, a in enumerate(found) for b in found[:i]]
@@ -233,6 +235,7 @@ class Findings:
                     "labels": self.modules.labels.tolist(),
                     "stability": self.modules.stability,
                     "contiguity": self.modules.contiguity,
+                    "form": self.form,
                     "seed_agreement": self.seed_agreement,
                     "per_module": [
                         {"overlap_beyond_chance": vars(excess), "counterparts": vars(distance)}

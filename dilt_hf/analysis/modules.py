@@ -25,6 +25,7 @@ from dilt_hf.errors import AnalysisError
 TRUSTED = 0.8  # stability of modules that another sample of probes would give again
 MOST_MODULES = 8
 CORE, SPECIALIST, MIXED = "core", "specialist", "mixed"
+JOINT, CROSS = FORMS = ("joint", "cross")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +75,7 @@ def affinity_of(values: np.ndarray) -> np.ndarray:
 
 def cross_affinity(values: np.ndarray) -> np.ndarray:
     """The plan's literal form: 1/G of two networks' layers, symmetrised, (L, L). Both copies of a layer are one point,
-    so it cannot tell core from specialist modules.
+    so it cannot tell core from specialist modules (`find_modules` with form="cross").
 
     Args:
         values: G between the layers of the two, float (L, L).
@@ -117,41 +118,52 @@ def eigengaps(affinity: np.ndarray, most: int = MOST_MODULES) -> np.ndarray:
     return np.diff(values)[:most]
 
 
-def find_modules(values: np.ndarray, networks: int, k: int, halves: Sequence[np.ndarray] = ()) -> Modules:
+def find_modules(
+    values: np.ndarray, networks: int, k: int, halves: Sequence[np.ndarray] = (), form: str = JOINT
+) -> Modules:
     """Modules of the layers of several networks.
 
     Args:
         values: G of all pairs of layers, float (N·L, N·L), network by network. NaN for constant layers.
         networks: N.
         k: how many modules.
-        halves: the same matrix from samples of the probes (`half_samples`), for the stability.
+        halves: the same matrix from samples of the probes (`joint.JointGw.halves`), for the stability.
+        form: "joint" clusters all N·L layers; "cross" the L layers by what the first two networks have between them
+            (`cross_affinity`), so that all networks get the same modules.
 
     Raises:
         AnalysisError: when the matrix is not N·L by N·L, or too few layers are left for k modules.
     """
+    alive = _alive(values, networks, form)
+    found = cluster(_affinity(values, networks, form, alive), k)
+    stability = float("nan")
+    if len(halves):
+        from sklearn.metrics import adjusted_rand_score
+
+        again = (cluster(_affinity(half, networks, form, alive), k) for half in halves)
+        stability = float(np.mean([adjusted_rand_score(found, each) for each in again]))
+    labels = np.full(len(alive), -1)
+    labels[alive] = found
+    by_network = np.tile(labels, (networks, 1)) if form == CROSS else labels.reshape(networks, -1)
+    return Modules(by_network, name_modules(by_network), stability, contiguity(by_network))
+
+
+def _alive(values: np.ndarray, networks: int, form: str) -> np.ndarray:
+    """Which points of this form of clustering are no constant layers."""
+    if form not in FORMS:
+        raise AnalysisError(f"there is no form of clustering '{form}'; use one of {', '.join(FORMS)}.")
     count = len(values) // networks
     if values.shape != (networks * count, networks * count) or not count:
         raise AnalysisError(f"a matrix of shape {values.shape} does not hold the pairs of {networks} networks' layers.")
     alive = ~np.isnan(values).all(axis=1)
-    here = np.ix_(alive, alive)
-    found = cluster(affinity_of(values[here]), k)
-    labels = np.full(len(values), -1)
-    labels[alive] = found
-    by_network = labels.reshape(networks, count)
-    return Modules(
-        labels=by_network,
-        names=name_modules(by_network),
-        stability=_stability(found, [half[here] for half in halves], k),
-        contiguity=contiguity(by_network),
-    )
+    return alive if form == JOINT else alive.reshape(networks, count)[:2].all(axis=0)
 
 
-def _stability(found: np.ndarray, halves: Sequence[np.ndarray], k: int) -> float:
-    from sklearn.metrics import adjusted_rand_score
-
-    if not len(halves):
-        return float("nan")
-    return float(np.mean([adjusted_rand_score(found, cluster(affinity_of(half), k)) for half in halves]))
+def _affinity(values: np.ndarray, networks: int, form: str, alive: np.ndarray) -> np.ndarray:
+    if form == JOINT:
+        return affinity_of(values[np.ix_(alive, alive)])
+    count = len(values) // networks
+    return cross_affinity(values[:count, count : 2 * count][np.ix_(alive, alive)])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,18 +185,20 @@ class Proposal:
         return self.stability[self.k] >= TRUSTED
 
 
-def propose(values: np.ndarray, networks: int, halves: Sequence[np.ndarray], most: int = MOST_MODULES) -> Proposal:
+def propose(
+    values: np.ndarray, networks: int, halves: Sequence[np.ndarray], form: str = JOINT, most: int = MOST_MODULES
+) -> Proposal:
     """How many modules; arguments as for `find_modules`.
 
     Raises:
         AnalysisError: for fewer than three layers, or no half samples.
     """
-    alive = ~np.isnan(values).all(axis=1)
+    alive = _alive(values, networks, form)
     if alive.sum() < 3 or not len(halves):
         raise AnalysisError(f"{alive.sum()} layers are too few to say how many modules they form; give a number.")
     candidates = range(2, min(most, int(alive.sum()) - 1) + 1)
-    stability = {k: find_modules(values, networks, k, halves).stability for k in candidates}
-    gaps = eigengaps(affinity_of(values[np.ix_(alive, alive)]), max(candidates))
+    stability = {k: find_modules(values, networks, k, halves, form).stability for k in candidates}
+    gaps = eigengaps(_affinity(values, networks, form, alive), max(candidates))
     gap = {k: float(gaps[k - 1] / gaps.sum()) for k in candidates}
     good = [k for k in candidates if stability[k] >= TRUSTED]
     best = max(good, key=lambda k: gap[k]) if good else max(candidates, key=lambda k: stability[k])

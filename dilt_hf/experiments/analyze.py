@@ -60,7 +60,8 @@ def analyze(config: AnalyzeConfig, data_config: DataConfig, progress: bool = Tru
         save_matrices(found.joint, folder / f"gw_seed_{seed}.safetensors")
         null = source.siblings(seed)
         siblings += [job.compare(null, f"{label}, siblings")] if null else []
-    findings = Findings(source.seeds, compared, siblings, config.num_modules, job.weights, job.facts(source.name))
+    facts = job.facts(source.name)
+    findings = Findings(source.seeds, compared, siblings, config.num_modules, job.weights, facts, config.clustering)
     write_atomically(folder / NUMBERS_FILE, pretty_json(findings.to_dict()))
     write_atomically(folder / TEXT_FILE, report(findings))
     save_figures(findings, folder / FIGURE_FOLDER)

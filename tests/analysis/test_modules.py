@@ -88,6 +88,10 @@ def test_the_literal_form_and_its_affinity(clear):
     affinity = cross_affinity(clear.pairs["a", "b"].value)
     np.testing.assert_array_equal(affinity, affinity.T)
     assert len(set(cluster(affinity, 2)[:3])) == 1
+    literal = find_modules(clear.values, 2, 2, list(clear.halves), form="cross")
+    np.testing.assert_array_equal(literal.labels[0], literal.labels[1])
+    assert len(set(literal.labels[0, :3])) == 1
+    assert propose(clear.values, 2, list(clear.halves), form="cross").k >= 2
     own = affinity_of(clear.values)
     assert (np.diagonal(own) == 1).all()
     assert own.min() > 0
@@ -128,6 +132,8 @@ def test_what_cannot_be_clustered(clear):
         find_modules(clear.values, 2, 13)
     with pytest.raises(AnalysisError, match=r"shape \(12, 12\) does not hold the pairs of 5 networks"):
         find_modules(clear.values, 5, 2)
+    with pytest.raises(AnalysisError, match="no form of clustering 'other'"):
+        find_modules(clear.values, 2, 2, form="other")
     with pytest.raises(AnalysisError, match="half of the layers are equal"):
         affinity_of(np.zeros((4, 4)))
     with pytest.raises(AnalysisError, match="all layers are equal"):
