@@ -234,7 +234,14 @@ def _found(config: Mapping[str, Any]) -> str:
         each = ", ".join(f"{100 * density:.1f} %" for density in densities)
         lines.append(f"- **Rounds** of train, prune, rewind to step {pruning.get('rewind_step', 0)}: density {each}")
     if training:
-        keys = ("num_train_epochs", "train_batch_size", "optimizer", "learning_rate", "weight_decay", "lr_scheduler")
+        keys = (
+            "num_train_epochs",
+            "train_batch_size",
+            "optimizer",
+            "learning_rate",
+            "weight_decay",
+            "lr_scheduler_type",
+        )
         lines.append("- **Training**: " + ", ".join(f"{key} {training[key]}" for key in keys if key in training))
     costs = [metric for metric in config.get("metrics", []) if metric["ticket"] == "core" and not metric["control"]]
     if costs:

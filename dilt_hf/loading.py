@@ -66,7 +66,7 @@ def assemble(folder: Path, tensors: dict[str, Tensor]) -> nn.Module:
         raise
     except Exception as error:  # transformers meets a damaged config.json with whatever its values break
         reason = " ".join(str(error).split())
-        raise ModelError(f"{folder / MODEL_CONFIG_FILE} does not describe a model ({reason[:500]}).") from error
+        raise ModelError(f"{folder / MODEL_CONFIG_FILE} does not describe a model ({reason}).") from error
     for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if report.get(problem):
             some = ", ".join(str(key) for key in sorted(report[problem], key=str)[:3])
@@ -94,7 +94,7 @@ def _read_config(folder: Path) -> Any:
             return CONFIG_MAPPING[content["model_type"]].from_dict(content)
     except Exception as error:
         reason = " ".join(str(error).split())
-        raise ModelError(f"{path} does not describe a model ({reason[:500]}).") from error
+        raise ModelError(f"{path} does not describe a model ({reason}).") from error
 
 
 def _check_numbers(content: Any, path: Path, key: str = "") -> None:
