@@ -23,8 +23,8 @@ from tqdm import tqdm
 from dilt_hf.analysis.gromov import TIERS, solve
 from dilt_hf.analysis.joint import joint_gw
 from dilt_hf.analysis.link import DIFFERENCES, PARTIAL, RAW, measure_link
-from dilt_hf.analysis.matrix import cores
 from dilt_hf.analysis.modules import find_modules, propose
+from dilt_hf.analysis.network import cores
 from dilt_hf.analysis.representations import collect
 from dilt_hf.analysis.spaces import MetricSpace
 from dilt_hf.config import ModelConfig
@@ -180,8 +180,9 @@ def matching(arguments):
 
 def objective(arguments):
     """Values and times against POT, pair by pair."""
-    rows = [["layers", "n", "pairs", "POT s/pair", "tier", "POT / tier", "(median)", "<= POT", "worst", "sum / POT",
-             "certified", "TLB or SLB / G"]]  # fmt: skip
+    head = ["layers", "n", "pairs", "POT s/pair", "tier", "POT / tier", "(median)", "<= POT", "worst", "sum / POT",
+            "certified", "TLB or SLB / G"]  # fmt: skip
+    every = []
     for n in arguments.probes:
         for name, make in families(n, arguments.run):
             a, b = ([points.numpy() for points in layers.values()] for layers in make())
@@ -189,9 +190,10 @@ def objective(arguments):
             if len(pairs) > arguments.pairs:
                 chosen = np.random.default_rng(0).choice(len(pairs), arguments.pairs, replace=False)
                 pairs = [pairs[k] for k in sorted(chosen)]
-            rows += _against_pot(name, a, b, pairs)
-            print(".", end="", flush=True)
-    print_table("Values and times against POT's default, one thread", rows)
+            rows = _against_pot(name, a, b, pairs)
+            print(*("  ".join(row) for row in rows), sep="\n", flush=True)
+            every += rows
+    print_table("Values and times against POT's default, one thread", [head, *every])
 
 
 def _against_pot(name, a, b, pairs):

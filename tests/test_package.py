@@ -20,9 +20,10 @@ LAYERS = [
     "training", "inference", "pruning.imp", "pruning.early_bird", "pruning.colt", "claims", "teams", "stages.store",
     "schedule", "progress", "tracking", "hub", "repository", "trained", "results", "cards", "tickets", "switching",
     "opening", "workbench", "consensus", "figures", "analysis.assignment", "analysis.swaps", "analysis.spaces",
-    "analysis.gromov", "analysis.gpu", "analysis.pot", "analysis.matrix", "analysis.joint", "analysis.layers",
-    "analysis.representations", "analysis.probes", "analysis.similarity", "analysis.modules", "analysis.link",
-    "analysis.findings", "analysis.figures", "experiments.folder", "experiments.networks", "experiments.plan",
+    "analysis.gromov", "analysis.gpu", "analysis.pot", "analysis.network", "analysis.matrix", "analysis.joint",
+    "analysis.layers", "analysis.representations", "analysis.probes", "analysis.similarity", "analysis.modules",
+    "analysis.link", "analysis.findings", "analysis.figures", "experiments.folder", "experiments.networks",
+    "experiments.plan",
     "experiments.search", "experiments.find", "experiments.apply", "experiments.sources", "experiments.analyze",
     "callbacks", "stages.__main__", "cli",
 ]  # fmt: skip
@@ -78,8 +79,8 @@ def test_files_import_only_from_layers_to_their_left():
         "masks", "selection", "overlap", "packed", "mask_files", "bitwise", "masking", "augmentation", "data", "tables",
         "pruning.imp", "pruning.colt", "pruning.early_bird", "config", "results", "partitions", "teams", "models",
         "splits", "claims", "stages.store", "progress", "hub", "trained", "files", "analysis.assignment",
-        "analysis.swaps", "analysis.gromov", "analysis.matrix", "analysis.layers", "analysis.representations",
-        "analysis.similarity", "analysis.modules", "analysis.link", "analysis.findings", "analysis.figures",
+        "analysis.swaps", "analysis.gromov", "analysis.network", "analysis.matrix", "analysis.layers",
+        "analysis.representations", "analysis.similarity", "analysis.modules", "analysis.link", "analysis.findings", "analysis.figures",
     ],
 )  # fmt: skip
 def test_the_examples_in_the_docstrings_are_true(name, tmp_path, monkeypatch):

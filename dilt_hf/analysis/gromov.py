@@ -237,6 +237,8 @@ def _here(one: MetricSpace, other: MetricSpace, tier: str, paired: bool) -> Pair
 
 def inverted(pair: Pair) -> Pair:
     """The same, seen from the other space."""
+    if pair.permutation[0] < 0:  # a coupling that is no permutation
+        return pair
     permutation = np.empty_like(pair.permutation)
     permutation[pair.permutation] = np.arange(len(permutation), dtype=permutation.dtype)
     return dataclasses.replace(pair, permutation=permutation)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 from tqdm.auto import tqdm
 
-from dilt_hf.analysis.matrix import GwMatrix, Layers, gw_matrix
-from dilt_hf.analysis.spaces import MetricSpace
+from dilt_hf.analysis.matrix import GwMatrix, gw_matrix
+from dilt_hf.analysis.network import Layers, NetworkSpaces, cores
 from dilt_hf.errors import AnalysisError
 from dilt_hf.seeding import derive_seed
 
@@ -74,36 +76,39 @@ def joint_gw(
     depths = {name: len(layers) for name, layers in networks.items()}
     if len({tuple(layers) for layers in networks.values()}) > 1:
         raise AnalysisError(f"the networks do not have the same layers ({depths}); compare those of one architecture.")
+    metric = options.pop("metric", "euclidean")
+    spaces = {name: NetworkSpaces.of(layers, metric, name) for name, layers in networks.items()}
     rows = len(names) * depths[names[0]]
     with tqdm(total=rows * (rows - 1) // 2, desc=progress, unit="pair", disable=None if progress else True) as bar:
         pairs = {
-            (a, b): gw_matrix(networks[a], None if a == b else networks[b], progress=bar.update, **options)
+            (a, b): gw_matrix(spaces[a], None if a == b else spaces[b], progress=bar.update, **options)
             for a, b in itertools.combinations_with_replacement(names, 2)
         }
     joint = JointGw(names, tuple(networks[names[0]]), pairs, np.empty(0))
-    return dataclasses.replace(joint, halves=_on_halves(joint, networks, halves, options.get("metric", "euclidean")))
+    return dataclasses.replace(joint, halves=_on_halves(joint, spaces, halves))
 
 
-def _on_halves(joint: JointGw, networks: Mapping[str, Layers], halves: int, metric: str) -> np.ndarray:
+def _on_halves(joint: JointGw, networks: Mapping[str, NetworkSpaces], halves: int) -> np.ndarray:
     """The values of the couplings found, on some of the points that they couple."""
-    spaces = {
-        name: [MetricSpace.of(np.asarray(points, np.float64), metric) for points in layers.values()]
-        for name, layers in networks.items()
-    }
-    n = next(iter(joint.pairs.values())).permutation.shape[-1]
+    n = networks[joint.networks[0]].probes
     chosen = np.zeros((halves, n))
     for row in range(halves):
         rng = np.random.default_rng(derive_seed(0, "half", row))
         chosen[row, rng.choice(n, size=max(2, n // 2), replace=False)] = 1
+    spaces = [space for name in joint.networks for space in networks[name].spaces.values()]
     count = len(joint.layers)
-    result = np.full((halves, len(joint.networks) * count, len(joint.networks) * count), np.nan)
-    for (a, b), matrix in joint.pairs.items():
-        rows, columns = (joint.networks.index(name) * count for name in (a, b))
-        for i, j in itertools.product(range(count), range(count)):
-            one, other = spaces[a][i], spaces[b][j]
-            if one is not None and other is not None and (a != b or i <= j):
-                values = _coupled(one.distances, other.distances, matrix.permutation[i, j], chosen)
-                result[:, rows + i, columns + j] = result[:, columns + j, rows + i] = values
+    result = np.full((halves, len(spaces), len(spaces)), np.nan)
+
+    def fill(place: tuple[int, int]) -> None:
+        i, j = place
+        one, other = spaces[i], spaces[j]
+        if one is not None and other is not None:
+            matrix = joint.pairs[joint.networks[i // count], joint.networks[j // count]]
+            values = _coupled(one.distances, other.distances, matrix.permutation[i % count, j % count], chosen)
+            result[:, i, j] = result[:, j, i] = values
+
+    with threadpool_limits(1), ThreadPoolExecutor(cores()) as pool:
+        list(pool.map(fill, itertools.combinations_with_replacement(range(len(spaces)), 2)))
     return result
 
 

@@ -17,24 +17,21 @@ from typing import Any
 import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
-from torch import Tensor
 from tqdm.auto import tqdm
 
 from dilt_hf.analysis.gpu import solve_together
 from dilt_hf.analysis.gromov import STARTS, Pair, check_tier, inverted, solve
+from dilt_hf.analysis.network import FEWEST_PROBES, Layers, NetworkSpaces, cores
 from dilt_hf.analysis.pot import solve_with_pot
 from dilt_hf.analysis.spaces import NEGATIVE_TYPE, MetricSpace
 from dilt_hf.errors import AnalysisError
 from dilt_hf.seeding import derive_seed
 from dilt_hf.stages import Stages
 
-FEWEST_PROBES = 2
 POT, SELF = "POT", "self"
 WINNERS = (*STARTS, POT, SELF)  # what `start` counts
 FILE, FORMAT = "pairs.safetensors", 1
 BLOCK = 64  # pairs in a stage
-
-Layers = Mapping[str, Tensor | np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,8 +130,8 @@ class GwMatrix:
 
 
 def gw_matrix(
-    a: Layers,
-    b: Layers | None = None,
+    a: Layers | NetworkSpaces,
+    b: Layers | NetworkSpaces | None = None,
     *,
     tier: str = "default",
     paired: bool = True,
@@ -149,7 +146,8 @@ def gw_matrix(
     """Gromov-Wasserstein values between all layers of `a` and all of `b`, or among those of `a`.
 
     Args:
-        a, b: representations by layer name, (n, d) each, with d as it may be; rows are probe inputs.
+        a, b: representations by layer name, (n, d) each, with d as it may be; rows are probe inputs. Or the spaces made
+            of them, where a network is compared more than once.
         tier: "fast", "default" or "thorough" (see `gromov`).
         paired: whether row i is the same input in both.
         metric: a metric of `scipy.spatial.distance.cdist`. Those of `NEGATIVE_TYPE` are solved here, others by POT.
@@ -174,20 +172,20 @@ def gw_matrix(
         ((2, 2), 0.0, 1.0)
     """
     check_tier(tier)
-    points_a, points_b = _checked(a, "a"), _checked(a if b is None else b, "b")
-    n_a, n_b = _probes(points_a), _probes(points_b)
+    one = a if isinstance(a, NetworkSpaces) else NetworkSpaces.of(a, metric, "a")
+    other = one if b is None else b if isinstance(b, NetworkSpaces) else NetworkSpaces.of(b, metric, "b")
+    metric, n_a, n_b = one.metric, one.probes, other.probes
     if paired and n_a != n_b:
         raise AnalysisError(
             f"network a has {n_a} probes and network b {n_b}: pass the same probes through both, or paired=False."
         )
     weights = (_probabilities(weights_a, n_a, "weights_a"), _probabilities(weights_b, n_b, "weights_b"))
-    spaces_a = _spaces(points_a, metric)
-    spaces_b = spaces_a if b is None else _spaces(points_b, metric)
+    spaces_a, spaces_b = list(one.spaces.values()), list(other.spaces.values())
     wanted = [
         (i, j)
-        for i, one in enumerate(spaces_a)
-        for j, other in enumerate(spaces_b)
-        if one is not None and other is not None and (b is not None or i < j)
+        for i, first in enumerate(spaces_a)
+        for j, second in enumerate(spaces_b)
+        if first is not None and second is not None and (b is not None or i < j)
     ]
     ours = n_a == n_b and all(given is None for given in weights) and metric in NEGATIVE_TYPE
     work = _Work(
@@ -204,16 +202,11 @@ def gw_matrix(
         pairs = work.solve([(spaces_a[i], spaces_b[j]) for i, j in wanted], told or bar.update)  # type: ignore[misc]
     floors = _floors([*spaces_a, *([] if b is None else spaces_b)], work)
     return _assemble(
-        GwMatrix.empty(tuple(points_a), tuple(points_b), (n_a, n_b), tier, metric, paired),
+        GwMatrix.empty(tuple(one.spaces), tuple(other.spaces), (n_a, n_b), tier, metric, paired),
         dict(zip(wanted, pairs, strict=True)),
         floors,
         b is None,
     )
-
-
-def cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 # --- the work, in blocks ---------------------------------------------------------------------------------------------
@@ -317,44 +310,6 @@ def _floors(spaces: Sequence[MetricSpace | None], work: _Work) -> list[float]:
 
 
 # --- what goes in and what comes out ---------------------------------------------------------------------------------
-
-
-def _checked(layers: Layers, network: str) -> dict[str, np.ndarray]:
-    """Representations as float64 arrays, or one clear sentence."""
-    points = {}
-    for name, values in layers.items():
-        if isinstance(values, Tensor):
-            values = values.detach().to("cpu", torch.float64).numpy()
-        points[name] = array = np.asarray(values, dtype=np.float64)
-        if array.ndim != 2:
-            raise AnalysisError(
-                f"layer '{name}' of network {network} has the shape {array.shape}; pool it to (probes, features) first."
-            )
-        if not np.isfinite(array).all():
-            row = int(np.argwhere(~np.isfinite(array))[0][0])
-            raise AnalysisError(f"layer '{name}' of network {network} is not finite at probe {row}.")
-    if not points:
-        raise AnalysisError(f"network {network} has no layers to compare.")
-    counts = {name: len(array) for name, array in points.items()}
-    if len(set(counts.values())) > 1:
-        raise AnalysisError(f"the layers of network {network} have unequal numbers of probes: {counts}.")
-    if min(counts.values()) < FEWEST_PROBES:
-        raise AnalysisError(
-            f"network {network} has {min(counts.values())} probe(s); a metric space needs at least {FEWEST_PROBES}, "
-            "and a comparison a few hundred."
-        )
-    return points
-
-
-def _probes(points: Mapping[str, np.ndarray]) -> int:
-    return len(next(iter(points.values())))
-
-
-def _spaces(points: Mapping[str, np.ndarray], metric: str) -> list[MetricSpace | None]:
-    try:
-        return [MetricSpace.of(array, metric) for array in points.values()]
-    except ValueError as error:
-        raise AnalysisError(f"'{metric}' is no metric of scipy.spatial.distance.cdist ({error}).") from error
 
 
 def _probabilities(weights: np.ndarray | None, n: int, name: str) -> np.ndarray | None:

@@ -20,7 +20,7 @@ from dilt_hf.analysis.findings import Compared, Findings
 from dilt_hf.analysis.gromov import solve
 from dilt_hf.analysis.joint import JointGw, joint_gw
 from dilt_hf.analysis.layers import GRANULARITIES
-from dilt_hf.analysis.matrix import cores
+from dilt_hf.analysis.network import cores
 from dilt_hf.analysis.representations import Representations, collect
 from dilt_hf.analysis.similarity import linear_cka, rsa
 from dilt_hf.analysis.spaces import MetricSpace
