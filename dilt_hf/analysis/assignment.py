@@ -33,7 +33,7 @@ def reassign(profit, columns, prices):  # type: ignore[no-untyped-def]
     Args:
         profit: int32 (n, n), within ±LARGEST.
         columns: int32 (n,), the present column of each row, a permutation. It stays as it is if it is optimal already.
-        prices: int32 (n,), a guess; any will do, a good one saves time.
+        prices: int32 (n,), a guess within ±2²⁹; a good one saves time.
 
     Returns:
         By how much the total profit grew, int64.
@@ -57,8 +57,9 @@ def reassign(profit, columns, prices):  # type: ignore[no-untyped-def]
             count += 1
     for f in range(count):
         owners[columns[free[f]]] = -1
+    scratch = np.empty((4, n), np.int32)
     for f in range(count):
-        _augment(profit, columns, owners, prices, free[f])
+        _augment(profit, columns, owners, prices, free[f], scratch)
     gain = np.int64(0)
     for i in range(n):
         gain += np.int64(profit[i, columns[i]]) - np.int64(profit[i, before[i]])
@@ -68,12 +69,11 @@ def reassign(profit, columns, prices):  # type: ignore[no-untyped-def]
 
 
 @_compiled
-def _augment(profit, columns, owners, prices, start):  # type: ignore[no-untyped-def]
+def _augment(profit, columns, owners, prices, start, scratch):  # type: ignore[no-untyped-def]
     """Give the free row `start` a column along the shortest path to one that nobody has."""
-    n = profit.shape[0]
-    reach = np.full(n, INFINITE, np.int32)  # length of the shortest path to each column that is not visited yet
-    costs = prices.copy()
-    visited, lengths = np.empty(n, np.int32), np.empty(n, np.int32)
+    reach, costs, visited, lengths = scratch[0], scratch[1], scratch[2], scratch[3]
+    reach[:] = INFINITE  # length of the shortest path to each column that is not visited yet
+    costs[:] = prices
     best = _best(profit[start], prices)
     shortest = _relax(profit[start], costs, reach, best)
     count = 0
@@ -135,19 +135,11 @@ def _relax(profit, costs, reach, offset):  # type: ignore[no-untyped-def]
 
 @_compiled
 def _first(reach, length):  # type: ignore[no-untyped-def]
-    """The first column at this length: a block that has it, then the place in the block."""
-    n, block = reach.shape[0], 0
-    while block + 64 <= n:
-        hits = 0
-        for j in range(block, block + 64):
-            hits += np.int32(reach[j] == length)
-        if hits:
-            break
-        block += 64
-    column = block
-    while reach[column] != length:
-        column += 1
-    return column
+    """The first column at this length."""
+    first = INFINITE
+    for j in range(reach.shape[0]):
+        first = min(first, np.int32(j) if reach[j] == length else INFINITE)
+    return first
 
 
 @_compiled

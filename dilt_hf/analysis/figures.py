@@ -78,9 +78,9 @@ def draw_distances(findings: Findings) -> tuple[Any, dict[str, Any]]:
     if findings.siblings:
         null = np.mean([each.joint.diagonal() for each in findings.siblings], axis=0)
         profile.plot(depth, null, color=COLOURS[2], marker="s", markersize=3.5, linestyle="--", label="siblings")
-    profile.plot(depth, findings.floor, color=GREY, linestyle=":", label="floor of unpaired probes")
+    profile.plot(depth, findings.floor, color=GREY, linestyle=":", label="same layer, other half of the probes")
     broken = findings.break_point
-    if broken is not None:
+    if broken is not None and broken.clear:
         profile.axvline(broken.after + 0.5, color="#000000", linewidth=0.8)
         profile.annotate(
             f"break ({broken.share:.0%} of variance)", (broken.after + 0.5, 1), xycoords=("data", "axes fraction"),
@@ -99,7 +99,7 @@ def draw_distances(findings: Findings) -> tuple[Any, dict[str, Any]]:
         "cross_mean": cross.tolist(),
         "counterparts": findings.diagonals.tolist(),
         "floor": findings.floor.tolist(),
-        "break_after": None if broken is None else broken.after,
+        "break_after": broken.after if broken is not None and broken.clear else None,
     }
     return figure, json_values(numbers)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -16,9 +16,10 @@ from dilt_hf.analysis.modules import JOINT, Modules, Proposal, find_modules, pro
 from dilt_hf.errors import AnalysisError
 from dilt_hf.files import json_values
 from dilt_hf.results import Estimate, estimate
+from dilt_hf.seeding import derive_seed
 from dilt_hf.tables import markdown_table
 
-FEWEST_FOR_BREAK = 4
+FEWEST_FOR_BREAK, LEVEL, PERMUTATIONS = 4, 0.05, 999
 Overlap = Mapping[str, Mapping[str, float | None]]
 
 
@@ -28,20 +29,18 @@ class Compared:
 
     Attributes:
         joint: their layers against each other.
-        overlap: Jaccard index and chance level of their masks, by layer name and "" for all together
-            (`overlap.mean_overlap`); None where they have no masks.
-        cka, rsa: the reference similarities of each layer with its counterpart, averaged over pairs of networks, (L,).
+        overlap_of: Jaccard index and chance level of their masks for groups of weights (`overlap.mean_overlap`).
+        cka, rsa: the reference similarities, averaged over pairs of networks, (L, L).
     """
 
     joint: JointGw
-    overlap: Overlap | None
+    overlap_of: Callable[[Mapping[str, Sequence[str]]], Overlap]
     cka: np.ndarray
     rsa: np.ndarray
 
-    def excess(self) -> np.ndarray:
-        """Overlap beyond chance by layer, float (L,); NaN where a layer has no weights of its own."""
-        overlap = self.overlap or {}
-        return np.array([_beyond(overlap.get(name)) for name in self.joint.layers])
+    def counterparts(self, name: str) -> np.ndarray:
+        """A field of `GwMatrix` for each layer with its counterpart, averaged over pairs of networks, (L,)."""
+        return np.mean([np.diagonal(getattr(matrix, name)) for matrix in self.joint.between()], axis=0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,12 +50,21 @@ class Break:
     Attributes:
         after: the number of layers before it.
         share: of the variance of log G over layers that two levels explain.
-        per_seed: the same number, seed by seed.
+        of_a_line: the share that a straight line over depth explains.
+        p: how often layers in random order have two levels that explain as much.
+        per_seed: `after`, seed by seed.
     """
 
     after: int
     share: float
+    of_a_line: float
+    p: float
     per_seed: tuple[int, ...]
+
+    @property
+    def clear(self) -> bool:
+        """Whether there is one: two levels explain more than a line, and more than chance."""
+        return self.p < LEVEL and self.share > self.of_a_line
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,9 +108,17 @@ class Findings:
         return np.stack([each.joint.diagonal() for each in self.compared])
 
     @cached_property
+    def overlaps(self) -> list[Overlap]:
+        """Overlap of the masks by layer, of each seed; "" is all of a layer's weights together."""
+        return [each.overlap_of(self.weights) for each in self.compared]
+
+    @cached_property
     def excesses(self) -> np.ndarray:
-        """Overlap beyond chance of each layer, a row a seed, (S, L)."""
-        return np.stack([each.excess() for each in self.compared])
+        """Overlap beyond chance of each layer, a row a seed, (S, L); NaN where a layer has no weights of its own."""
+        return self._beyond_chance(self.overlaps)
+
+    def _beyond_chance(self, overlaps: Sequence[Overlap]) -> np.ndarray:
+        return np.array([[_beyond(overlap.get(name)) for name in self.layers] for overlap in overlaps])
 
     @cached_property
     def floor(self) -> np.ndarray:
@@ -152,7 +168,7 @@ class Findings:
         null: dict[str, np.ndarray] = {}
         if len(self.siblings) == len(self.compared):
             null = {
-                "sibling_overlap": np.stack([each.excess() for each in self.siblings]),
+                "sibling_overlap": self._beyond_chance([each.overlap_of(self.weights) for each in self.siblings]),
                 "sibling_distance": np.stack([each.joint.diagonal() for each in self.siblings]),
             }
         try:
@@ -160,16 +176,57 @@ class Findings:
         except AnalysisError:
             return None
 
+    @cached_property
+    def module_overlaps(self) -> list[Overlap]:
+        """Overlap of the masks by module, of each seed: all weights of its layers taken together."""
+        groups = {
+            name: [weight for layer in self.modules.layers_of(module) for weight in self.weights[self.layers[layer]]]
+            for module, name in enumerate(self.modules.names)
+        }
+        return [each.overlap_of(groups) for each in self.compared]
+
     def of_module(self, module: int) -> tuple[Estimate, Estimate]:
-        """Overlap beyond chance, and G to the counterpart: means over a module's layers, estimated over seeds."""
+        """Overlap beyond chance of a module's weights, and mean G of its layers to their counterparts, over seeds."""
         layers = self.modules.layers_of(module)
-        return tuple(estimate([_mean(row[layers]) for row in rows]) for rows in (self.excesses, self.diagonals))  # type: ignore[return-value]
+        name = self.modules.names[module]
+        return (
+            estimate([_beyond(overlap.get(name)) for overlap in self.module_overlaps]),
+            estimate([_mean(row[layers]) for row in self.diagonals]),
+        )
+
+    def layer_table(self) -> str:
+        """One row a layer: G to its counterpart, in [lower bound, value of the identity]; means over seeds."""
+        columns = {
+            name: np.mean([each.counterparts(name) for each in self.compared], axis=0)
+            for name in ("lower_bound", "value", "identity", "retention")
+        }
+        cka, rsa = (np.mean([np.diagonal(getattr(e, name)) for e in self.compared], axis=0) for name in ("cka", "rsa"))
+        rows = [
+            [
+                str(i + 1), layer, *(_number(float(column[i]), 4) for column in list(columns.values())[:3]),
+                f"{_number(float(100 * columns['retention'][i]), 0)} %", _number(float(self.floor[i]), 4),
+                _number(float(cka[i])), _number(float(rsa[i])), _number(_mean(self.excesses[:, i]), 3),
+            ]
+            for i, layer in enumerate(self.layers)
+        ]  # fmt: skip
+        head = [
+            "",
+            "layer",
+            "lower bound",
+            "G",
+            "G identity",
+            "retention",
+            "floor",
+            "CKA",
+            "RSA",
+            "overlap beyond chance",
+        ]
+        return markdown_table(head, rows)
 
     def constant_layers(self) -> list[str]:
         """Layers that are constant on the probes in some network."""
-        dead = {
-            name for each in self.compared for m in each.joint.pairs.values() for part in m.constant for name in part
-        }
+        matrices = [matrix for each in self.compared for matrix in each.joint.pairs.values()]
+        dead = {name for matrix in matrices for name in (*matrix.constant_a, *matrix.constant_b)}
         return [name for name in self.layers if name in dead]
 
     def sentences(self) -> list[str]:
@@ -177,16 +234,26 @@ class Findings:
         said = []
         broken = self.break_point
         if broken is not None:
-            said.append(
-                f"Profile: two levels, with the break after layer {broken.after} of {len(self.layers)} "
-                f"({_short(self.layers[broken.after - 1])}), explain {broken.share:.0%} of the variance of log G over "
-                f"depth; by seed the break comes after {', '.join(map(str, broken.per_seed))}."
+            levels = (
+                f"two levels, before and after layer {broken.after} of {len(self.layers)} "
+                f"({_short(self.layers[broken.after - 1])}), explain {broken.share:.0%} of the variance of log G over depth, "
+                f"a straight line {broken.of_a_line:.0%} (p = {broken.p:.3f})"
             )
+            seeds = ", ".join(map(str, broken.per_seed))
+            said.append(
+                f"Profile: a break: {levels}; by seed it comes after {seeds}." if broken.clear
+                else f"Profile: no clear break: {levels}."
+            )  # fmt: skip
         modules = self.modules
         how = "asked for" if self.modules_wanted else "proposed"
-        trust = "another sample of probes gives nearly the same" if modules.trusted else "not to be trusted"
+        trust = (
+            "another sample of probes gives nearly the same, and they are apart"
+            if modules.trusted
+            else "not to be trusted as modules"
+        )
         said.append(
-            f"Modules: {modules.count} {how} ({', '.join(modules.names)}); stability {modules.stability:.2f}, {trust}; "
+            f"Modules: {modules.count} {how} ({', '.join(modules.names)}); stability {_number(modules.stability)}, "
+            f"eigengap {_number(modules.gap)}: {trust}; "
             f"agreement of seeds {_number(self.seed_agreement)}; contiguity {modules.contiguity:.2f}."
         )
         if self.link is not None:
@@ -225,15 +292,28 @@ class Findings:
                     "mean_over_seeds": self.values.tolist(),
                     "counterparts": self.diagonals.tolist(),
                     "floor": self.floor.tolist(),
-                    "cka_of_counterparts": [each.cka.tolist() for each in self.compared],
-                    "rsa_of_counterparts": [each.rsa.tolist() for each in self.compared],
+                    **{
+                        f"{name}_of_counterparts": [each.counterparts(name).tolist() for each in self.compared]
+                        for name in ("identity", "lower_bound", "retention", "certified")
+                    },
+                    "cka_of_counterparts": [np.diagonal(each.cka).tolist() for each in self.compared],
+                    "rsa_of_counterparts": [np.diagonal(each.rsa).tolist() for each in self.compared],
                 },
-                "overlap": [each.overlap for each in self.compared],
+                "overlap": {
+                    "layers": self.overlaps,
+                    "modules": self.module_overlaps,
+                    "tensors": [
+                        each.overlap_of({weight: [weight] for weights in self.weights.values() for weight in weights})
+                        for each in self.compared
+                    ],
+                },
                 "break": None if self.break_point is None else dataclasses.asdict(self.break_point),
                 "modules": {
                     "names": list(self.modules.names),
                     "labels": self.modules.labels.tolist(),
                     "stability": self.modules.stability,
+                    "eigengap": self.modules.gap,
+                    "trusted": self.modules.trusted,
                     "contiguity": self.modules.contiguity,
                     "form": self.form,
                     "seed_agreement": self.seed_agreement,
@@ -245,7 +325,8 @@ class Findings:
                 "proposal": None if self.proposal is None else dataclasses.asdict(self.proposal),
                 "link": None if link is None else dataclasses.asdict(link),
                 "siblings": [
-                    {"overlap": each.overlap, "counterparts": each.joint.diagonal().tolist()} for each in self.siblings
+                    {"overlap": each.overlap_of(self.weights), "counterparts": each.joint.diagonal().tolist()}
+                    for each in self.siblings
                 ],
             }
         )
@@ -265,20 +346,25 @@ def find_break(diagonals: np.ndarray) -> Break | None:
     known = np.isfinite(logs).all(axis=0)
     if known.sum() < FEWEST_FOR_BREAK:
         return None
-    positions = np.flatnonzero(known)
+    positions, profile = np.flatnonzero(known), logs[:, known].mean(axis=0)
+    splits, shares = _two_levels(np.vstack([profile, logs[:, known]]))
+    rng = np.random.default_rng(derive_seed(0, "break", len(profile)))
+    by_chance = _two_levels(rng.permuted(np.tile(profile, (PERMUTATIONS, 1)), axis=1))[1]
+    line = np.corrcoef(np.arange(len(profile)), profile)[0, 1] ** 2 if np.ptp(profile) > 0 else 0.0
+    after = [int(positions[split - 1]) + 1 for split in splits]
+    p = float(((by_chance >= shares[0] - 1e-12).sum() + 1) / (PERMUTATIONS + 1))
+    return Break(after[0], float(shares[0]), float(line), p, tuple(after[1:]))
 
-    def best(profile: np.ndarray) -> tuple[int, float]:
-        total = ((profile - profile.mean()) ** 2).sum()
-        left = [
-            sum(((part - part.mean()) ** 2).sum() for part in (profile[:split], profile[split:]))
-            for split in range(1, len(profile))
-        ]
-        split = int(np.argmin(left)) + 1
-        return split, 1 - left[split - 1] / total if total > 0 else 0.0
 
-    split, share = best(logs[:, known].mean(axis=0))
-    per_seed = tuple(int(positions[best(row)[0] - 1]) + 1 for row in logs[:, known])
-    return Break(int(positions[split - 1]) + 1, float(share), per_seed)
+def _two_levels(profiles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """For each row the split into two stretches that explains most of its variance, and that share."""
+    count = profiles.shape[1]
+    centred = profiles - profiles.mean(axis=1, keepdims=True)
+    left = np.arange(1, count)
+    explained = np.cumsum(centred, axis=1)[:, :-1] ** 2 * (1 / left + 1 / (count - left))
+    total = (centred**2).sum(axis=1)
+    shares = np.divide(explained.max(axis=1), total, out=np.zeros(len(profiles)), where=total > 1e-18)
+    return explained.argmax(axis=1) + 1, shares
 
 
 def _beyond(overlap: Mapping[str, float | None] | None) -> float:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dilt_hf.analysis.gromov import Pair, Permutation, Steps, inverted, solving
+from dilt_hf.analysis.gromov import Pair, Permutation, Steps, inverted, rows, solving
 from dilt_hf.analysis.spaces import MetricSpace
 
 BATCH_BYTES = 2**30  # of the products in flight
@@ -89,9 +89,8 @@ class _Shelf:
                     left.append(torch.from_numpy(each.one.profiles).to(self.device).T)
                     right.append(torch.from_numpy(each.other.profiles).to(self.device).T)
                 else:
-                    columns = torch.from_numpy(each.wanted).to(self.device, torch.int64)
                     left.append(self.centred(each.one))
-                    right.append(self.centred(each.other)[columns])
+                    right.append(rows(self.centred(each.other), each.wanted))
             return torch.bmm(torch.stack(left).transpose(1, 2), torch.stack(right)).cpu().numpy()
         finally:
             torch.backends.cuda.matmul.allow_tf32 = allowed

@@ -10,17 +10,17 @@ is at a permutation σ and Frank-Wolfe always takes the whole step: one product 
 Written with D1 and D2 less their row means, that product *is* the gradient with row and column means 0, so float32
 suffices, nothing need be centred, and half the diagonal is a good first guess of the prices. When a step moves few
 points, only their rows of the product are computed again. The value is evaluated in float64 without expanding the
-square, which would cancel.
+square, which would cancel, and a step so small that it may be rounding is taken only if the value falls.
 
 Local minima are many. Starts: the *identity* (the probes are paired), the *profile* match (the assignment of the local
 distributions of distances, whose cost is the lower bound), and the *product* coupling, from which POT starts: its first
 step sorts both sides by mean distance. Exchanges of two points (`swaps`) go on where Frank-Wolfe stops.
 
-| tier     | starts                     | exchanges             | lower bound                 |
-|----------|----------------------------|-----------------------|-----------------------------|
-| fast     | identity (else profile)    | none                  | global (SLB)                |
-| default  | identity, profile, product | from the best         | of the local profiles (TLB) |
-| thorough | all three                  | from all, and restarts | of the local profiles (TLB) |
+| tier     | starts                       | until                                       | lower bound             |
+|----------|------------------------------|---------------------------------------------|-------------------------|
+| fast     | the better of identity and product (unpaired: profile) | a step promises < 0.1 % | global (SLB)   |
+| default  | identity, profile, product   | a local minimum, then exchanges on the best | of local profiles (TLB) |
+| thorough | identity, profile, product   | exchanges end, on each; then restarts       | of local profiles (TLB) |
 
 Source: Peyré, Cuturi and Solomon, Gromov-Wasserstein averaging of kernel and distance matrices (2016), proposition 1,
 for the product form; Mémoli, Gromov-Wasserstein distances and the metric approach to object matching (2011), sections 5
@@ -48,6 +48,10 @@ STARTS = ("identity", "profile", "product")
 MOST_STEPS = 1000
 RESTARTS = 10  # of the thorough tier
 KICKED = 1 / 16  # of the points lose their partners at each restart
+ENOUGH = 1e-3  # the fast tier stops at a step that promises less than this share of the value
+ROUNDING = 1e-5  # a step that promises less than this share of the value is not taken unchecked
+PROVEN = 1e-3  # a value this share above the lower bound ends the search
+EXACT = 1e-12  # as does one that is rounding
 AFRESH = 0.4  # of the rows moved: beyond it, the whole product costs less than its change
 
 Permutation = np.ndarray
@@ -67,7 +71,7 @@ class Pair:
         start: the one of `STARTS` that led to it.
         steps: products computed, over all starts.
         certified: dual prices prove that no linear step leads further (and, but in the fast tier, no exchange of two
-            points does): the permutation is a local minimum. False where `MOST_STEPS` ended the search.
+            points does): up to rounding, the permutation is a local minimum. False where the search ended before.
     """
 
     value: float
@@ -113,20 +117,27 @@ def solving(one: MetricSpace, other: MetricSpace, tier: str, paired: bool) -> St
     unmoved = search.value(identity) if paired else np.nan
     if tier == "fast":
         bound = global_bound(one, other)
-        name, start = ("identity", identity) if paired else ("profile", (yield from search.profile_match())[0])
-        best = yield from search.climb(name, start, exchanges=False)
-    else:
-        starts = {"identity": identity} if paired else {}
-        starts["profile"], bound = yield from search.profile_match()
-        starts["product"] = search.sorted_match()
-        found = []
-        for name, start in starts.items():
-            found.append((yield from search.climb(name, start, exchanges=tier == "thorough")))
-        best = min(found, key=lambda each: each.value)  # the first of those that agree
-        if tier == "default":
-            best = yield from search.climb(best.start, best.permutation, exchanges=True, prices=best.prices)
+        if paired:
+            sorted_match = search.sorted_match()
+            nearer = search.value(sorted_match) < unmoved
+            name, start = ("product", sorted_match) if nearer else ("identity", identity)
         else:
-            best = yield from search.restarts(best)
+            name, start = "profile", (yield from search.profile_match())[0]
+        best = yield from search.climb(name, start, exchanges=False, enough=ENOUGH)
+    else:
+        match, bound = yield from search.profile_match()
+        starts = {"identity": identity} if paired else {}
+        starts |= {"profile": match, "product": search.sorted_match()}
+        found: list[_Found] = []
+        for name, start in starts.items():
+            if not found or not search.is_proven(best.value, bound):
+                found.append((yield from search.climb(name, start, exchanges=tier == "thorough")))
+                best = min(found, key=lambda each: each.value)  # the first of those that agree
+        if not search.is_proven(best.value, bound):
+            if tier == "default":
+                best = yield from search.climb(best.start, best.permutation, exchanges=True, prices=best.prices)
+            else:
+                best = yield from search.restarts(best)
     return Pair(best.value, unmoved, min(bound, best.value), best.permutation, best.start, search.steps, best.certified)
 
 
@@ -151,6 +162,11 @@ class _Search:
     def value(self, columns: Permutation) -> float:
         return float(mean_square_difference(self.one.distances, self.other.distances, columns))
 
+    @staticmethod
+    def is_proven(value: float, bound: float) -> bool:
+        """Whether a value is as good as the bound says that any can be."""
+        return value - bound <= PROVEN * value or value < EXACT
+
     def sorted_match(self) -> Permutation:
         """Points matched in the order of their mean distance: where the product coupling's first step leads."""
         columns = np.empty(len(self.one), np.int32)
@@ -169,21 +185,41 @@ class _Search:
         return columns, float((difference**2).mean())
 
     def climb(
-        self, start: str, columns: Permutation, exchanges: bool, prices: np.ndarray | None = None
+        self,
+        start: str,
+        columns: Permutation,
+        exchanges: bool,
+        prices: np.ndarray | None = None,
+        enough: float = 0.0,
     ) -> Generator[Permutation, np.ndarray, _Found]:
-        """Frank-Wolfe from a permutation, with exchanges where it stops, until neither leads further."""
+        """Frank-Wolfe from a permutation, with exchanges where it stops, until neither leads further; or until a step
+        promises less than the share `enough` of the value."""
         columns, certified = columns.copy(), False
+        value = self.value(columns)  # and from the first step on, an upper bound of it
         for _ in range(MOST_STEPS):
             product = yield columns
             self.steps += 1
             to_integers(product, self.scale, self.integers)
             if prices is None:
                 prices = half_of_own(self.integers, columns)
-            if reassign(self.integers, columns, prices):
+            before = columns.copy()
+            gain = reassign(self.integers, columns, prices)
+            promised = 4 * float(gain) / float(self.scale) / len(columns) ** 2  # concave: it falls by that at least
+            if promised > ROUNDING * value:
+                value -= promised
+                if promised < enough * value:
+                    break
                 continue
+            if gain:
+                reached, value = self.value(columns), self.value(before)
+                if reached < value * (1 - 1e-9):
+                    value = reached
+                    continue
+                columns[:] = before
             if not exchanges or not exchange(self.one.distances, self.other.distances, product, columns):
                 certified = True
                 break
+            value = self.value(columns)
         return _Found(self.value(columns), columns, start, prices, certified)  # type: ignore[arg-type]
 
     def restarts(self, best: _Found) -> Generator[Permutation, np.ndarray, _Found]:
@@ -203,7 +239,7 @@ class _Search:
 
 def _scale(most: float) -> np.float32:
     """What makes integers of numbers up to `most` that use the range there is."""
-    return np.float32(float(LARGEST) / most if most > 0 else 1.0)
+    return np.float32(float(LARGEST) / most if most > 1e-12 else 1.0)
 
 
 # --- where the products are computed ---------------------------------------------------------------------------------
@@ -226,13 +262,19 @@ def _here(one: MetricSpace, other: MetricSpace, tier: str, paired: bool) -> Pair
             else:
                 moved = None if at is None else np.flatnonzero(wanted != at)
                 if moved is None or len(moved) > AFRESH * len(wanted):
-                    torch.mm(left.T, right[wanted], out=product)
+                    torch.mm(left.T, rows(right, wanted), out=product)
                 elif len(moved):
-                    product.addmm_(left[moved].T, right[wanted[moved]] - right[at[moved]])
+                    change = rows(right, wanted[moved]).sub_(rows(right, at[moved]))
+                    product.addmm_(rows(left, moved).T, change)
                 at = wanted.copy()
             wanted = steps.send(product.numpy())
     except StopIteration as finished:
         return finished.value
+
+
+def rows(matrix: torch.Tensor, numbers: np.ndarray) -> torch.Tensor:
+    """Some rows of a matrix, on its device."""
+    return matrix.index_select(0, torch.from_numpy(numbers.astype(np.int64)).to(matrix.device))  # faster than brackets
 
 
 def inverted(pair: Pair) -> Pair:

@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 
 from dilt_hf.analysis.matrix import GwMatrix, gw_matrix
 from dilt_hf.analysis.network import Layers, NetworkSpaces, cores
+from dilt_hf.analysis.spaces import NEGATIVE_TYPE
 from dilt_hf.errors import AnalysisError
 from dilt_hf.seeding import derive_seed
 
@@ -77,6 +78,8 @@ def joint_gw(
     if len({tuple(layers) for layers in networks.values()}) > 1:
         raise AnalysisError(f"the networks do not have the same layers ({depths}); compare those of one architecture.")
     metric = options.pop("metric", "euclidean")
+    if metric not in NEGATIVE_TYPE:
+        raise AnalysisError(f"modules need one of the metrics {', '.join(NEGATIVE_TYPE)}, not '{metric}'.")
     spaces = {name: NetworkSpaces.of(layers, metric, name) for name, layers in networks.items()}
     rows = len(names) * depths[names[0]]
     with tqdm(total=rows * (rows - 1) // 2, desc=progress, unit="pair", disable=None if progress else True) as bar:
@@ -119,4 +122,5 @@ def _coupled(one: np.ndarray, other: np.ndarray, permutation: np.ndarray, chosen
     def sums(products: np.ndarray) -> np.ndarray:
         return np.einsum("hi,hi->h", chosen @ products, chosen)
 
-    return np.maximum(0.0, 2 * (1 - sums(one * other) / np.sqrt(sums(one**2) * sums(other**2))))
+    with np.errstate(invalid="ignore"):  # all the points chosen may be at one place
+        return np.maximum(0.0, 2 * (1 - sums(one * other) / np.sqrt(sums(one**2) * sums(other**2))))

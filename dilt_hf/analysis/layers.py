@@ -105,7 +105,7 @@ def run(model: nn.Module, pixels: Tensor, layers: Iterable[str], see: Callable[[
         return hook
 
     hooks = [module.register_forward_hook(watch(name)) for name, module in model.named_modules() if name in names]
-    training = model.training
+    modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
         if any(name.startswith(HIDDEN_STATES) for name in names):
@@ -115,7 +115,8 @@ def run(model: nn.Module, pixels: Tensor, layers: Iterable[str], see: Callable[[
         else:
             model(pixels)
     finally:
-        model.train(training)
+        for module, training in modes.items():
+            module.training = training
         for hook in hooks:
             hook.remove()
 
@@ -174,8 +175,8 @@ def weights_of_layers(model: nn.Module, pixels: Tensor, layers: Sequence[str]) -
     for parameter in frozen:
         parameter.requires_grad_(True)
     try:
-        with torch.enable_grad():
-            run(model, pixels, layers, see)
+        with torch.inference_mode(False), torch.enable_grad():
+            run(model, pixels.clone(), layers, see)
     finally:
         for parameter in frozen:
             parameter.requires_grad_(False)

@@ -2,9 +2,10 @@
 
 Both go with depth for reasons that have nothing to do with each other, so their plain correlation over layers says
 little: where no link exists it is significant more often than not. Reported beside it are the correlation of ranks with
-their linear trend over depth taken out, and that of the differences from one layer to the next. A link is claimed only
-where both agree, over at least three seeds, and where pairs of networks trained on the same classes (siblings) do not
-show it as well.
+their linear trend over depth taken out, and that of the differences from one layer to the next. But kinds of layers
+differ too (1x1 and 3x3 convolutions, shortcuts), and what is common to an architecture correlates in every seed. So a
+verdict needs pairs of networks trained on the same classes (siblings): it is given only where both correlations agree,
+over at least three seeds, and go beyond those of the siblings.
 
 Source: Kendall, Partial rank correlation (1942), with depth as the third variable; Freedman and Lane, A nonstochastic
 interpretation of reported significance levels (1983), for the permutation of residuals. One permutation of the layers
@@ -36,11 +37,13 @@ class Correlation:
         per_seed: one coefficient a seed.
         mean: their mean and 95 % t-interval.
         p: two-sided permutation p-value of the mean; None for fewer than `FEWEST_LAYERS` layers.
+        layers: how many layers had both values.
     """
 
     per_seed: tuple[float, ...]
     mean: Estimate
     p: float | None
+    layers: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,8 +93,12 @@ def measure_link(
     if sibling_overlap is not None and sibling_distance is not None:
         siblings = _correlations(sibling_overlap, sibling_distance, permutations)
         own, other = correlations[PARTIAL].per_seed, siblings[PARTIAL].per_seed
-        excess = estimate([a - b for a, b in zip(own, other, strict=True)]) if len(own) == len(other) else None
-    verdict, sentence = _judge(correlations, excess, np.asarray(overlap).shape)
+        if len(own) != len(other):
+            raise AnalysisError(
+                f"there are {len(own)} seeds, but siblings of {len(other)}; give the same seeds of both."
+            )
+        excess = estimate([a - b for a, b in zip(own, other, strict=True)])
+    verdict, sentence = _judge(correlations, excess)
     return Link(correlations, siblings, excess, verdict, sentence)
 
 
@@ -108,7 +115,8 @@ def _correlations(overlap: np.ndarray, distance: np.ndarray, permutations: int) 
         DIFFERENCES: (_ranks(np.diff(overlap[:, known])), _ranks(np.diff(distance[:, known]))),
     }
     enough = known.sum() >= FEWEST_LAYERS
-    return {name: _correlate(*pair, permutations if enough else 0) for name, pair in pairs.items()}
+    layers = int(known.sum())
+    return {name: _correlate(*pair, permutations if enough else 0, layers) for name, pair in pairs.items()}
 
 
 def _ranks(rows: np.ndarray) -> np.ndarray:
@@ -121,18 +129,18 @@ def _without_trend(ranks: np.ndarray) -> np.ndarray:
     return centred - np.outer(centred @ depth / (depth @ depth), depth)
 
 
-def _correlate(one: np.ndarray, other: np.ndarray, permutations: int) -> Correlation:
+def _correlate(one: np.ndarray, other: np.ndarray, permutations: int, layers: int) -> Correlation:
     one, other = _unit(one), _unit(other)
     per_seed = (one * other).sum(axis=1)
-    layers = one.shape[1]
+    count = one.shape[1]
     p = None
     if permutations:
-        rng = np.random.default_rng(derive_seed(0, "link", layers))
-        orders = rng.permuted(np.tile(np.arange(layers), (permutations, 1)), axis=1)
+        rng = np.random.default_rng(derive_seed(0, "link", count))
+        orders = rng.permuted(np.tile(np.arange(count), (permutations, 1)), axis=1)
         by_chance = sum(a[orders] @ b for a, b in zip(one, other, strict=True)) / len(one)
         as_strong = (np.abs(by_chance) >= abs(per_seed.mean()) - 1e-12).sum()
         p = float((as_strong + 1) / (permutations + 1))
-    return Correlation(tuple(per_seed.tolist()), estimate(per_seed.tolist()), p)
+    return Correlation(tuple(per_seed.tolist()), estimate(per_seed.tolist()), p, layers)
 
 
 def _unit(rows: np.ndarray) -> np.ndarray:
@@ -141,29 +149,33 @@ def _unit(rows: np.ndarray) -> np.ndarray:
     return np.divide(rows, norms, out=np.zeros_like(rows), where=norms > 1e-9)  # a constant correlates with nothing
 
 
-def _judge(correlations: dict[str, Correlation], excess: Estimate | None, shape: tuple[int, ...]) -> tuple[str, str]:
+def _judge(correlations: dict[str, Correlation], excess: Estimate | None) -> tuple[str, str]:
     partial, differences = correlations[PARTIAL], correlations[DIFFERENCES]
-    seeds, layers = shape if len(shape) == 2 else (1, shape[0])
-    if layers < FEWEST_LAYERS or partial.p is None or differences.p is None:
-        return "not decided", f"{layers} layers are too few to tell a link from chance."
+    if partial.p is None or differences.p is None:
+        return "not decided", f"{partial.layers} layers are too few to tell a link from chance."
+    seeds = len(partial.per_seed)
     figures = (
         f"depth-partial correlation {partial.mean.mean:+.2f} (p = {partial.p:.3f}), of first differences "
-        f"{differences.mean.mean:+.2f} (p = {differences.p:.3f}), over {seeds} seed(s) and {layers} layers"
+        f"{differences.mean.mean:+.2f} (p = {differences.p:.3f}), over {seeds} seed(s) and {partial.layers} layers"
     )
     if seeds < LEAST_SEEDS:
         return "not decided", f"{figures}: a verdict needs {LEAST_SEEDS} seeds."
-    agree = max(partial.p, differences.p) < LEVEL and partial.mean.mean * differences.mean.mean > 0
-    if not agree:
+    if max(partial.p, differences.p) >= LEVEL or partial.mean.mean * differences.mean.mean <= 0:
         return "not decided", f"{figures}: a link is not shown."
-    if partial.mean.mean > 0:
-        return "refuted", f"{figures}: where the masks overlap more the layers are further apart."
-    if excess is not None and not excess.mean + excess.half_width < 0:
+    if excess is None:
         return (
             "not decided",
-            f"{figures}, but networks trained on the same classes show it as well ({_signed(excess)} beyond).",
+            f"{figures}: there is one, but without sibling networks it may be the architecture's alone.",
         )
-    beyond = "" if excess is None else f", {_signed(excess)} beyond networks trained on the same classes"
-    return "supported", f"{figures}{beyond}: where the masks overlap more the layers are nearer."
+    if excess.sign != np.sign(partial.mean.mean):
+        return (
+            "not decided",
+            f"{figures}, but networks trained on the same classes have it too ({_signed(excess)} beyond).",
+        )
+    figures += f", {_signed(excess)} beyond networks trained on the same classes"
+    if partial.mean.mean > 0:
+        return "refuted", f"{figures}: where the masks overlap more the layers are further apart."
+    return "supported", f"{figures}: where the masks overlap more the layers are nearer."
 
 
 def _signed(value: Estimate) -> str:

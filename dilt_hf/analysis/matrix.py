@@ -25,12 +25,13 @@ from dilt_hf.analysis.network import FEWEST_PROBES, Layers, NetworkSpaces, cores
 from dilt_hf.analysis.pot import solve_with_pot
 from dilt_hf.analysis.spaces import NEGATIVE_TYPE, MetricSpace
 from dilt_hf.errors import AnalysisError
+from dilt_hf.files import sha256_of_file
 from dilt_hf.seeding import derive_seed
-from dilt_hf.stages import Stages
+from dilt_hf.stages import Stage, Stages
 
-POT, SELF = "POT", "self"
-WINNERS = (*STARTS, POT, SELF)  # what `start` counts
-FILE, FORMAT = "pairs.safetensors", 1
+SELF = "self"
+WINNERS = (*STARTS, "POT", "POT from identity", SELF)  # what `start` counts
+FILE, FORMAT = "pairs.safetensors", 2
 BLOCK = 64  # pairs in a stage
 
 
@@ -49,7 +50,10 @@ class GwMatrix:
         steps: products computed, int32 (A, B).
         certified: bool (A, B): proven a local minimum (`gromov.Pair`).
         floor_a, floor_b: float64 (A,) and (B,): the value of a layer on one half of the probes against itself on the
-            other half. Values of unpaired probes cannot be expected below it.
+            other half: what two samples of n/2 probes differ by. More probes lower it.
+        constant_a, constant_b: the layers that are constant on the probes: dead, or not yet reached by the input.
+        coincident_a, coincident_b: int (A,) and (B,), probes that a layer maps to the place of another. Which of them
+            is matched to which says nothing, and nor does their retention.
         tier, metric, paired: how they were computed.
     """
 
@@ -65,34 +69,34 @@ class GwMatrix:
     certified: np.ndarray
     floor_a: np.ndarray
     floor_b: np.ndarray
+    constant_a: tuple[str, ...]
+    constant_b: tuple[str, ...]
+    coincident_a: np.ndarray
+    coincident_b: np.ndarray
     tier: str
     metric: str
     paired: bool
 
     @classmethod
-    def empty(
-        cls,
-        layers_a: tuple[str, ...],
-        layers_b: tuple[str, ...],
-        probes: tuple[int, int],
-        tier: str,
-        metric: str,
-        paired: bool,
-    ) -> GwMatrix:
+    def empty(cls, one: NetworkSpaces, other: NetworkSpaces, tier: str, paired: bool) -> GwMatrix:
         """All NaN and -1."""
-        shape = len(layers_a), len(layers_b)
+        shape = len(one.spaces), len(other.spaces)
         unknown = {name: np.full(shape, np.nan) for name in ("value", "identity", "lower_bound", "retention")}
         return cls(
-            layers_a=layers_a,
-            layers_b=layers_b,
-            permutation=np.full((*shape, probes[0]), -1, np.int32),
+            layers_a=tuple(one.spaces),
+            layers_b=tuple(other.spaces),
+            permutation=np.full((*shape, one.probes), -1, np.int32),
             start=np.full(shape, -1, np.int8),
             steps=np.full(shape, -1, np.int32),
             certified=np.zeros(shape, bool),
             floor_a=np.full(shape[0], np.nan),
             floor_b=np.full(shape[1], np.nan),
+            constant_a=one.constant(),
+            constant_b=other.constant(),
+            coincident_a=one.coincident(),
+            coincident_b=other.coincident(),
             tier=tier,
-            metric=metric,
+            metric=one.metric,
             paired=paired,
             **unknown,
         )
@@ -102,17 +106,8 @@ class GwMatrix:
         for name in ("value", "identity", "lower_bound", "permutation", "steps", "certified"):
             getattr(self, name)[i, j] = getattr(pair, name)
         self.start[i, j] = WINNERS.index(pair.start)
-        if self.paired and pair.start != POT:
+        if self.paired and pair.permutation[0] >= 0:
             self.retention[i, j] = (pair.permutation == np.arange(len(pair.permutation))).mean()
-
-    @property
-    def constant(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """The layers of each network that are constant on the probes: dead, or before any input has come in."""
-        dead_a, dead_b = np.isnan(self.value).all(axis=1), np.isnan(self.value).all(axis=0)
-        return (
-            tuple(name for name, dead in zip(self.layers_a, dead_a, strict=True) if dead),
-            tuple(name for name, dead in zip(self.layers_b, dead_b, strict=True) if dead),
-        )
 
     @property
     def diagonal(self) -> np.ndarray:
@@ -175,10 +170,16 @@ def gw_matrix(
     one = a if isinstance(a, NetworkSpaces) else NetworkSpaces.of(a, metric, "a")
     other = one if b is None else b if isinstance(b, NetworkSpaces) else NetworkSpaces.of(b, metric, "b")
     metric, n_a, n_b = one.metric, one.probes, other.probes
+    if workers is not None and workers < 1:
+        raise AnalysisError(f"workers must be at least 1, not {workers}.")
     if paired and n_a != n_b:
         raise AnalysisError(
             f"network a has {n_a} probes and network b {n_b}: pass the same probes through both, or paired=False."
         )
+    if b is None:
+        if weights_b is not None:
+            raise AnalysisError("weights_b belongs to a second network, and there is none.")
+        weights_b = weights_a
     weights = (_probabilities(weights_a, n_a, "weights_a"), _probabilities(weights_b, n_b, "weights_b"))
     spaces_a, spaces_b = list(one.spaces.values()), list(other.spaces.values())
     wanted = [
@@ -202,7 +203,7 @@ def gw_matrix(
         pairs = work.solve([(spaces_a[i], spaces_b[j]) for i, j in wanted], told or bar.update)  # type: ignore[misc]
     floors = _floors([*spaces_a, *([] if b is None else spaces_b)], work)
     return _assemble(
-        GwMatrix.empty(tuple(one.spaces), tuple(other.spaces), (n_a, n_b), tier, metric, paired),
+        GwMatrix.empty(one, other, tier, paired),
         dict(zip(wanted, pairs, strict=True)),
         floors,
         b is None,
@@ -237,6 +238,7 @@ class _Work:
             "pairs": [[one.fingerprint, other.fingerprint] for one, other in pairs],
             "tier": self.tier,
             "paired": self.paired,
+            "device": self.device.type,
             "weights": self.weights and [None if w is None else w.tolist() for w in self.weights],
             "format": FORMAT,
         }
@@ -245,12 +247,12 @@ class _Work:
         def make(folder: Path) -> dict[str, Any]:
             made.extend(self._solve(pairs, done))
             _save(made, folder / FILE)
-            return {"pairs": len(made)}
+            return {"pairs": len(made), "sha256": sha256_of_file(folder / FILE)}
 
         stage = self.store.get("gw", inputs, make, description=f"{len(pairs)} pairs of layers, {self.tier} tier")
         if not made:
             done(len(pairs))
-        return made or _load(stage.path / FILE)
+        return made or _load(stage)
 
     def _solve(self, pairs: Sequence[tuple[MetricSpace, MetricSpace]], done: Callable[[int], Any]) -> list[Pair]:
         found: dict[int, Pair] = {}
@@ -287,9 +289,12 @@ def _save(pairs: Sequence[Pair], path: Path) -> None:
     save_file({name: np.array(column) for name, column in columns.items()}, path)
 
 
-def _load(path: Path) -> list[Pair]:
+def _load(stage: Stage) -> list[Pair]:
     from safetensors.numpy import load_file
 
+    path = stage.path / FILE
+    if not path.is_file() or sha256_of_file(path) != stage.record["sha256"]:
+        raise AnalysisError(f"{stage.path} is damaged; delete that folder, and its pairs of layers are solved again.")
     columns = {name: list(array) for name, array in load_file(path).items()}
     columns["start"] = [WINNERS[index] for index in columns["start"]]
     return [Pair(**dict(zip(columns, values, strict=True))) for values in zip(*columns.values(), strict=True)]
@@ -333,6 +338,6 @@ def _assemble(result: GwMatrix, found: Mapping[tuple[int, int], Pair], floors: S
         n = result.permutation.shape[-1]
         own = Pair(0.0, 0.0, 0.0, np.arange(n, dtype=np.int32), SELF, 0, True)
         for i in range(count):
-            if not np.isnan(result.floor_a[i]) or (~np.isnan(result.value[i])).any():
+            if result.layers_a[i] not in result.constant_a:
                 result.set(i, i, own)
     return result

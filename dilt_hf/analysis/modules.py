@@ -23,8 +23,9 @@ import numpy as np
 from dilt_hf.errors import AnalysisError
 
 TRUSTED = 0.8  # stability of modules that another sample of probes would give again
+CLEAR_GAP = 0.25  # of the eigengaps looked at; a smooth chain of layers, which has no modules, stays below
 MOST_MODULES = 8
-CORE, SPECIALIST, MIXED = "core", "specialist", "mixed"
+CORE, SPECIALIST, MIXED, UNPAIRED = "core", "specialist", "mixed", "unpaired"
 JOINT, CROSS = FORMS = ("joint", "cross")
 
 
@@ -36,12 +37,15 @@ class Modules:
         labels: int (N, L), the module of each network's copy of each layer; -1 for constant layers.
         names: of the modules, such as "early-core" and "specialist-1".
         stability: mean adjusted Rand index over half samples of the probes; NaN where it was not measured.
+        gap: the eigengap after this number of modules, as a share of those after 2, 3, … (`eigengaps`). A smooth chain
+            of layers is cut at the same places by every sample, but has no wide gap.
         contiguity: 1 where every module is one stretch of layers, less the more often the layers change hands.
     """
 
     labels: np.ndarray
     names: tuple[str, ...]
     stability: float
+    gap: float
     contiguity: float
 
     @property
@@ -50,8 +54,8 @@ class Modules:
 
     @property
     def trusted(self) -> bool:
-        """Whether another sample of probes would give nearly the same modules."""
-        return self.stability >= TRUSTED
+        """Whether another sample of probes would give nearly the same modules, and they are apart from each other."""
+        return self.stability >= TRUSTED and self.gap >= CLEAR_GAP
 
     def layers_of(self, module: int) -> list[int]:
         """The layers of which some network's copy is in the module."""
@@ -135,17 +139,24 @@ def find_modules(
         AnalysisError: when the matrix is not N·L by N·L, or too few layers are left for k modules.
     """
     alive = _alive(values, networks, form)
-    found = cluster(_affinity(values, networks, form, alive), k)
+    affinity = _affinity(values, networks, form, alive)
+    found = cluster(affinity, k)
     stability = float("nan")
     if len(halves):
         from sklearn.metrics import adjusted_rand_score
 
-        again = (cluster(_affinity(half, networks, form, alive), k) for half in halves)
-        stability = float(np.mean([adjusted_rand_score(found, each) for each in again]))
+        affinities = [_affinity(half, networks, form, alive) for half in halves]
+        whole = [
+            affinity for affinity in affinities if np.isfinite(affinity).all()
+        ]  # else half the probes are one point
+        if whole and k < alive.sum():
+            stability = float(np.mean([adjusted_rand_score(found, cluster(affinity, k)) for affinity in whole]))
     labels = np.full(len(alive), -1)
     labels[alive] = found
     by_network = np.tile(labels, (networks, 1)) if form == CROSS else labels.reshape(networks, -1)
-    return Modules(by_network, name_modules(by_network), stability, contiguity(by_network))
+    gaps = eigengaps(affinity)
+    gap = float(gaps[k - 1] / gaps[1:].sum()) if 1 < k <= len(gaps) else float("nan")
+    return Modules(by_network, name_modules(by_network), stability, gap, contiguity(by_network))
 
 
 def _alive(values: np.ndarray, networks: int, form: str) -> np.ndarray:
@@ -171,7 +182,7 @@ class Proposal:
     """What speaks for each number of modules.
 
     Attributes:
-        stability, gap: by number of modules; gap is relative to the sum of all that were looked at.
+        stability, gap: by number of modules, as in `Modules`.
         k: the number proposed: of those whose stability is at least `TRUSTED` the one with the widest gap, else the
             most stable.
     """
@@ -182,7 +193,8 @@ class Proposal:
 
     @property
     def trusted(self) -> bool:
-        return self.stability[self.k] >= TRUSTED
+        """Whether the number proposed is stable and followed by a wide gap."""
+        return self.stability[self.k] >= TRUSTED and self.gap[self.k] >= CLEAR_GAP
 
 
 def propose(
@@ -197,9 +209,12 @@ def propose(
     if alive.sum() < 3 or not len(halves):
         raise AnalysisError(f"{alive.sum()} layers are too few to say how many modules they form; give a number.")
     candidates = range(2, min(most, int(alive.sum()) - 1) + 1)
-    stability = {k: find_modules(values, networks, k, halves, form).stability for k in candidates}
-    gaps = eigengaps(_affinity(values, networks, form, alive), max(candidates))
-    gap = {k: float(gaps[k - 1] / gaps.sum()) for k in candidates}
+    found = {k: find_modules(values, networks, k, halves, form) for k in candidates}
+    stability, gap = ({k: getattr(each, name) for k, each in found.items()} for name in ("stability", "gap"))
+    if any(np.isnan(list(stability.values()))):
+        raise AnalysisError(
+            "no half of the probes tells the layers apart; use more probes, or give a number of modules."
+        )
     good = [k for k in candidates if stability[k] >= TRUSTED]
     best = max(good, key=lambda k: gap[k]) if good else max(candidates, key=lambda k: stability[k])
     return Proposal(stability, gap, best)
@@ -222,12 +237,16 @@ def contiguity(labels: np.ndarray) -> float:
 
 def kinds_of(labels: np.ndarray) -> list[str]:
     """The kind of each module: "core" where at least half of its layers are there with the copies of all networks,
-    "specialist" where all are one network's, else "mixed".
+    "specialist" where all are one network's, else "mixed"; "unpaired" where no layer is alive in all networks.
     """
     kinds = []
+    alive = (labels >= 0).all(axis=0)
     for module in range(labels.max() + 1):
-        inside = labels == module
+        inside = (labels == module) & alive
         layers = inside.any(axis=0)
+        if not layers.any():
+            kinds.append(UNPAIRED)
+            continue
         if inside[:, layers].all(axis=0).mean() >= 0.5 and len(labels) > 1:
             kinds.append(CORE)
         else:

@@ -53,7 +53,7 @@ class NetworkSpaces:
             try:
                 return MetricSpace.of(points[name], metric)
             except AnalysisError as error:
-                raise AnalysisError(f"layer '{name}' of network {network}: {error}") from error
+                raise AnalysisError(f"layer '{name}' of network {network} cannot be compared: {error}.") from error
 
         try:
             with ThreadPoolExecutor(cores()) as pool:
@@ -61,6 +61,14 @@ class NetworkSpaces:
         except ValueError as error:
             raise AnalysisError(f"'{metric}' is no metric of scipy.spatial.distance.cdist ({error}).") from error
         return cls(spaces, len(next(iter(points.values()))), metric)
+
+    def constant(self) -> tuple[str, ...]:
+        """The layers that are constant on the probes."""
+        return tuple(name for name, space in self.spaces.items() if space is None)
+
+    def coincident(self) -> np.ndarray:
+        """How many probes each layer maps to the place of another, int (L,)."""
+        return np.array([0 if space is None else space.coincident for space in self.spaces.values()])
 
 
 def cores() -> int:

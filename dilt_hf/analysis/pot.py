@@ -11,7 +11,8 @@ from dilt_hf.analysis.spaces import MetricSpace
 def solve_with_pot(
     one: MetricSpace, other: MetricSpace, weights: tuple[np.ndarray | None, np.ndarray | None], paired: bool
 ) -> Pair:
-    """Conditional gradient from the product coupling (`ot.gromov.gromov_wasserstein`): a local minimum.
+    """Conditional gradient (`ot.gromov.gromov_wasserstein`) from the product coupling and, where points are paired and
+    weighted alike, from the match of every point with itself; the lower of two local minima.
 
     Args:
         weights: probabilities of the points of each, or None where they are equal. Distances are divided by their
@@ -28,16 +29,22 @@ def solve_with_pot(
         for space, given in zip((one, other), weights, strict=True)
     )
     first, second = (space.distances / np.sqrt(w @ space.distances**2 @ w) for space, w in ((one, p), (other, q)))
-    _, log = ot.gromov.gromov_wasserstein(first, second, p, q, "square_loss", log=True, max_iter=1000)
+    matched = paired and np.array_equal(p, q)
+    starts = {"POT": None} | ({"POT from identity": np.diag(p)} if matched else {})
+    logs = {
+        name: ot.gromov.gromov_wasserstein(first, second, p, q, "square_loss", G0=start, log=True, max_iter=1000)[1]
+        for name, start in starts.items()
+    }
+    name = min(logs, key=lambda each: float(logs[each]["gw_dist"]))
     bound = ot.wasserstein_1d(first.ravel(), second.ravel(), np.outer(p, p).ravel(), np.outer(q, q).ravel(), p=2)
-    value = max(0.0, float(log["gw_dist"]))
-    identity = p @ (first - second) ** 2 @ p if paired and np.array_equal(p, q) else np.nan
+    value = max(0.0, float(logs[name]["gw_dist"]))
+    identity = p @ (first - second) ** 2 @ p if matched else np.nan
     return Pair(
         value=value,
         identity=float(identity),
         lower_bound=min(float(bound), value),
         permutation=np.full(len(one), -1, np.int32),
-        start="POT",
-        steps=len(log["loss"]),
+        start=name,
+        steps=sum(len(log["loss"]) for log in logs.values()),
         certified=False,
     )

@@ -87,7 +87,7 @@ def collect(
         model: a transformers model (TimmWrapper too), a timm model, or any other whose forward takes pixels.
         batches: pixels (B, C, H, W) on the model's device, in a fixed order; only one batch is held at a time.
         layers: see `layers.find_layers`.
-        pooling: of feature maps (B, C, H, W), "mean" is the mean over space and "grid_k" the means over a k x k grid.
+        pooling: of feature maps (B, C, H, W), or square (B, H, W, C), "mean" is the mean over space and "grid_k" the means over a k x k grid.
             Of tokens (B, T, D), "mean" is the mean over the patches, without class tokens, "cls" the first token, and
             "grid_k" as above. Outputs (B, D) stay as they are.
 
@@ -108,14 +108,22 @@ def collect(
     parts: dict[str, list[Tensor]] = {}
     prints: dict[bytes, int] = {}
     digest = hashlib.sha256()
+    count = 0
 
     def see(name: str, output: Tensor) -> None:
         if name in parts:
             pooled = pool(output, pooling, prefix, name)
-            parts[name].append(pooled.to("cpu", torch.float32, copy=True))  # before an operation in place changes it
+            if len(pooled) != count:
+                raise AnalysisError(
+                    f"layer '{name}' puts out {tuple(output.shape)} for {count} probes, so its rows are something else "
+                    "(windows, heads); leave the layer out."
+                )
+            parts[name].append(pooled.to("cpu", copy=True))  # before an operation in place changes it
 
     for pixels in batches:
+        count = len(pixels)
         if not names:
+            check_pooling(pooling)
             names = find_layers(model, pixels[:1], layers)
             weights = weights_of_layers(model, pixels[:1], names)
             parts = {name: [] for name in names}
@@ -159,31 +167,40 @@ def pool(output: Tensor, pooling: str, prefix: int | None = None, name: str = "?
         >>> pool(torch.ones(2, 17, 3), "grid_2").shape  # a class token and 4 x 4 patches
         torch.Size([2, 12])
     """
-    grid = re.fullmatch(r"grid_([1-9]\d*)", pooling)
-    if pooling not in (MEAN, CLS) and not grid:
-        raise AnalysisError(f"there is no pooling '{pooling}'; use mean, cls or grid_2, grid_3, ….")
+    check_pooling(pooling)
+    output = output.float()
+    cells = 0 if pooling in (MEAN, CLS) else int(pooling.removeprefix("grid_"))
     if output.ndim == 2:
         return output
     if output.ndim == 4 and pooling != CLS:
-        return output.mean((2, 3)) if pooling == MEAN else _cells(output, int(grid[1]))  # type: ignore[index]
-    if output.ndim == 3:
+        if output.shape[1] == output.shape[2] != output.shape[3]:  # channels last, as Swin and ConvNeXt have them
+            output = output.permute(0, 3, 1, 2)
+        return output.mean((2, 3)) if pooling == MEAN else _cells(output, cells)
+    if output.ndim == 3 and not (pooling == CLS and prefix == 0):
         if pooling == CLS:
             return output[:, 0]
         left_over = output.shape[1] - math.isqrt(output.shape[1]) ** 2
-        patches = output[:, left_over if prefix is None else prefix :]
+        # before the class token is put there a layer has the patches alone
+        patches = output[:, left_over if prefix is None or not left_over else prefix :]
         if pooling == MEAN:
             return patches.mean(1)
         side = math.isqrt(patches.shape[1])
         if side * side == patches.shape[1]:
-            return _cells(patches.transpose(1, 2).unflatten(2, (side, side)), int(grid[1]))  # type: ignore[index]
+            return _cells(patches.transpose(1, 2).unflatten(2, (side, side)), cells)
     raise AnalysisError(
         f"layer '{name}' puts out {tuple(output.shape)}, which cannot be pooled by '{pooling}'; choose another pooling "
         "or leave the layer out."
     )
 
 
+def check_pooling(pooling: str) -> None:
+    """Raise `AnalysisError` for a pooling that there is not."""
+    if not re.fullmatch(r"mean|cls|grid_[1-9]\d{0,2}", pooling):
+        raise AnalysisError(f"there is no pooling '{pooling}'; use mean, cls or grid_2, grid_3, ….")
+
+
 def _cells(maps: Tensor, side: int) -> Tensor:
-    return nn.functional.adaptive_avg_pool2d(maps.float(), side).flatten(1)
+    return nn.functional.adaptive_avg_pool2d(maps, side).flatten(1)
 
 
 def _prefix_tokens(model: nn.Module) -> int | None:

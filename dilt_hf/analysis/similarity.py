@@ -10,6 +10,7 @@ from scipy.stats import rankdata
 from torch import Tensor
 
 from dilt_hf.analysis.spaces import MetricSpace
+from dilt_hf.errors import AnalysisError
 
 
 def linear_cka(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> np.ndarray:
@@ -43,6 +44,8 @@ def _grams(layers: Mapping[str, Tensor]) -> np.ndarray:
     rows = []
     for points in layers.values():
         centred = points.double() - points.double().mean(0)
+        if MetricSpace.of(points.double().numpy()) is None:
+            centred = torch.zeros_like(centred)
         centred = centred / centred.abs().max().clamp(min=torch.finfo(torch.float64).tiny)
         rows.append((centred @ centred.T).flatten().numpy())
     return np.stack(rows)
@@ -59,6 +62,8 @@ def _distance_ranks(layers: Mapping[str, Tensor]) -> np.ndarray:
 
 
 def _cosines(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    if one.shape[1] != other.shape[1]:
+        raise AnalysisError("the networks have unequal numbers of probes; pass the same probes through both.")
     norms = [np.sqrt((rows**2).sum(axis=1)) for rows in (one, other)]
     with np.errstate(invalid="ignore", divide="ignore"):
         return (one @ other.T) / np.outer(*norms)

@@ -40,18 +40,30 @@ class MetricSpace:
         points = np.ascontiguousarray(points, dtype=np.float64)
         if not np.isfinite(points).all():
             raise AnalysisError("it holds values that are not finite")
-        size = np.abs(points).max()
-        if np.ptp(points, axis=0).max() <= ROUNDING * size:
+        if not points.size:
+            raise AnalysisError(f"its shape {points.shape} leaves nothing to compare")
+        own = np.abs(points).max(axis=0)  # a feature at a time: one that is large and constant must not hide the others
+        with np.errstate(over="ignore"):
+            alive = np.ptp(points / np.where(own > 0, own, 1), axis=0) > ROUNDING
+        if not alive.any():
             return None
-        distances = cdist(points / size, points / size, metric)
+        if metric != "cosine":  # all others depend on differences alone
+            points = points[:, alive] - points[:, alive].mean(axis=0)
+        distances = cdist(points / np.abs(points).max(), points / np.abs(points).max(), metric)
         if not np.isfinite(distances).all():
-            raise AnalysisError(f"the {metric} distance of some of its rows is not finite")
+            row = int(np.argwhere(~np.isfinite(distances))[0][0])
+            raise AnalysisError(f"the {metric} distance of probe {row} from others is not finite")
         np.fill_diagonal(distances, 0.0)
         scale = np.sqrt((distances**2).mean())
         return None if scale <= ROUNDING else cls(distances / scale)
 
     def __len__(self) -> int:
         return len(self.distances)
+
+    @cached_property
+    def coincident(self) -> int:
+        """How many points lie where another does; which of them is matched to which says nothing."""
+        return int(((self.distances == 0).sum(axis=1) > 1).sum())
 
     @cached_property
     def fingerprint(self) -> str:

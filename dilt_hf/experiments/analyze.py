@@ -8,6 +8,7 @@ Representations and blocks of pairs are stages below the output folder, so the s
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,8 +19,9 @@ import numpy as np
 from dilt_hf.analysis.figures import save_figures
 from dilt_hf.analysis.findings import Compared, Findings
 from dilt_hf.analysis.gromov import solve
-from dilt_hf.analysis.joint import JointGw, joint_gw
+from dilt_hf.analysis.joint import joint_gw
 from dilt_hf.analysis.layers import GRANULARITIES
+from dilt_hf.analysis.matrix import WINNERS
 from dilt_hf.analysis.network import cores
 from dilt_hf.analysis.representations import Representations, collect
 from dilt_hf.analysis.similarity import linear_cka, rsa
@@ -28,7 +30,7 @@ from dilt_hf.config import AnalyzeConfig, DataConfig
 from dilt_hf.errors import AnalysisError
 from dilt_hf.experiments.folder import RUN_FILE
 from dilt_hf.experiments.sources import Network, Probes, open_source
-from dilt_hf.files import pretty_json, write_atomically
+from dilt_hf.files import canonical_json, pretty_json, write_atomically
 from dilt_hf.overlap import mean_overlap
 from dilt_hf.stages import Stages
 from dilt_hf.tables import markdown_table
@@ -57,7 +59,7 @@ def analyze(config: AnalyzeConfig, data_config: DataConfig, progress: bool = Tru
         label = f"seed {seed}"
         found = job.compare(source.networks(seed), label, cost_of=len(source.seeds) - position)
         compared.append(found)
-        save_matrices(found.joint, folder / f"gw_seed_{seed}.safetensors")
+        save_matrices(found, folder / f"gw_seed_{seed}.safetensors")
         null = source.siblings(seed)
         siblings += [job.compare(null, f"{label}, siblings")] if null else []
     facts = job.facts(source.name)
@@ -81,8 +83,8 @@ def report(findings: Findings) -> str:
     rows = [[str(i + 1), name, ", ".join(findings.weights[name]) or "–"] for i, name in enumerate(findings.layers)]
     sentences = "\n".join(f"- {sentence}" for sentence in findings.sentences())
     return "\n\n".join(
-        [findings.table(), sentences, "Layers and the weights that make them:",
-         markdown_table(["", "layer", "weights"], rows)]
+        [findings.table(), sentences, "Each layer with its counterpart:", findings.layer_table(),
+         "The weights that make each layer:", markdown_table(["", "layer", "weights"], rows)]
     ) + "\n"  # fmt: skip
 
 
@@ -116,9 +118,8 @@ class Analysis:
             progress=f"{label}: pairs of layers" if self.progress else None,
             device=self._device(),
         )
-        groups = {name: weights for name, weights in first.weights.items() if weights}
-        cka, rsas = (self._counterparts(measure, layers) for measure in (linear_cka, rsa))
-        return Compared(joint, self._overlap(networks, groups), cka, rsas)
+        cka, rsas = (self._over_pairs(measure, layers) for measure in (linear_cka, rsa))
+        return Compared(joint, functools.partial(_overlap, [network.mask for network in networks]), cka, rsas)
 
     def _device(self) -> str:
         import torch
@@ -164,14 +165,9 @@ class Analysis:
             f"all seeds, about {seconds / 60:.1f} minutes on {cores()} core(s); finished ones are not solved again."
         )
 
-    def _overlap(self, networks: Sequence[Network], groups: Mapping[str, Sequence[str]]) -> Any:
-        masks = [network.mask for network in networks]
-        known = {name: [weight for weight in weights if weight in masks[0]] for name, weights in groups.items()}
-        return mean_overlap(masks, {name: weights for name, weights in known.items() if weights})
-
-    def _counterparts(self, measure: Any, layers: Mapping[str, Mapping[str, Any]]) -> np.ndarray:
+    def _over_pairs(self, measure: Any, layers: Mapping[str, Mapping[str, Any]]) -> np.ndarray:
         every = list(layers.values())
-        return np.mean([np.diagonal(measure(a, b)) for i, a in enumerate(every) for b in every[:i]], axis=0)
+        return np.mean([measure(a, b) for i, a in enumerate(every) for b in every[i + 1 :]], axis=0)
 
     def facts(self, source: str) -> dict[str, Any]:
         """What the analysis was made from."""
@@ -185,14 +181,26 @@ class Analysis:
         }
 
 
-def save_matrices(joint: JointGw, path: Path) -> None:
-    """The matrices of all pairs of networks as one safetensors file: `dense_0/dense_1/value` and so on."""
+def _overlap(masks: Sequence[Mapping[str, Any]], groups: Mapping[str, Sequence[str]]) -> Any:
+    """Overlap of masks for groups of weights, without those that are not prunable."""
+    known = {name: [weight for weight in weights if weight in masks[0]] for name, weights in groups.items()}
+    return mean_overlap(masks, {name: weights for name, weights in known.items() if weights})
+
+
+def save_matrices(found: Compared, path: Path) -> None:
+    """The matrices of all pairs of networks as one safetensors file: `dense_0/dense_1/value` and so on, `cka` and `rsa`;
+    the names of the layers, which count rows and columns, are in its metadata."""
     from safetensors.numpy import save
 
-    names = ("value", "identity", "lower_bound", "retention", "start", "steps", "certified")
+    names = (
+        "value", "identity", "lower_bound", "retention", "permutation", "start", "steps", "certified", "floor_a",
+        "floor_b", "coincident_a", "coincident_b",
+    )  # fmt: skip
     tensors = {
         f"{a}/{b}/{name}": np.ascontiguousarray(getattr(matrix, name))
-        for (a, b), matrix in joint.pairs.items()
+        for (a, b), matrix in found.joint.pairs.items()
         for name in names
     }
-    write_atomically(path, save(tensors))
+    facts = {"layers": list(found.joint.layers), "networks": list(found.joint.networks), "starts": list(WINNERS)}
+    tensors |= {"cka": found.cka, "rsa": found.rsa}
+    write_atomically(path, save(tensors, {"dilt_gw": canonical_json(facts)}))
