@@ -229,28 +229,36 @@ def _against_pot(name, a, b, pairs):
 
 def link(arguments):
     """How often a link is claimed where there is none, and found where there is one."""
-    rows = [["layers", "link", "raw", "depth-partial", "first differences", "a verdict"]]
+    rows = [["layers", "noise", "link", "raw", "depth-partial", "first differences", "a verdict"]]
     rng = np.random.default_rng(0)
-    shapes = (lambda t: t, lambda t: t**3, lambda t: 1 / (1 + np.exp(-12 * (t - 0.7))))
     for count in (12, 16, 48):
-        for strength in (0.0, 1.0):
-            claims = dict.fromkeys((RAW, PARTIAL, DIFFERENCES, "verdict"), 0)
-            for trial in range(arguments.simulations):
-                depth, rho = np.linspace(0, 1, count), (0.0, 0.3, 0.6)[trial % 3]
-                of_overlap, of_distance = shapes[trial % 3], shapes[(trial // 3) % 3]
-                noise = [_noise(rng, seeds, count, rho) for seeds in (1, 3, 1, 3)]
-                overlap = -3 * of_overlap(depth) + 0.7 * (noise[0] + noise[1])
-                distance = 3 * of_distance(depth) + 0.7 * (noise[2] + noise[3]) - strength * 0.7 * (noise[0] + noise[1])
-                found = measure_link(overlap, distance, permutations=499)
-                for name, correlation in found.correlations.items():
-                    claims[name] += correlation.p < 0.05
-                claims["verdict"] += found.verdict != "not decided"
-            rates = [f"{count_ / arguments.simulations:.1%}" for count_ in claims.values()]
-            rows.append([str(count), "yes" if strength else "no", *rates])
+        for noise in (1.0, 0.3, 0.1):
+            for strength in (0.0, 2.0):
+                claims = dict.fromkeys((RAW, PARTIAL, DIFFERENCES, "verdict"), 0)
+                for trial in range(arguments.simulations):
+                    found = measure_link(*_simulated(rng, trial, count, noise, strength), permutations=499)
+                    for name, correlation in found.correlations.items():
+                        claims[name] += correlation.p < 0.05
+                    claims["verdict"] += found.verdict != "not decided"
+                rates = [f"{claimed / arguments.simulations:.1%}" for claimed in claims.values()]
+                rows.append([str(count), f"{noise}", "yes" if strength else "no", *rates])
     print_table(
-        f"Claims of a link, {arguments.simulations} simulations of 3 seeds: trends over depth of three shapes, noise "
-        "with autocorrelation 0, 0.3, 0.6, half of it common to the seeds", rows,
-    )  # fmt: skip
+        f"Claims of a link, {arguments.simulations} simulations of 3 seeds and their siblings: trends over depth of three "
+        "shapes, kinds of layers in every second trial, autocorrelation 0, 0.3 or 0.6, half of the noise common to seeds",
+        rows,
+    )
+
+
+def _simulated(rng, trial, count, size, strength):
+    """Overlaps and distances of networks, and of siblings that share all that the architecture makes."""
+    depth, rho = np.linspace(0, 1, count), (0.0, 0.3, 0.6)[trial % 3]
+    shapes = (depth, depth**3, 1 / (1 + np.exp(-12 * (depth - 0.7))))
+    kinds = (trial % 2) * 1.5 * (np.arange(count) % 3 == 0) * rng.choice([-1, 1])
+    common = [size * 0.7 * _noise(rng, 1, count, rho) for _ in range(2)]
+    overlap, distance = -3 * shapes[trial % 3] + kinds + common[0], 3 * shapes[(trial // 3) % 3] - kinds + common[1]
+    own, other, sibling, its = (size * 0.7 * _noise(rng, 3, count, rho) for _ in range(4))
+    peculiar = size * _noise(rng, 1, count, rho)  # what class-disjoint training does to a layer, in every seed
+    return overlap + own + peculiar, distance + other - strength * peculiar, overlap + sibling, distance + its
 
 
 def _noise(rng, seeds, count, rho):
@@ -285,7 +293,25 @@ def modules(arguments):
         counts = ", ".join(f"{k}: {columns[3].count(k)}" for k in sorted(set(columns[3])))
         rows.append([f"{noise}", *(f"{np.mean(columns[c]):.2f}" for c in (0, 1, 2)), counts,
                      f"{np.mean(columns[4]):.2f}", f"{np.mean(columns[5]):.0%}"])  # fmt: skip
+    rows += [_chain(arguments)]
     print_table(f"Planted modules, 2 networks of 12 layers, 128 probes, {arguments.repetitions} repetitions", rows)
+
+
+def _chain(arguments):
+    """A smooth chain of layers, the same in both networks: no modules to be found."""
+    found = []
+    for seed in range(arguments.repetitions):
+        rng = np.random.default_rng(seed)
+        hidden, chain = rng.standard_normal((128, 16)), {}
+        for layer in range(12):
+            chain[f"layer_{layer}"] = torch.from_numpy(hidden)
+            hidden = hidden + 0.5 * rng.standard_normal((128, 16))
+        joint = joint_gw({"a": chain, "b": {name: 2 * points for name, points in chain.items()}}, tier="fast")
+        found.append(propose(joint.values, 2, list(joint.halves)))
+    counts = [proposal.k for proposal in found]
+    stability = [max(proposal.stability.values()) for proposal in found]
+    return ["a chain", "–", "–", f"{np.mean(stability):.2f}", ", ".join(f"{k}: {counts.count(k)}" for k in sorted(set(counts))),
+            "–", f"{np.mean([proposal.trusted for proposal in found]):.0%}"]  # fmt: skip
 
 
 def _planted(planted, noise, seed, n=128, width=16):

@@ -419,6 +419,7 @@ class AnalyzeConfig:
     pooling: str = option("mean", "Of maps and tokens: mean, cls, or grid_2, grid_3, …")
     num_probes: int = option(512, "Held-out pictures that are passed through the networks, evenly from each class.")
     probe_split: Literal["test", "validation"] = option("test", "The split that they are taken from.")
+    probe_seed: int = option(0, "Seed of their choice.")
     tier: Literal["fast", "default", "thorough"] = option("default", "How hard Gromov-Wasserstein is tried.")
     num_modules: int | None = option(None, "How many modules of layers; by default as many as are proposed.")
     clustering: Literal["joint", "cross"] = option(
@@ -438,6 +439,9 @@ class AnalyzeConfig:
         require(bool(self.sources), "name the folder of a run, or ticket repositories, first.")
         require(self.num_probes >= 2, "--num_probes must be at least 2, and should be some hundred.")
         require(self.num_modules is None or self.num_modules >= 2, "--num_modules must be at least 2.")
+        for name, known in (("probe_split", ("test", "validation")), ("clustering", ("joint", "cross"))):
+            value = getattr(self, name)
+            require(value in known, f"--{name} must be one of {', '.join(known)}, not {value}.")
         require(self.eval_batch_size >= 1, "--eval_batch_size must be at least 1.")
         require(bool(self.layers), "--layers must name something.")
 

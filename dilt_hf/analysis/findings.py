@@ -236,7 +236,7 @@ class Findings:
         if broken is not None:
             levels = (
                 f"two levels, before and after layer {broken.after} of {len(self.layers)} "
-                f"({_short(self.layers[broken.after - 1])}), explain {broken.share:.0%} of the variance of log G over depth, "
+                f"({_short(self.layers[broken.after - 1])}), explain {broken.share:.0%} of the variance of log G, "
                 f"a straight line {broken.of_a_line:.0%} (p = {broken.p:.3f})"
             )
             seeds = ", ".join(map(str, broken.per_seed))

@@ -51,6 +51,8 @@ def find_layers(model: nn.Module, pixels: Tensor, layers: str | Sequence[str] = 
     elif layers == HIDDEN_STATES:
         wanted = [HIDDEN_STATES]
     else:
+        if not layers:
+            raise AnalysisError("there are no layers named to compare.")
         wanted = [re.sub(r"@\d+$", "", name) for name in layers]
         missing = [name for name in wanted if name not in modules and not name.startswith(HIDDEN_STATES)]
         if missing:

@@ -23,7 +23,7 @@ from dilt_hf.analysis.joint import joint_gw
 from dilt_hf.analysis.layers import GRANULARITIES
 from dilt_hf.analysis.matrix import WINNERS
 from dilt_hf.analysis.network import cores
-from dilt_hf.analysis.representations import Representations, collect
+from dilt_hf.analysis.representations import Representations, check_pooling, collect
 from dilt_hf.analysis.similarity import linear_cka, rsa
 from dilt_hf.analysis.spaces import MetricSpace
 from dilt_hf.config import AnalyzeConfig, DataConfig
@@ -33,6 +33,7 @@ from dilt_hf.experiments.sources import Network, Probes, open_source
 from dilt_hf.files import canonical_json, pretty_json, write_atomically
 from dilt_hf.overlap import mean_overlap
 from dilt_hf.stages import Stages
+from dilt_hf.stages.store import BusyError
 from dilt_hf.tables import markdown_table
 
 REPRESENTATIONS_FILE = "representations.safetensors"
@@ -50,18 +51,22 @@ def analyze(config: AnalyzeConfig, data_config: DataConfig, progress: bool = Tru
         AnalysisError: when networks or probes do not allow it.
         DiltError: when the source or the data cannot be opened.
     """
+    check_pooling(config.pooling)
     source = open_source(config, data_config)
     folder = output_folder(config)
     folder.mkdir(parents=True, exist_ok=True)
     job = Analysis(config, source.probes, Stages(folder / "stages"), progress)
     compared, siblings = [], []
-    for position, seed in enumerate(source.seeds):
-        label = f"seed {seed}"
-        found = job.compare(source.networks(seed), label, cost_of=len(source.seeds) - position)
-        compared.append(found)
-        save_matrices(found, folder / f"gw_seed_{seed}.safetensors")
-        null = source.siblings(seed)
-        siblings += [job.compare(null, f"{label}, siblings")] if null else []
+    try:
+        for seed in source.seeds:
+            label = f"seed {seed}"
+            null = source.siblings(seed)
+            found = job.compare(source.networks(seed), label, len(source.seeds) * (2 if null else 1))
+            compared.append(found)
+            save_matrices(found, folder / f"gw_seed_{seed}.safetensors")
+            siblings += [job.compare(null, f"{label}, siblings")] if null else []
+    except BusyError as error:
+        raise AnalysisError(f"another process is at this analysis ({error}); wait for it, or end it.") from error
     facts = job.facts(source.name)
     findings = Findings(source.seeds, compared, siblings, config.num_modules, job.weights, facts, config.clustering)
     write_atomically(folder / NUMBERS_FILE, pretty_json(findings.to_dict()))
@@ -71,11 +76,13 @@ def analyze(config: AnalyzeConfig, data_config: DataConfig, progress: bool = Tru
 
 
 def output_folder(config: AnalyzeConfig) -> Path:
-    """Where the results go: the folder that was named; else `analysis` in the run, or in runs/ for repositories."""
+    """Where the results go: the folder that was named; else one named after the networks, in `analysis` in the run, or
+    in runs/analysis for repositories."""
     if config.output_dir:
         return Path(config.output_dir)
     source = Path(config.sources[0])
-    return source / "analysis" if (source / RUN_FILE).is_file() else Path("runs/analysis")
+    kind = "-".join(config.networks or ["dense" if (source / RUN_FILE).is_file() else "partitions"])
+    return source / "analysis" / kind if (source / RUN_FILE).is_file() else Path("runs/analysis", source.name, kind)
 
 
 def report(findings: Findings) -> str:
@@ -104,6 +111,9 @@ class Analysis:
         """
         reps = {network.name: self._representations(network, label) for network in networks}
         first = reps[networks[0].name]
+        points = len(networks) * len(first.layers)
+        if self.config.num_modules and self.config.num_modules > points:
+            raise AnalysisError(f"{points} layers in all cannot form --num_modules {self.config.num_modules}.")
         if any(tuple(each.layers) != tuple(first.layers) for each in reps.values()):
             raise AnalysisError(f"{label}: the networks do not run the same layers; name modules that all have.")
         self.weights = first.weights
@@ -188,8 +198,8 @@ def _overlap(masks: Sequence[Mapping[str, Any]], groups: Mapping[str, Sequence[s
 
 
 def save_matrices(found: Compared, path: Path) -> None:
-    """The matrices of all pairs of networks as one safetensors file: `dense_0/dense_1/value` and so on, `cka` and `rsa`;
-    the names of the layers, which count rows and columns, are in its metadata."""
+    """The matrices of all pairs of networks as one safetensors file: `dense_0/dense_1/value` and so on, and `cka` and
+    `rsa`; the names of the layers, which are its rows and columns, are in its metadata."""
     from safetensors.numpy import save
 
     names = (

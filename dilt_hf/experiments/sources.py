@@ -81,13 +81,17 @@ class RunSource:
     def probes(self) -> Probes:
         split = self.config.probe_split
         pictures = self.bench.images[split]
-        rows = choose_probes(getattr(self.bench.splits, split), pictures, self.config.num_probes)
+        rows = choose_probes(
+            getattr(self.bench.splits, split), pictures, self.config.num_probes, self.config.probe_seed
+        )
 
         def batches() -> Iterator[Tensor]:
             for pixels, _ in data.in_order(pictures, rows, self.config.eval_batch_size, self.bench.normalize):
                 yield pixels
 
-        identity = sha256_of_json([self.bench.fingerprints[split], rows.tolist()])
+        settings = self.bench.config.data
+        normalisation = [self.bench.channels, list(settings.image_mean), list(settings.image_std)]
+        identity = sha256_of_json([self.bench.fingerprints[split], rows.tolist(), normalisation])
         return Probes(identity, rows, batches)
 
     def networks(self, seed: int) -> list[Network]:
@@ -151,7 +155,26 @@ class RepositorySource:
         self.seeds = list(range(len(self.tickets)))
         self.name = ", ".join(config.sources)
         self.device = torch.device("cuda" if torch.cuda.is_available() and not config.cpu else "cpu")
+        self._check_alike()
         self.data_config = self._same_data(data_config)
+
+    def _check_alike(self) -> None:
+        """Repositories are seeds of one experiment: alike in everything but weights and masks."""
+        first = self.tickets[0]
+        for where, tickets in zip(self.config.sources[1:], self.tickets[1:], strict=True):
+            if len(tickets.partitions) != len(first.partitions):
+                difference = f"{len(tickets.partitions)} partitions, not {len(first.partitions)}"
+            elif dict(tickets.partitions[0].shapes) != dict(first.partitions[0].shapes):
+                difference = "weights of other shapes"
+            elif tickets.config.get("dataset") != first.config.get("dataset"):
+                difference = "tickets of other data"
+            else:
+                continue
+            raise AnalysisError(f"{where} has {difference}; give repositories of one experiment, a seed each.")
+        prints = [str(tickets.config.get("masks_sha256")) for tickets in self.tickets]
+        twins = [where for where, each in zip(self.config.sources, prints, strict=True) if prints.count(each) > 1]
+        if twins:
+            raise AnalysisError(f"{' and '.join(twins[:2])} hold the same tickets, which are one seed and not two.")
 
     def _same_data(self, data_config: DataConfig) -> DataConfig:
         """The data that were named; or those, and the normalisation, that the first repository names."""
@@ -180,13 +203,16 @@ class RepositorySource:
         split = getattr(splits, config.probe_split)
         pictures = data.open_images(splits, self.data_config, size, channels, self.device)[config.probe_split]
         normalize = Normalize(self.data_config.image_mean, self.data_config.image_std, channels, self.device)
-        rows = choose_probes(split, pictures, config.num_probes)
+        rows = choose_probes(split, pictures, config.num_probes, config.probe_seed)
 
         def batches() -> Iterator[Tensor]:
             for pixels, _ in data.in_order(pictures, rows, config.eval_batch_size, normalize):
                 yield pixels
 
-        return Probes(sha256_of_json([data.fingerprint(split, pictures), rows.tolist()]), rows, batches)
+        settings = self.data_config
+        normalisation = [channels, list(settings.image_mean), list(settings.image_std)]
+        identity = sha256_of_json([data.fingerprint(split, pictures), rows.tolist(), normalisation])
+        return Probes(identity, rows, batches)
 
     def _channels(self) -> int:
         model: Any = self.tickets[0].load_model()

@@ -16,14 +16,20 @@ def compared(seed, dead=False):
     if dead:
         layers["a"]["layer_1"] = 0 * layers["a"]["layer_1"]
     joint = joint_gw(layers, tier="fast")
-    overlap = {name: {"jaccard": 0.9 - 0.1 * k, "chance": 0.2} for k, name in enumerate(joint.layers)}
-    overlap["layer_5"] = {"jaccard": None, "chance": None}
-    return Compared(joint, overlap, np.ones(6), np.ones(6))
+
+    def overlap_of(groups):
+        """Less overlap with depth; the weights w_0, w_1, … are one a layer, and w_5 is not prunable."""
+        depths = {name: [int(w[2:]) for w in weights if w != "w_5"] for name, weights in groups.items()}
+        return {name: {"jaccard": 0.9 - 0.1 * np.mean(d), "chance": 0.2} for name, d in depths.items() if d}
+
+    return Compared(joint, overlap_of, np.eye(6), np.eye(6))
 
 
 def findings(seeds=3, **options):
     found = [compared(seed, **options) for seed in range(seeds)]
-    return Findings(list(range(seeds)), found, [], None, {f"layer_{k}": ["w"] for k in range(6)}, {"source": "here"})
+    return Findings(
+        list(range(seeds)), found, [], None, {f"layer_{k}": [f"w_{k}"] for k in range(6)}, {"source": "here"}
+    )
 
 
 def test_planted_networks_are_described():
@@ -37,7 +43,8 @@ def test_planted_networks_are_described():
     assert 0 < distance.mean < found.of_module(1)[1].mean
     assert found.of_module(1)[0].mean == pytest.approx((0.4 + 0.3) / 2), "a layer without overlap is left out"
     text = " ".join(found.sentences())
-    assert "break after layer 3 of 6" in text
+    assert "before and after layer 3 of 6" in text
+    assert found.layer_table().count("\n") == 7
     assert "3 proposed (core, specialist-0, specialist-1)" in text
     assert "No sibling networks" in text
     assert "specialist-1" in found.table()
@@ -61,8 +68,14 @@ def test_one_seed_and_a_dead_layer(tmp_path):
 
 def test_breaks():
     assert find_break(np.ones((2, 3))) is None
-    broken = find_break(np.array([[1, 1, 1, 8, 8.0], [1, 1, 8, 8, 8.0]]))
-    assert broken.per_seed == (3, 2)
+    broken = find_break(np.array([[1, 1, 1, 1, 8, 8, 8, 8.0], [1, 1, 1, 8, 8, 8, 8, 8.0]]))
+    assert broken.per_seed == (4, 3)
+    assert broken.clear
+    ramp = find_break(np.exp(np.linspace(0, 3, 12))[None])
+    assert ramp.of_a_line == pytest.approx(1)
+    assert not ramp.clear
+    rng = np.random.default_rng(0)
+    assert np.mean([find_break(np.exp(rng.normal(size=(3, 12)))).clear for _ in range(60)]) < 0.15
     assert find_break(np.ones((1, 6))).share == 0
     gone = find_break(np.array([[1, np.nan, 1, 8, 8, 8.0]]))
     assert gone.after == 3

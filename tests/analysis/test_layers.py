@@ -109,9 +109,13 @@ def test_shared_modules_tuples_and_operations_in_place():
 
 def test_frozen_parameters_stay_frozen_and_the_mode_stays():
     model = network("resnet20").requires_grad_(False).train()
+    model.bn1.eval()
     assert all(weights_of_layers(model, PIXELS, find_layers(model, PIXELS)).values())
     assert not any(parameter.requires_grad for parameter in model.parameters())
     assert model.training
+    assert not model.bn1.training
+    with torch.inference_mode():
+        assert all(weights_of_layers(model, PIXELS, find_layers(model, PIXELS)).values())
     assert not any(module._forward_hooks for module in model.modules())
 
 

@@ -7,7 +7,7 @@ import torch
 from dilt_hf.analysis import matrix
 from dilt_hf.analysis.gpu import solve_together
 from dilt_hf.analysis.gromov import solve
-from dilt_hf.analysis.matrix import GwMatrix, gw_matrix
+from dilt_hf.analysis.matrix import gw_matrix
 from dilt_hf.analysis.spaces import MetricSpace
 from dilt_hf.errors import AnalysisError
 
@@ -104,7 +104,7 @@ def test_a_dead_layer_is_a_row_of_nan():
     a, b = network(1), network(2)
     a["block_2"] = np.full((40, 7), 3.0)
     found = gw_matrix(a, b)
-    assert found.constant == (("block_2",), ())
+    assert (found.constant_a, found.constant_b) == (("block_2",), ())
     assert np.isnan(found.value[1]).all()
     assert np.isnan(found.floor_a[1])
     assert (found.permutation[1] == -1).all()
@@ -162,6 +162,7 @@ def put(value):
         (lambda: (network(1, n=1), network(2, n=1)), "network a has 1 probe"),
         (lambda: (network(1), network(2, n=30)), "network a has 40 probes and network b 30"),
         (lambda: ({}, network(2)), "network a has no layers"),
+        (lambda: (broken(lambda x: x[:, :0]), network(2)), "'block_2' of network a cannot be compared: its shape"),
     ],
 )
 def test_bad_representations_are_named(arguments, message):
@@ -175,6 +176,8 @@ def test_bad_settings_are_named():
         gw_matrix(a, a, weights_a=np.ones(40))
     with pytest.raises(AnalysisError, match="'distant' is no metric"):
         gw_matrix(a, a, metric="distant")
+    with pytest.raises(AnalysisError, match="workers must be at least 1, not -1"):
+        gw_matrix(a, a, workers=-1)
     with pytest.raises(AnalysisError, match="no tier 'best'"):
         gw_matrix(a, a, tier="best")
 
@@ -185,6 +188,52 @@ def test_half_precision_is_compared_in_full():
     same(gw_matrix(layers, tier="fast"), gw_matrix(full, tier="fast"))
 
 
-def test_an_empty_matrix_is_all_unknown():
-    empty = GwMatrix.empty(("x",), ("y", "z"), (4, 4), "fast", "euclidean", True)
-    assert empty.constant == (("x",), ("y", "z"))
+def test_one_dead_layer_does_not_make_the_other_dead():
+    dead, alive = {"x": np.ones((9, 2))}, {"y": np.random.default_rng(0).normal(size=(9, 2))}
+    found = gw_matrix(alive, dead)
+    assert (found.constant_a, found.constant_b) == ((), ("x",))
+    assert gw_matrix({name: points[:3] for name, points in alive.items()}).value[0, 0] == 0
+
+
+def test_probes_at_one_place_are_counted():
+    a = network(1)
+    a["block_2"][3] = a["block_2"][5]
+    assert gw_matrix(a, tier="fast").coincident_a.tolist() == [0, 2, 0]
+
+
+def test_near_duplicates_do_not_keep_it_from_ending():
+    """Collapsed classes: distances within one are rounding of those between."""
+    rng = np.random.default_rng(0)
+    centres = 100 * rng.normal(size=(2, 10, 8))[:, rng.integers(0, 10, 200)]
+    a, b = (points + 1e-2 * rng.normal(size=(200, 8)) for points in centres)
+    for tier in ("fast", "default"):
+        assert gw_matrix({"x": a}, {"x": b}, tier=tier).steps.max() < 120
+
+
+def test_pot_on_paired_probes_is_not_above_the_identity():
+    a = network(1)
+    b = {name: points + 0.2 * np.random.default_rng(0).normal(size=points.shape) for name, points in a.items()}
+    found = gw_matrix(a, b, metric="chebyshev")
+    assert (found.value <= found.identity + 1e-9).all()
+    own = gw_matrix(a, metric="chebyshev")
+    assert (own.permutation[1, 0] == -1).all()
+    np.testing.assert_array_equal(own.value, own.value.T)
+    weights = np.linspace(1, 2, 40) / np.linspace(1, 2, 40).sum()
+    weighted = gw_matrix(a, weights_a=weights)
+    assert (np.diagonal(weighted.value) == 0).all()
+    np.testing.assert_allclose(weighted.value, gw_matrix(a, a, weights_a=weights, weights_b=weights).value, atol=1e-6)
+    with pytest.raises(AnalysisError, match="weights_b belongs to a second network"):
+        gw_matrix(a, weights_b=weights)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "missing"])
+def test_damaged_pairs_are_not_believed(tmp_path, damage):
+    gw_matrix(network(1), tier="fast", resume_in=tmp_path)
+    for path in tmp_path.glob("gw-*/pairs.safetensors"):
+        content = bytearray(path.read_bytes())
+        content[-5] ^= 1
+        path.write_bytes(content[:-9] if damage == "truncated" else content)
+        if damage == "missing":
+            path.unlink()
+    with pytest.raises((AnalysisError, OSError), match=r"damaged|delete|lacks"):
+        gw_matrix(network(1), tier="fast", resume_in=tmp_path)

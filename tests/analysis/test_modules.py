@@ -51,7 +51,19 @@ def test_planted_modules_are_found_named_and_trusted(clear):
     proposal = propose(clear.values, 2, list(clear.halves))
     assert proposal.k == 3
     assert proposal.trusted
-    assert sum(proposal.gap.values()) <= 1
+    assert modules.gap == proposal.gap[3] > 0.5
+
+
+def test_a_smooth_chain_of_layers_has_no_modules():
+    rng = np.random.default_rng(0)
+    hidden, chain = rng.normal(size=(60, 8)), {}
+    for layer in range(8):
+        chain[f"layer_{layer}"] = torch.from_numpy(hidden)
+        hidden = hidden + 0.5 * rng.normal(size=(60, 8))
+    joint = joint_gw({"a": chain, "b": {name: points + 0.01 for name, points in chain.items()}}, tier="fast")
+    proposal = propose(joint.values, 2, list(joint.halves))
+    assert max(proposal.stability.values()) > 0.8
+    assert not proposal.trusted
 
 
 def test_noise_is_not_trusted():
@@ -111,6 +123,7 @@ def test_the_gap_is_after_the_number_of_separate_groups():
         ([[0, 0, 1, 1], [1, 1, 0, 0]], ("early-mixed", "late-mixed")),
         ([[0, 1, 2, 3], [0, 1, 2, 3]], ("core-1", "core-2", "core-3", "core-4")),
         ([[-1, 0, 1], [-1, 0, 2]], ("core", "specialist-0", "specialist-1")),
+        ([[-1, -1, 1], [0, 0, 1]], ("unpaired", "core")),
     ],
 )
 def test_names(labels, names):
@@ -149,10 +162,22 @@ def test_dead_layers_are_in_no_module(clear):
     assert find_modules(values, 2, 3).labels[0, 2] == -1
 
 
+def test_halves_that_hold_one_point_only_are_left_out():
+    layers = planted(0.2)
+    layers["a"]["layer_0"] = torch.zeros(60, 8, dtype=torch.float64)
+    layers["a"]["layer_0"][7] = 1.0
+    joint = joint_gw(layers, tier="fast")
+    assert np.isnan(joint.halves).any()
+    assert np.isfinite(find_modules(joint.values, 2, 3, list(joint.halves)).stability)
+    assert propose(joint.values, 2, list(joint.halves)).k >= 2
+
+
 def test_networks_that_cannot_be_joined():
     layers = planted(0.2)
     with pytest.raises(AnalysisError, match="at least two networks"):
         joint_gw({"a": layers["a"]})
+    with pytest.raises(AnalysisError, match="modules need one of the metrics euclidean"):
+        joint_gw(layers, metric="chebyshev")
     del layers["b"]["layer_5"]
     with pytest.raises(AnalysisError, match=r"do not have the same layers \({'a': 6, 'b': 5}\)"):
         joint_gw(layers)

@@ -60,10 +60,17 @@ def test_pooling_of_maps_tokens_and_vectors():
     assert pool(maps, "grid_2").shape == (2, 12)
     assert (pool(tokens, "cls") == 9).all()
     assert pool(tokens[:, 0], "mean").shape == (2, 3)
+    torch.testing.assert_close(pool(maps.permute(0, 2, 3, 1).contiguous(), "mean"), maps.mean((2, 3)))
+    torch.testing.assert_close(pool(tokens[:, 1:], "mean", 1), maps.mean((2, 3)))  # no class token there yet
+    half = torch.linspace(0, 1, 4096).view(1, 1, 64, 64).to(torch.bfloat16)
+    assert pool(half, "mean").item() == pytest.approx(half.double().mean().item(), abs=1e-6)
+    with pytest.raises(AnalysisError, match="cannot be pooled by 'cls'"):
+        pool(tokens, "cls", 0)
     for output, pooling, message in (
         (maps, "cls", "cannot be pooled by 'cls'"),
         (maps, "max", "no pooling 'max'"),
         (tokens[:, :8], "grid_2", "cannot be pooled"),
+        (maps, "grid_9999", "no pooling 'grid_9999'"),
         (maps[None], "mean", "cannot be pooled"),
     ):
         with pytest.raises(AnalysisError, match=message):
@@ -111,3 +118,20 @@ def test_probes_that_cannot_be_used():
     with pytest.raises(AnalysisError, match=r"layer 'conv' is not finite at probe \d"):
         collect(Overflow(), [PROBES], ["conv"])
     assert len(PIXELS) == 2
+
+
+class Windows(nn.Module):
+    """Like the attention of Swin: its linear module sees windows, not pictures."""
+
+    def __init__(self):
+        super().__init__()
+        self.qkv = nn.Linear(3, 6)
+
+    def forward(self, pixels):
+        windows = self.qkv(pixels.unfold(2, 8, 8).flatten(3).permute(0, 2, 3, 1).reshape(-1, 8, 3))
+        return windows.view(len(pixels), -1, 6).mean(1)
+
+
+def test_rows_that_are_no_probes_are_refused():
+    with pytest.raises(AnalysisError, match="its rows are something else"):
+        collect(Windows(), [PROBES], "weights")

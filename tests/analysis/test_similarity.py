@@ -1,10 +1,12 @@
 """CKA and RSA against their definitions."""
 
 import numpy as np
+import pytest
 import torch
 from scipy.stats import spearmanr
 
 from dilt_hf.analysis.similarity import linear_cka, rsa
+from dilt_hf.errors import AnalysisError
 
 
 def layers(seed, count=2):
@@ -30,8 +32,15 @@ def test_rsa_is_spearmans_correlation_of_distances():
 
 
 def test_a_constant_layer_is_like_nothing():
-    a = {"dead": torch.ones(25, 4)} | layers(0)
+    a = {"dead": torch.full((25, 4), 0.1, dtype=torch.float64)} | layers(0)
     for measure in (linear_cka, rsa):
         found = measure(a, layers(1))
         assert np.isnan(found[0]).all()
         assert np.isfinite(found[1:]).all()
+
+
+def test_unequal_probes():
+    few = {name: points[:20] for name, points in layers(1).items()}
+    for measure in (linear_cka, rsa):
+        with pytest.raises(AnalysisError, match="unequal numbers of probes"):
+            measure(layers(0), few)

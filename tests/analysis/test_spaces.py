@@ -42,6 +42,12 @@ def test_the_product_of_centred_matrices_is_the_doubly_centred_gradient():
     np.testing.assert_allclose(one.centred.T @ other.centred[columns], centring @ gradient @ centring, atol=1e-4)
 
 
+def test_a_large_constant_feature_does_not_hide_the_others():
+    plain = points()
+    shifted = np.concatenate([plain, np.full((30, 1), 1e9)], axis=1)
+    np.testing.assert_allclose(MetricSpace.of(shifted).distances, MetricSpace.of(plain).distances, atol=1e-9)
+
+
 @pytest.mark.parametrize(
     "dead",
     [np.zeros((9, 3)), np.full((9, 3), 7.0), np.full((9, 3), 1e20), 5 + 1e-9 * np.random.default_rng(0).random((9, 3))],
@@ -58,7 +64,7 @@ def test_sizes_near_the_limits_of_floats_are_spaces():
 def test_values_that_are_no_numbers():
     with pytest.raises(AnalysisError, match="not finite"):
         MetricSpace.of(np.array([[0.0], [np.nan]]))
-    with pytest.raises(AnalysisError, match="the cosine distance of some of its rows is not finite"):
+    with pytest.raises(AnalysisError, match="the cosine distance of probe 0 from others is not finite"):
         MetricSpace.of(np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]]), "cosine")
 
 

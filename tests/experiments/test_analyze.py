@@ -1,6 +1,7 @@
 """The whole analysis on small real runs: from the folder of a run, and from ticket repositories."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -47,7 +48,7 @@ def test_a_run_is_analysed_and_the_work_is_found_again(run, tmp_path, monkeypatc
     config = settings(run, tmp_path)
     findings = analyze(config, SAME)
     out = tmp_path / "out"
-    assert "2 networks of 7 layers, 40 probes: 182 pairs of layers over all seeds" in capsys.readouterr().out
+    assert "2 networks of 7 layers, 40 probes: 364 pairs of layers over all seeds" in capsys.readouterr().out
     assert findings.networks == ("dense_0", "dense_1")
     assert findings.diagonals.shape == findings.excesses.shape == (2, 7)
     assert np.isfinite(findings.excesses).all()
@@ -124,6 +125,30 @@ def test_bad_sources(run, tmp_path):
     (tmp_path / "other" / "run.json").write_text('{"data": {"color": 1}}')
     with pytest.raises(ConfigError, match="not the settings of a run of this version"):
         analyze(settings(run, tmp_path, sources=[str(tmp_path / "other")]), SAME, progress=False)
+
+
+def test_repositories_that_do_not_belong_together(run, tmp_path):
+    repository = run / "tickets" / "seed_0"
+    twin = tmp_path / "twin"
+    shutil.copytree(repository, twin)
+    with pytest.raises(AnalysisError, match="hold the same tickets, which are one seed and not two"):
+        analyze(settings(run, tmp_path, sources=[str(repository), str(twin)]), SAME, progress=False)
+    config = json.loads((twin / "dilt_config.json").read_text())
+    config["dataset"]["name"] = "other"
+    (twin / "dilt_config.json").write_text(json.dumps(config))
+    with pytest.raises(AnalysisError, match="twin has tickets of other data"):
+        analyze(settings(run, tmp_path, sources=[str(repository), str(twin)]), SAME, progress=False)
+
+
+def test_bad_settings_are_refused_before_any_work(run, tmp_path):
+    for changes, message in (
+        ({"num_modules": 1000}, "14 layers in all cannot form --num_modules 1000"),
+        ({"pooling": "max"}, "no pooling 'max'"),
+    ):
+        with pytest.raises(AnalysisError, match=message):
+            analyze(settings(run, tmp_path, **changes), SAME, progress=False)
+    with pytest.raises(ConfigError, match="--probe_split must be one of test, validation, not train"):
+        AnalyzeConfig(sources=["x"], probe_split="train")
 
 
 def test_names_in_figures_leave_out_what_all_share():
