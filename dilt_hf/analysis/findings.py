@@ -247,13 +247,13 @@ class Findings:
         modules = self.modules
         how = "asked for" if self.modules_wanted else "proposed"
         trust = (
-            "another sample of probes gives nearly the same, and they are apart"
+            "another sample of probes gives nearly the same, with a step between them"
             if modules.trusted
             else "not to be trusted as modules"
         )
         said.append(
             f"Modules: {modules.count} {how} ({', '.join(modules.names)}); stability {_number(modules.stability)}, "
-            f"eigengap {_number(modules.gap)}: {trust}; "
+            f"separation {_number(modules.separation)}: {trust}; "
             f"agreement of seeds {_number(self.seed_agreement)}; contiguity {modules.contiguity:.2f}."
         )
         if self.link is not None:
@@ -312,7 +312,7 @@ class Findings:
                     "names": list(self.modules.names),
                     "labels": self.modules.labels.tolist(),
                     "stability": self.modules.stability,
-                    "eigengap": self.modules.gap,
+                    "separation": self.modules.separation,
                     "trusted": self.modules.trusted,
                     "contiguity": self.modules.contiguity,
                     "form": self.form,

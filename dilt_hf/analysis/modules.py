@@ -4,9 +4,11 @@ All layers of N networks, N·L of them, are points at the distances d = √G; th
 median distance. A module that holds the copies of a layer in all networks is *core*: the networks do the same there. A
 module of one network's copies alone is *specialist*.
 
-How many modules there are is the user's to say. What is proposed rests on two figures for each k: the gap in the
-eigenvalues, which alone is often wrong, and the stability: the adjusted Rand index between the modules found with all
-probes and those found with a random half of them (at the couplings found with all), averaged over halves.
+How many modules there are is the user's to say. What is proposed rests on two figures for each k: the stability, which
+is the adjusted Rand index between the modules found with all probes and those found with a random half of them (at the
+couplings found with all), averaged over halves; and the separation, the least G between modules over the widest link
+that holds one together. A smooth chain of layers is cut at the same places by every sample, but its parts are not
+separate. The gap in the eigenvalues, often used alone and often wrong, is reported beside them.
 
 Source: Ng, Jordan and Weiss, On spectral clustering (2001); von Luxburg, A tutorial on spectral clustering (2007),
 section 8.3, for the gap; Ben-Hur, Elisseeff and Guyon, A stability based method for discovering structure in clustered
@@ -23,7 +25,7 @@ import numpy as np
 from dilt_hf.errors import AnalysisError
 
 TRUSTED = 0.8  # stability of modules that another sample of probes would give again
-CLEAR_GAP = 0.25  # of the eigengaps looked at; a smooth chain of layers, which has no modules, stays below
+SEPARATE = 1.0  # separation of modules between which there is a step, not just another layer
 MOST_MODULES = 8
 CORE, SPECIALIST, MIXED, UNPAIRED = "core", "specialist", "mixed", "unpaired"
 JOINT, CROSS = FORMS = ("joint", "cross")
@@ -37,15 +39,15 @@ class Modules:
         labels: int (N, L), the module of each network's copy of each layer; -1 for constant layers.
         names: of the modules, such as "early-core" and "specialist-1".
         stability: mean adjusted Rand index over half samples of the probes; NaN where it was not measured.
-        gap: the eigengap after this number of modules, as a share of those after 2, 3, … (`eigengaps`). A smooth chain
-            of layers is cut at the same places by every sample, but has no wide gap.
+        separation: the least G between two modules over the widest link within one (the longest edge of its minimum
+            spanning tree); NaN where every module is one layer.
         contiguity: 1 where every module is one stretch of layers, less the more often the layers change hands.
     """
 
     labels: np.ndarray
     names: tuple[str, ...]
     stability: float
-    gap: float
+    separation: float
     contiguity: float
 
     @property
@@ -55,7 +57,7 @@ class Modules:
     @property
     def trusted(self) -> bool:
         """Whether another sample of probes would give nearly the same modules, and they are apart from each other."""
-        return self.stability >= TRUSTED and self.gap >= CLEAR_GAP
+        return self.stability >= TRUSTED and self.separation > SEPARATE
 
     def layers_of(self, module: int) -> list[int]:
         """The layers of which some network's copy is in the module."""
@@ -154,9 +156,8 @@ def find_modules(
     labels = np.full(len(alive), -1)
     labels[alive] = found
     by_network = np.tile(labels, (networks, 1)) if form == CROSS else labels.reshape(networks, -1)
-    gaps = eigengaps(affinity)
-    gap = float(gaps[k - 1] / gaps[1:].sum()) if 1 < k <= len(gaps) else float("nan")
-    return Modules(by_network, name_modules(by_network), stability, gap, contiguity(by_network))
+    apart = separation(-np.log(affinity) if form == JOINT else 1 / affinity, found)
+    return Modules(by_network, name_modules(by_network), stability, apart, contiguity(by_network))
 
 
 def _alive(values: np.ndarray, networks: int, form: str) -> np.ndarray:
@@ -182,19 +183,21 @@ class Proposal:
     """What speaks for each number of modules.
 
     Attributes:
-        stability, gap: by number of modules, as in `Modules`.
-        k: the number proposed: of those whose stability is at least `TRUSTED` the one with the widest gap, else the
-            most stable.
+        stability, separation: by number of modules, as in `Modules`.
+        gap: the eigengap after each number of modules, as a share of those looked at.
+        k: the number proposed: of those whose stability is at least `TRUSTED` the one of the greatest separation, else
+            the most stable.
     """
 
     stability: Mapping[int, float]
+    separation: Mapping[int, float]
     gap: Mapping[int, float]
     k: int
 
     @property
     def trusted(self) -> bool:
-        """Whether the number proposed is stable and followed by a wide gap."""
-        return self.stability[self.k] >= TRUSTED and self.gap[self.k] >= CLEAR_GAP
+        """Whether the modules proposed are stable and separate."""
+        return self.stability[self.k] >= TRUSTED and self.separation[self.k] > SEPARATE
 
 
 def propose(
@@ -208,16 +211,42 @@ def propose(
     alive = _alive(values, networks, form)
     if alive.sum() < 3 or not len(halves):
         raise AnalysisError(f"{alive.sum()} layers are too few to say how many modules they form; give a number.")
-    candidates = range(2, min(most, int(alive.sum()) - 1) + 1)
+    layers = int(alive.sum()) // (networks if form == JOINT else 1)
+    candidates = range(2, min(most, max(2, layers // 2)) + 1)  # a module is more than a layer
     found = {k: find_modules(values, networks, k, halves, form) for k in candidates}
-    stability, gap = ({k: getattr(each, name) for k, each in found.items()} for name in ("stability", "gap"))
+    stability, apart = ({k: getattr(each, name) for k, each in found.items()} for name in ("stability", "separation"))
     if any(np.isnan(list(stability.values()))):
         raise AnalysisError(
             "no half of the probes tells the layers apart; use more probes, or give a number of modules."
         )
     good = [k for k in candidates if stability[k] >= TRUSTED]
-    best = max(good, key=lambda k: gap[k]) if good else max(candidates, key=lambda k: stability[k])
-    return Proposal(stability, gap, best)
+    best = max(good, key=lambda k: apart[k]) if good else max(candidates, key=lambda k: stability[k])
+    gaps = eigengaps(_affinity(values, networks, form, alive), max(candidates))
+    return Proposal(stability, apart, {k: float(gaps[k - 1] / gaps.sum()) for k in candidates}, best)
+
+
+def separation(distances: np.ndarray, labels: np.ndarray) -> float:
+    """The least distance between two modules over the widest link within one; NaN where there is no such link.
+
+    Args:
+        distances: float (M, M), symmetric.
+        labels: int (M,).
+
+    Example:
+        >>> points = np.array([0.0, 1, 2, 8, 9])
+        >>> separation(abs(np.subtract.outer(points, points)), np.array([0, 0, 0, 1, 1]))
+        6.0
+    """
+    from scipy.sparse.csgraph import minimum_spanning_tree
+
+    same = labels[:, None] == labels
+    links = [
+        minimum_spanning_tree(distances[np.ix_(labels == module, labels == module)]).toarray().max()
+        for module in set(labels.tolist())
+    ]
+    if same.all() or not max(links) > 0:
+        return float("nan")
+    return float(distances[~same].min() / max(links))
 
 
 def contiguity(labels: np.ndarray) -> float:

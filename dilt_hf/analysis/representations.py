@@ -87,9 +87,9 @@ def collect(
         model: a transformers model (TimmWrapper too), a timm model, or any other whose forward takes pixels.
         batches: pixels (B, C, H, W) on the model's device, in a fixed order; only one batch is held at a time.
         layers: see `layers.find_layers`.
-        pooling: of feature maps (B, C, H, W), or square (B, H, W, C), "mean" is the mean over space, "grid_k" the means over
-            a k x k grid. Of tokens (B, T, D), "mean" is the mean over the patches without class tokens, "cls" the
-            first token, and "grid_k" as above. Outputs (B, D) stay as they are.
+        pooling: of feature maps (B, C, H, W), or square (B, H, W, C), "mean" is the mean over space and "grid_k" the
+            means over a k x k grid. Of tokens (B, T, D), "mean" is the mean over the patches, not the class tokens,
+            "cls" the first token, and "grid_k" as above. Outputs (B, D) stay as they are.
 
     Raises:
         AnalysisError: for layers that do not exist or cannot be pooled so, values that are not finite, or a probe that

@@ -51,7 +51,8 @@ def test_planted_modules_are_found_named_and_trusted(clear):
     proposal = propose(clear.values, 2, list(clear.halves))
     assert proposal.k == 3
     assert proposal.trusted
-    assert modules.gap == proposal.gap[3] > 0.5
+    assert modules.separation == proposal.separation[3] > 1.5
+    assert sum(proposal.gap.values()) <= 1
 
 
 def test_a_smooth_chain_of_layers_has_no_modules():
