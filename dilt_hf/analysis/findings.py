@@ -169,10 +169,10 @@ class Findings:
         if len(self.siblings) == len(self.compared):
             null = {
                 "sibling_overlap": self._beyond_chance([each.overlap_of(self.weights) for each in self.siblings]),
-                "sibling_distance": np.stack([each.joint.diagonal() for each in self.siblings]),
+                "sibling_distance": _log(np.stack([each.joint.diagonal() for each in self.siblings])),
             }
         try:
-            return measure_link(self.excesses, self.diagonals, **null)  # type: ignore[arg-type]
+            return measure_link(self.excesses, _log(self.diagonals), **null)  # type: ignore[arg-type]
         except AnalysisError:
             return None
 
@@ -342,7 +342,7 @@ def find_break(diagonals: np.ndarray) -> Break | None:
         >>> find_break(np.array([[1.0, 1.1, 1.0, 9.0, 9.5], [1.0, 1.2, 1.0, 8.0, 9.0]])).after
         3
     """
-    logs = np.log(np.maximum(diagonals, 1e-12))
+    logs = _log(diagonals)
     known = np.isfinite(logs).all(axis=0)
     if known.sum() < FEWEST_FOR_BREAK:
         return None
@@ -365,6 +365,10 @@ def _two_levels(profiles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     total = (centred**2).sum(axis=1)
     shares = np.divide(explained.max(axis=1), total, out=np.zeros(len(profiles)), where=total > 1e-18)
     return explained.argmax(axis=1) + 1, shares
+
+
+def _log(values: np.ndarray) -> np.ndarray:
+    return np.log(np.maximum(values, 1e-12))
 
 
 def _beyond(overlap: Mapping[str, float | None] | None) -> float:

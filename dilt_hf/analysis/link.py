@@ -4,8 +4,9 @@ Both go with depth for reasons that have nothing to do with each other, so their
 little: where no link exists it is significant more often than not. Reported beside it are the correlation of ranks with
 their linear trend over depth taken out, and that of the differences from one layer to the next. But kinds of layers
 differ too (1x1 and 3x3 convolutions, shortcuts), and what is common to an architecture correlates in every seed. So a
-verdict needs pairs of networks trained on the same classes (siblings): it is given only where both correlations agree,
-over at least three seeds, and go beyond those of the siblings.
+verdict needs pairs of networks trained on the same classes (siblings), which share all that the architecture makes:
+their values are subtracted layer by layer, and a verdict is given only where both corrected correlations of what is
+left agree, over at least three seeds.
 
 Source: Kendall, Partial rank correlation (1942), with depth as the third variable; Freedman and Lane, A nonstochastic
 interpretation of reported significance levels (1983), for the permutation of residuals. One permutation of the layers
@@ -53,14 +54,14 @@ class Link:
     Attributes:
         correlations: by "raw", "depth-partial" and "first differences".
         siblings: the same of sibling pairs, where there are any.
-        excess: depth-partial coefficient less that of the siblings, over seeds.
+        beyond: the same of what is left when the siblings' values are subtracted; the verdict rests on these.
         verdict: "supported" (overlap and distance are anti-correlated), "refuted" (correlated) or "not decided".
         sentence: the verdict in words.
     """
 
     correlations: dict[str, Correlation]
     siblings: dict[str, Correlation] | None
-    excess: Estimate | None
+    beyond: dict[str, Correlation] | None
     verdict: str
     sentence: str
 
@@ -76,8 +77,8 @@ def measure_link(
 
     Args:
         overlap: overlap of the masks less chance, float (S, L): a row a seed, layers in order of depth.
-        distance: G of each layer with its counterpart, float (S, L).
-        sibling_overlap, sibling_distance: the same of networks trained on the same classes.
+        distance: log G of each layer with its counterpart, float (S, L); the logarithm, as networks differ by factors.
+        sibling_overlap, sibling_distance: the same of networks trained on the same classes, a row for each seed.
         permutations: how many for the p-values.
 
     Raises:
@@ -85,25 +86,29 @@ def measure_link(
 
     Example:
         >>> overlap = np.array([[0.5, 0.1, 0.4, 0.2, 0.6, 0.15, 0.45]] * 3)
-        >>> measure_link(overlap, 1 - overlap).correlations["depth-partial"].mean.mean.__round__(6)
-        -1.0
+        >>> found = measure_link(overlap, 1 - overlap)
+        >>> round(found.correlations["depth-partial"].mean.mean, 6), found.verdict
+        (-1.0, 'not decided')
     """
+    overlap, distance = (np.atleast_2d(np.asarray(values, float)) for values in (overlap, distance))
     correlations = _correlations(overlap, distance, permutations)
-    siblings = excess = None
+    siblings = beyond = None
     if sibling_overlap is not None and sibling_distance is not None:
-        siblings = _correlations(sibling_overlap, sibling_distance, permutations)
-        own, other = correlations[PARTIAL].per_seed, siblings[PARTIAL].per_seed
-        if len(own) != len(other):
+        sibling_overlap, sibling_distance = (
+            np.atleast_2d(np.asarray(values, float)) for values in (sibling_overlap, sibling_distance)
+        )
+        if sibling_overlap.shape != overlap.shape:
             raise AnalysisError(
-                f"there are {len(own)} seeds, but siblings of {len(other)}; give the same seeds of both."
+                f"networks of {overlap.shape[0]} seeds and {overlap.shape[1]} layers do not go with siblings of "
+                f"{sibling_overlap.shape[0]} and {sibling_overlap.shape[1]}; give the same of both."
             )
-        excess = estimate([a - b for a, b in zip(own, other, strict=True)])
-    verdict, sentence = _judge(correlations, excess)
-    return Link(correlations, siblings, excess, verdict, sentence)
+        siblings = _correlations(sibling_overlap, sibling_distance, permutations)
+        beyond = _correlations(overlap - sibling_overlap, distance - sibling_distance, permutations)
+    verdict, sentence = _judge(beyond or correlations, beyond is not None)
+    return Link(correlations, siblings, beyond, verdict, sentence)
 
 
 def _correlations(overlap: np.ndarray, distance: np.ndarray, permutations: int) -> dict[str, Correlation]:
-    overlap, distance = (np.atleast_2d(np.asarray(values, float)) for values in (overlap, distance))
     if overlap.shape != distance.shape:
         raise AnalysisError(f"overlaps of shape {overlap.shape} and distances of {distance.shape} do not correspond.")
     known = np.isfinite(overlap).all(axis=0) & np.isfinite(distance).all(axis=0)
@@ -149,34 +154,25 @@ def _unit(rows: np.ndarray) -> np.ndarray:
     return np.divide(rows, norms, out=np.zeros_like(rows), where=norms > 1e-9)  # a constant correlates with nothing
 
 
-def _judge(correlations: dict[str, Correlation], excess: Estimate | None) -> tuple[str, str]:
+def _judge(correlations: dict[str, Correlation], against_siblings: bool) -> tuple[str, str]:
     partial, differences = correlations[PARTIAL], correlations[DIFFERENCES]
     if partial.p is None or differences.p is None:
         return "not decided", f"{partial.layers} layers are too few to tell a link from chance."
     seeds = len(partial.per_seed)
     figures = (
-        f"depth-partial correlation {partial.mean.mean:+.2f} (p = {partial.p:.3f}), of first differences "
-        f"{differences.mean.mean:+.2f} (p = {differences.p:.3f}), over {seeds} seed(s) and {partial.layers} layers"
+        f"{'beyond sibling networks, ' if against_siblings else ''}depth-partial correlation {partial.mean.mean:+.2f} "
+        f"(p = {partial.p:.3f}), of first differences {differences.mean.mean:+.2f} (p = {differences.p:.3f}), over "
+        f"{seeds} seed(s) and {partial.layers} layers"
     )
     if seeds < LEAST_SEEDS:
         return "not decided", f"{figures}: a verdict needs {LEAST_SEEDS} seeds."
     if max(partial.p, differences.p) >= LEVEL or partial.mean.mean * differences.mean.mean <= 0:
         return "not decided", f"{figures}: a link is not shown."
-    if excess is None:
+    if not against_siblings:
         return (
             "not decided",
             f"{figures}: there is one, but without sibling networks it may be the architecture's alone.",
         )
-    if excess.sign != np.sign(partial.mean.mean):
-        return (
-            "not decided",
-            f"{figures}, but networks trained on the same classes have it too ({_signed(excess)} beyond).",
-        )
-    figures += f", {_signed(excess)} beyond networks trained on the same classes"
     if partial.mean.mean > 0:
         return "refuted", f"{figures}: where the masks overlap more the layers are further apart."
     return "supported", f"{figures}: where the masks overlap more the layers are nearer."
-
-
-def _signed(value: Estimate) -> str:
-    return f"{value.mean:+.2f} ± {value.half_width:.2f}"

@@ -23,13 +23,13 @@ def test_depth_alone_is_not_taken_for_a_link():
     assert claimed <= 0.08
 
 
-@pytest.mark.parametrize(("strength", "verdict"), [(3.0, "supported"), (-3.0, "refuted")])
+@pytest.mark.parametrize(("strength", "verdict"), [(2.0, "supported"), (-2.0, "refuted")])
 def test_a_link_beyond_the_siblings_is_found_in_both_directions(strength, verdict):
     rng = np.random.default_rng(1)
     found = [
         measure_link(*simulated(rng, strength=strength), *simulated(rng), permutations=199).verdict for _ in range(20)
     ]
-    assert found.count(verdict) >= 15
+    assert found.count(verdict) >= 17
     assert set(found) <= {verdict, "not decided"}
 
 
@@ -70,13 +70,15 @@ def test_the_partial_correlation_is_that_of_residuals():
 def test_siblings_that_show_it_too_take_the_verdict_back():
     rng = np.random.default_rng(4)
     overlap, distance = simulated(rng, strength=3.0)
-    same = measure_link(overlap, distance, *simulated(rng, strength=3.0), permutations=199)
+    noise = [0.3 * rng.normal(size=overlap.shape) for _ in range(2)]
+    same = measure_link(overlap, distance, overlap + noise[0], distance + noise[1], permutations=199)
+    assert same.siblings["depth-partial"].mean.mean < -0.5
     assert same.verdict == "not decided"
-    assert "trained on the same classes have it too" in same.sentence
-    other = measure_link(overlap, distance, *simulated(rng, strength=-3.0), permutations=199)
+    assert "a link is not shown" in same.sentence
+    other = measure_link(overlap, distance, *simulated(rng), permutations=199)
     assert other.verdict == "supported"
-    assert "beyond networks trained on the same classes" in other.sentence
-    with pytest.raises(AnalysisError, match="there are 3 seeds, but siblings of 2"):
+    assert other.sentence.startswith("beyond sibling networks, depth-partial correlation -0")
+    with pytest.raises(AnalysisError, match="3 seeds and 16 layers do not go with siblings of 2 and 16"):
         measure_link(overlap, distance, *simulated(rng, seeds=2))
 
 
