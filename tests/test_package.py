@@ -79,9 +79,9 @@ def test_files_import_only_from_layers_to_their_left():
         "masks", "selection", "overlap", "packed", "mask_files", "bitwise", "masking", "augmentation", "data", "tables",
         "pruning.imp", "pruning.colt", "pruning.early_bird", "config", "results", "partitions", "teams", "models",
         "splits", "claims", "stages.store", "progress", "hub", "trained", "files", "analysis.assignment",
-        "analysis.swaps", "analysis.gromov", "analysis.network", "analysis.matrix", "analysis.layers",
-        "analysis.representations", "analysis.similarity", "analysis.modules", "analysis.link", "analysis.findings",
-        "analysis.figures",
+        "analysis.swaps", "analysis.spaces", "analysis.gromov", "analysis.network", "analysis.matrix",
+        "analysis.layers", "analysis.representations", "analysis.similarity", "analysis.modules", "analysis.link",
+        "analysis.findings", "analysis.figures",
     ],
 )  # fmt: skip
 def test_the_examples_in_the_docstrings_are_true(name, tmp_path, monkeypatch):

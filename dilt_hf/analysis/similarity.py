@@ -9,7 +9,7 @@ import torch
 from scipy.stats import rankdata
 from torch import Tensor
 
-from dilt_hf.analysis.spaces import MetricSpace
+from dilt_hf.analysis.spaces import MetricSpace, varying
 from dilt_hf.errors import AnalysisError
 
 
@@ -44,7 +44,7 @@ def _grams(layers: Mapping[str, Tensor]) -> np.ndarray:
     rows = []
     for points in layers.values():
         centred = points.double() - points.double().mean(0)
-        if MetricSpace.of(points.double().numpy()) is None:
+        if not varying(points.double().numpy()).any():
             centred = torch.zeros_like(centred)
         centred = centred / centred.abs().max().clamp(min=torch.finfo(torch.float64).tiny)
         rows.append((centred @ centred.T).flatten().numpy())

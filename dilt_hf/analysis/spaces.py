@@ -42,9 +42,7 @@ class MetricSpace:
             raise AnalysisError("it holds values that are not finite")
         if not points.size:
             raise AnalysisError(f"its shape {points.shape} leaves nothing to compare")
-        own = np.abs(points).max(axis=0)  # a feature at a time: one that is large and constant must not hide the others
-        with np.errstate(over="ignore"):
-            alive = np.ptp(points / np.where(own > 0, own, 1), axis=0) > ROUNDING
+        alive = varying(points)
         if not alive.any():
             return None
         if metric != "cosine":  # all others depend on differences alone
@@ -127,6 +125,18 @@ class MetricSpace:
         if scale <= ROUNDING:
             raise AnalysisError(f"the {len(rows)} points chosen are all at one place; take more")
         return MetricSpace(part / scale)
+
+
+def varying(points: np.ndarray) -> np.ndarray:
+    """Which features of (n, d) points differ between them by more than rounding, bool (d,): each is measured by its own
+    size, so that one that is large and constant does not hide the others.
+
+    Example:
+        >>> varying(np.array([[1e9, 1.0], [1e9, 2.0]])).tolist()
+        [False, True]
+    """
+    own = np.abs(points).max(axis=0)
+    return np.ptp(points / np.where(own > 0, own, 1), axis=0) > ROUNDING
 
 
 def global_bound(one: MetricSpace, other: MetricSpace) -> float:
