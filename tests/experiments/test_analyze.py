@@ -25,11 +25,11 @@ def run(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("run") / "digits"
     config = DiltConfig(
-        data=DataConfig(dataset_name="digits", max_train_samples=200, max_eval_samples=60),
+        data=DataConfig(dataset_name="digits", max_train_samples=120, max_eval_samples=60),
         model=ModelConfig(architecture="resnet20", config_overrides={"blocks_per_stage": 1, "hidden_sizes": [6, 6, 6]}),
         partition=PartitionConfig(num_partitions=2),
         training=TrainingConfig(num_train_epochs=1, train_batch_size=40, learning_rate=0.05),
-        pruning=PruningConfig(num_rounds=2, pruning_fraction=0.3),
+        pruning=PruningConfig(num_rounds=1, pruning_fraction=0.3),
         run=RunConfig(
             output_dir=str(folder), cpu=True, controls=False, seeds=[0, 1], siblings=True,
             tickets=["partition_0", "partition_1"], materialise=["partition_0", "partition_1"],
