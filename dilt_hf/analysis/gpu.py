@@ -6,7 +6,8 @@ wait for are computed as one batch; assignments and exchanges of different pairs
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -48,7 +49,7 @@ def solve_together(
     with ThreadPoolExecutor(workers) as threads:
         waiting: list[_Waiting] = []
         while True:
-            for key, (one, other) in _first(coming, together - len(waiting)):
+            for key, (one, other) in itertools.islice(coming, together - len(waiting)):
                 waiting.append(_Waiting(key, one, other, tier, paired))
             if not waiting:
                 return
@@ -58,11 +59,6 @@ def solve_together(
                 if each.found is not None:
                     yield each.key, each.found
             waiting = [each for each in waiting if each.found is None]
-
-
-def _first(items: Iterator, count: int) -> Iterable:
-    for _, item in zip(range(count), items, strict=False):
-        yield item
 
 
 class _Shelf:

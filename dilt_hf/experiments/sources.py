@@ -24,7 +24,7 @@ from dilt_hf.images import Normalize
 from dilt_hf.models import PROCESSOR_FILE
 from dilt_hf.opening import Subset
 from dilt_hf.repository import reading
-from dilt_hf.splits import load_splits
+from dilt_hf.splits import Split, load_splits
 from dilt_hf.stages import Stage
 from dilt_hf.tickets import Tickets
 from dilt_hf.weights import WEIGHTS_FILE, load_weights
@@ -61,6 +61,25 @@ class Probes:
     batches: Callable[[], Iterator[Tensor]]
 
 
+def _probes(
+    config: AnalyzeConfig,
+    data_config: DataConfig,
+    split: Split,
+    pictures: data.Images,
+    normalize: Normalize,
+    channels: int,
+) -> Probes:
+    """The probes of one split, with all that determines their pixels as their identity."""
+    rows = choose_probes(split, pictures, config.num_probes, config.probe_seed)
+
+    def batches() -> Iterator[Tensor]:
+        for pixels, _ in data.in_order(pictures, rows, config.eval_batch_size, normalize):
+            yield pixels
+
+    normalisation = [channels, list(data_config.image_mean), list(data_config.image_std)]
+    return Probes(sha256_of_json([data.fingerprint(split, pictures), rows.tolist(), normalisation]), rows, batches)
+
+
 class RunSource:
     """The networks of a run's folder; what is missing is trained, by the settings of the run."""
 
@@ -79,20 +98,9 @@ class RunSource:
 
     @cached_property
     def probes(self) -> Probes:
-        split = self.config.probe_split
-        pictures = self.bench.images[split]
-        rows = choose_probes(
-            getattr(self.bench.splits, split), pictures, self.config.num_probes, self.config.probe_seed
-        )
-
-        def batches() -> Iterator[Tensor]:
-            for pixels, _ in data.in_order(pictures, rows, self.config.eval_batch_size, self.bench.normalize):
-                yield pixels
-
-        settings = self.bench.config.data
-        normalisation = [self.bench.channels, list(settings.image_mean), list(settings.image_std)]
-        identity = sha256_of_json([self.bench.fingerprints[split], rows.tolist(), normalisation])
-        return Probes(identity, rows, batches)
+        split = getattr(self.bench.splits, self.config.probe_split)
+        pictures = self.bench.images[self.config.probe_split]
+        return _probes(self.config, self.bench.config.data, split, pictures, self.bench.normalize, self.bench.channels)
 
     def networks(self, seed: int) -> list[Network]:
         """The networks to compare."""
@@ -118,11 +126,12 @@ class RunSource:
             self.bench.ranked(subset, search.seed)
         found = []
         for k, (subset, mask) in enumerate(zip(subsets, search.masks_of(subsets), strict=True)):
-            make = self._dense if kind == DENSE else self._masked
-            found.append(self._network(f"{kind}_{k}", make(subset, search.seed, mask), mask))
+            seed = search.seed
+            stage = self._dense(subset, seed) if kind == DENSE else self._masked(subset, seed, mask)
+            found.append(self._network(f"{kind}_{k}", stage, mask))
         return found
 
-    def _dense(self, subset: Subset, seed: int, mask: Mapping[str, Tensor]) -> Stage:
+    def _dense(self, subset: Subset, seed: int) -> Stage:
         with contextlib.closing(self.bench.pruned(subset, seed)) as rounds:  # type: ignore[type-var]
             return next(rounds).network
 
@@ -146,8 +155,6 @@ class RunSource:
 
 class RepositorySource:
     """Tickets with trained weights in ticket repositories, one repository a seed."""
-
-    has_siblings = False
 
     def __init__(self, config: AnalyzeConfig, data_config: DataConfig):
         self.config = config
@@ -203,16 +210,7 @@ class RepositorySource:
         split = getattr(splits, config.probe_split)
         pictures = data.open_images(splits, self.data_config, size, channels, self.device)[config.probe_split]
         normalize = Normalize(self.data_config.image_mean, self.data_config.image_std, channels, self.device)
-        rows = choose_probes(split, pictures, config.num_probes, config.probe_seed)
-
-        def batches() -> Iterator[Tensor]:
-            for pixels, _ in data.in_order(pictures, rows, config.eval_batch_size, normalize):
-                yield pixels
-
-        settings = self.data_config
-        normalisation = [channels, list(settings.image_mean), list(settings.image_std)]
-        identity = sha256_of_json([data.fingerprint(split, pictures), rows.tolist(), normalisation])
-        return Probes(identity, rows, batches)
+        return _probes(config, self.data_config, split, pictures, normalize, channels)
 
     def _channels(self) -> int:
         model: Any = self.tickets[0].load_model()
