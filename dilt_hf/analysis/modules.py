@@ -57,11 +57,15 @@ class Modules:
     @property
     def trusted(self) -> bool:
         """Whether another sample of probes would give nearly the same modules, and they are apart from each other."""
-        return self.stability >= TRUSTED and self.separation > SEPARATE
+        return _trusted(self.stability, self.separation)
 
     def layers_of(self, module: int) -> list[int]:
         """The layers of which some network's copy is in the module."""
         return [int(layer) for layer in np.flatnonzero((self.labels == module).any(axis=0))]
+
+
+def _trusted(stability: float, separation: float) -> bool:
+    return stability >= TRUSTED and separation > SEPARATE
 
 
 def affinity_of(values: np.ndarray) -> np.ndarray:
@@ -197,7 +201,7 @@ class Proposal:
     @property
     def trusted(self) -> bool:
         """Whether the modules proposed are stable and separate."""
-        return self.stability[self.k] >= TRUSTED and self.separation[self.k] > SEPARATE
+        return _trusted(self.stability[self.k], self.separation[self.k])
 
 
 def propose(
