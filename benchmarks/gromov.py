@@ -126,7 +126,7 @@ def of_run(folder, count):
     """The first seed's dense networks of a run, all weighted layers."""
     from pathlib import Path
 
-    from dilt_hf.config import AnalyzeConfig
+    from dilt_hf.experiments.settings import AnalyzeConfig
     from dilt_hf.experiments.sources import RunSource
 
     config = AnalyzeConfig(sources=[folder], num_probes=count, cpu=True)

@@ -10,8 +10,9 @@ anybody can load, combine, compare and question the subnetworks.
 The heavy libraries load when a name is first used: importing `dilt_hf` itself costs next to nothing.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from dilt_hf.lazy import names_of
 
 __version__ = "0.1.0"
 
@@ -61,15 +62,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'dilt_hf' has no attribute '{name}'")
-    return getattr(importlib.import_module(f"dilt_hf.{_HOME[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
-
+__getattr__, __dir__ = names_of(__name__, _HOME)
 
 if TYPE_CHECKING:
     from dilt_hf.callbacks import TicketCallback

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from dilt_hf.config import (
-    AnalyzeConfig,
     DataConfig,
     DiltConfig,
     ModelConfig,
@@ -24,6 +23,7 @@ from dilt_hf.config import (
     TrainingConfig,
 )
 from dilt_hf.errors import ConfigError, DiltError
+from dilt_hf.experiments.settings import AnalyzeConfig
 
 SECTIONS = {
     "data": DataConfig,
@@ -156,12 +156,13 @@ def run_recipe(
 
 def run_analysis(config: AnalyzeConfig, data: DataConfig | None = None) -> None:
     """Analyse the layers of networks, and print what was found and where the figures are."""
+    from dilt_hf.analysis.summary import module_table, sentences
     from dilt_hf.experiments.analyze import FIGURE_FOLDER, analyze, output_folder
     from dilt_hf.experiments.sources import SAME_DATA
 
     print("\nAnalysis of the layers of networks that were trained on different classes", flush=True)
     findings = analyze(config, data or DataConfig(dataset_name=SAME_DATA))
-    print("", findings.table(), "", *(f"- {sentence}" for sentence in findings.sentences()), "", sep="\n")
+    print("", module_table(findings), "", *(f"- {sentence}" for sentence in sentences(findings)), "", sep="\n")
     print(f"Figures: {output_folder(config) / FIGURE_FOLDER}")
 
 

@@ -7,7 +7,8 @@ python recipes/analyze.py user/tickets-seed_{0,1,2}  # ticket repositories with 
 import sys
 
 from dilt_hf.cli import parse_sections, reporting_errors, run_analysis
-from dilt_hf.config import AnalyzeConfig, DataConfig
+from dilt_hf.config import DataConfig
+from dilt_hf.experiments.settings import AnalyzeConfig
 from dilt_hf.experiments.sources import SAME_DATA
 
 SECTIONS = {"config": AnalyzeConfig, "data": DataConfig}

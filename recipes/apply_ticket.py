@@ -7,7 +7,8 @@ import sys
 
 from dilt_hf.cli import parse_sections, reporting_errors
 from dilt_hf.config import DataConfig, ModelConfig, TrainingConfig
-from dilt_hf.experiments.apply import ApplyConfig, apply_tickets
+from dilt_hf.experiments.apply import apply_tickets
+from dilt_hf.experiments.settings import ApplyConfig
 
 SECTIONS = {"config": ApplyConfig, "data_config": DataConfig, "model": ModelConfig, "training": TrainingConfig}
 DEFAULTS = {"num_train_epochs": 1, "learning_rate": 0.01}

@@ -14,7 +14,7 @@ import dilt_hf
 ROOT = Path(dilt_hf.__file__).parent
 # A file imports only from files further left.
 LAYERS = [
-    "errors", "files", "tables", "seeding", "config", "masks", "selection", "overlap", "packed", "mask_files",
+    "lazy", "errors", "files", "tables", "seeding", "config", "masks", "selection", "overlap", "packed", "mask_files",
     "bitwise", "images", "augmentation", "splits", "data", "feeds", "partitions", "architectures", "weights",
     "models", "loading", "accounting", "metrics", "masking", "optimizers", "checkpoints", "shared_batchnorm",
     "training", "inference", "pruning.imp", "pruning.early_bird", "pruning.colt", "claims", "teams", "stages.store",
@@ -22,9 +22,9 @@ LAYERS = [
     "opening", "workbench", "consensus", "figures", "analysis.assignment", "analysis.swaps", "analysis.spaces",
     "analysis.gromov", "analysis.gpu", "analysis.pot", "analysis.network", "analysis.matrix", "analysis.joint",
     "analysis.layers", "analysis.representations", "analysis.probes", "analysis.similarity", "analysis.modules",
-    "analysis.link", "analysis.findings", "analysis.figures", "experiments.folder", "experiments.networks",
-    "experiments.plan",
-    "experiments.search", "experiments.find", "experiments.apply", "experiments.sources", "experiments.analyze",
+    "analysis.link", "analysis.profile", "analysis.findings", "analysis.summary", "analysis.figures",
+    "experiments.settings", "experiments.folder", "experiments.networks", "experiments.plan", "experiments.search",
+    "experiments.find", "experiments.apply", "experiments.sources", "experiments.analyze",
     "callbacks", "stages.__main__", "cli",
 ]  # fmt: skip
 
@@ -81,7 +81,7 @@ def test_files_import_only_from_layers_to_their_left():
         "splits", "claims", "stages.store", "progress", "hub", "trained", "files", "analysis.assignment",
         "analysis.swaps", "analysis.spaces", "analysis.gromov", "analysis.network", "analysis.matrix",
         "analysis.layers", "analysis.representations", "analysis.similarity", "analysis.modules", "analysis.link",
-        "analysis.findings", "analysis.figures",
+        "analysis.profile", "analysis.figures", "lazy",
     ],
 )  # fmt: skip
 def test_the_examples_in_the_docstrings_are_true(name, tmp_path, monkeypatch):

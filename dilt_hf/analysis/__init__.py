@@ -7,8 +7,9 @@ found = gw_matrix(a.layers, b.layers)
 found.value, found.retention, found.lower_bound
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from dilt_hf.lazy import names_of
 
 _HOME = {
     "GwMatrix": "matrix",
@@ -45,15 +46,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'dilt_hf.analysis' has no attribute '{name}'")
-    return getattr(importlib.import_module(f"dilt_hf.analysis.{_HOME[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
-
+__getattr__, __dir__ = names_of(__name__, _HOME)
 
 if TYPE_CHECKING:
     from dilt_hf.analysis.joint import JointGw, joint_gw

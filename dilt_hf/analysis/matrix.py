@@ -201,11 +201,12 @@ def gw_matrix(
     shown = None if progress and told is None else True  # None: where there is a terminal
     with tqdm(total=len(wanted), desc="layer pairs", unit="pair", disable=shown) as bar:
         pairs = work.solve([(spaces_a[i], spaces_b[j]) for i, j in wanted], told or bar.update)  # type: ignore[misc]
-    floors = _floors([*spaces_a, *([] if b is None else spaces_b)], work)
+    floors_a = _floors(spaces_a, work)  # a network at a time, so that a stage of its floors serves all its matrices
+    floors_b = floors_a if b is None else _floors(spaces_b, work)
     return _assemble(
         GwMatrix.empty(one, other, tier, paired),
         dict(zip(wanted, pairs, strict=True)),
-        floors,
+        (floors_a, floors_b),
         b is None,
     )
 
@@ -326,18 +327,22 @@ def _probabilities(weights: np.ndarray | None, n: int, name: str) -> np.ndarray 
     return weights / weights.sum()
 
 
-def _assemble(result: GwMatrix, found: Mapping[tuple[int, int], Pair], floors: Sequence[float], same: bool) -> GwMatrix:
+def _assemble(
+    result: GwMatrix,
+    found: Mapping[tuple[int, int], Pair],
+    floors: tuple[Sequence[float], Sequence[float]],
+    same: bool,
+) -> GwMatrix:
     """Fill an empty result; of one network with itself, both halves, and the diagonal of zeros."""
     for (i, j), pair in found.items():
         result.set(i, j, pair)
         if same:
             result.set(j, i, inverted(pair))
-    count = len(result.layers_a)
-    result.floor_a[:], result.floor_b[:] = floors[:count], floors[:count] if same else floors[count:]
+    result.floor_a[:], result.floor_b[:] = floors
     if same:
         n = result.permutation.shape[-1]
         own = Pair(0.0, 0.0, 0.0, np.arange(n, dtype=np.int32), SELF, 0, True)
-        for i in range(count):
+        for i in range(len(result.layers_a)):
             if result.layers_a[i] not in result.constant_a:
                 result.set(i, i, own)
     return result

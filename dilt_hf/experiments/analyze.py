@@ -26,15 +26,16 @@ from dilt_hf.analysis.network import cores
 from dilt_hf.analysis.representations import Representations, check_pooling, collect
 from dilt_hf.analysis.similarity import linear_cka, rsa
 from dilt_hf.analysis.spaces import MetricSpace
-from dilt_hf.config import AnalyzeConfig, DataConfig
+from dilt_hf.analysis.summary import report
+from dilt_hf.config import DataConfig
 from dilt_hf.errors import AnalysisError
 from dilt_hf.experiments.folder import RUN_FILE
+from dilt_hf.experiments.settings import AnalyzeConfig
 from dilt_hf.experiments.sources import Network, Probes, open_source
 from dilt_hf.files import canonical_json, pretty_json, write_atomically
 from dilt_hf.overlap import mean_overlap
 from dilt_hf.stages import Stages
 from dilt_hf.stages.store import BusyError
-from dilt_hf.tables import markdown_table
 
 REPRESENTATIONS_FILE = "representations.safetensors"
 NUMBERS_FILE, TEXT_FILE, FIGURE_FOLDER = "analysis.json", "analysis.md", "figures"
@@ -83,16 +84,6 @@ def output_folder(config: AnalyzeConfig) -> Path:
     source = Path(config.sources[0])
     kind = "-".join(config.networks or ["dense" if (source / RUN_FILE).is_file() else "partitions"])
     return source / "analysis" / kind if (source / RUN_FILE).is_file() else Path("runs/analysis", source.name, kind)
-
-
-def report(findings: Findings) -> str:
-    """The findings in words and tables, with the mapping from weights to layers that they rest on."""
-    rows = [[str(i + 1), name, ", ".join(findings.weights[name]) or "–"] for i, name in enumerate(findings.layers)]
-    sentences = "\n".join(f"- {sentence}" for sentence in findings.sentences())
-    return "\n\n".join(
-        [findings.table(), sentences, "Each layer with its counterpart:", findings.layer_table(),
-         "The weights that make each layer:", markdown_table(["", "layer", "weights"], rows)]
-    ) + "\n"  # fmt: skip
 
 
 class Analysis:

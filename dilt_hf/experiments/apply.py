@@ -21,8 +21,9 @@ from torch import Tensor
 
 from dilt_hf import data, models
 from dilt_hf.augmentation import Augmentation
-from dilt_hf.config import ApplyConfig, DataConfig, ModelConfig, TrainingConfig
+from dilt_hf.config import DataConfig, ModelConfig, TrainingConfig
 from dilt_hf.errors import TicketError
+from dilt_hf.experiments.settings import ApplyConfig
 from dilt_hf.feeds import Feed
 from dilt_hf.files import write_atomically
 from dilt_hf.images import Normalize

@@ -14,11 +14,12 @@ from torch import Tensor, nn
 
 from dilt_hf import data
 from dilt_hf.analysis.probes import choose_probes
-from dilt_hf.config import AnalyzeConfig, DataConfig, DiltConfig
+from dilt_hf.config import DataConfig, DiltConfig
 from dilt_hf.errors import AnalysisError, ConfigError
 from dilt_hf.experiments.folder import RUN_FILE
 from dilt_hf.experiments.networks import Label
 from dilt_hf.experiments.search import Search
+from dilt_hf.experiments.settings import AnalyzeConfig
 from dilt_hf.files import read_json, sha256_of_json
 from dilt_hf.images import Normalize
 from dilt_hf.models import PROCESSOR_FILE
@@ -195,7 +196,7 @@ class RepositorySource:
                     f"{self.name} does not name its data ({found['source']}); pass --dataset_name, --train_files or "
                     "--train_dir and so on, with --image_mean and --image_std."
                 )
-            self.tickets[0].load_model()  # so that its processor is there
+            _ = self._start  # so that its processor is there
             processor = read_json(self.tickets[0].folder / PROCESSOR_FILE, MOST_RUN_BYTES, AnalysisError)
             return dataclasses.replace(
                 data_config, dataset_name=name, dataset_revision=found.get("revision"), image_size=int(size),
@@ -206,15 +207,16 @@ class RepositorySource:
     def probes(self) -> Probes:
         splits, config = load_splits(self.data_config), self.config
         size = data.choose_image_size(splits, self.data_config)
-        channels = self._channels()
+        channels = int(getattr(self._start.config, "num_channels", 3))
         split = getattr(splits, config.probe_split)
         pictures = data.open_images(splits, self.data_config, size, channels, self.device)[config.probe_split]
         normalize = Normalize(self.data_config.image_mean, self.data_config.image_std, channels, self.device)
         return _probes(config, self.data_config, split, pictures, normalize, channels)
 
-    def _channels(self) -> int:
-        model: Any = self.tickets[0].load_model()
-        return int(getattr(model.config, "num_channels", 3))
+    @cached_property
+    def _start(self) -> Any:
+        """θ0 of the first repository."""
+        return self.tickets[0].load_model()
 
     def networks(self, seed: int) -> list[Network]:
         """The tickets that were named, or those of the partitions, with their trained weights."""

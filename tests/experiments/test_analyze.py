@@ -8,11 +8,12 @@ import pytest
 
 from dilt_hf.analysis import matrix
 from dilt_hf.analysis.figures import short_names
-from dilt_hf.config import AnalyzeConfig, DataConfig, DiltConfig
+from dilt_hf.config import DataConfig, DiltConfig
 from dilt_hf.errors import AnalysisError, ConfigError
 from dilt_hf.experiments import analyze as experiment
 from dilt_hf.experiments.analyze import analyze
 from dilt_hf.experiments.find import find_tickets
+from dilt_hf.experiments.settings import AnalyzeConfig
 from dilt_hf.experiments.sources import SAME_DATA
 
 SAME = DataConfig(dataset_name=SAME_DATA)

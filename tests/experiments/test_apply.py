@@ -11,7 +11,6 @@ from safetensors.torch import load_file
 from small import digits_feed, network
 
 from dilt_hf.config import (
-    ApplyConfig,
     DataConfig,
     DiltConfig,
     ModelConfig,
@@ -24,6 +23,7 @@ from dilt_hf.data import open_images
 from dilt_hf.errors import ModelError, TicketError
 from dilt_hf.experiments.apply import apply_tickets
 from dilt_hf.experiments.find import find_tickets
+from dilt_hf.experiments.settings import ApplyConfig
 from dilt_hf.images import Normalize
 from dilt_hf.loading import load_model
 from dilt_hf.models import build_model

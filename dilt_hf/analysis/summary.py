@@ -1,0 +1,133 @@
+"""The findings in sentences and tables."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from dilt_hf.analysis.findings import Findings, known_mean
+from dilt_hf.analysis.link import RAW
+from dilt_hf.results import Estimate
+from dilt_hf.tables import markdown_table
+
+LAYER_COLUMNS = [
+    "", "layer", "lower bound", "G", "G identity", "retention", "floor", "CKA", "RSA", "overlap beyond chance",
+]  # fmt: skip
+
+
+def report(findings: Findings) -> str:
+    """Everything in words and tables, with the mapping from weights to layers that it rests on, as Markdown."""
+    rows = [[str(i + 1), name, ", ".join(findings.weights[name]) or "–"] for i, name in enumerate(findings.layers)]
+    said = "\n".join(f"- {sentence}" for sentence in sentences(findings))
+    return "\n\n".join(
+        [module_table(findings), said, "Each layer with its counterpart:", layer_table(findings),
+         "The weights that make each layer:", markdown_table(["", "layer", "weights"], rows)]
+    ) + "\n"  # fmt: skip
+
+
+def sentences(findings: Findings) -> list[str]:
+    """What was found, in words."""
+    said = [*_of_the_profile(findings), _of_the_modules(findings), *_of_the_link(findings)]
+    if findings.constant_layers():
+        said.append(f"Constant on the probes, and left out: {', '.join(findings.constant_layers())}.")
+    return said
+
+
+def module_table(findings: Findings) -> str:
+    """One row a module."""
+    rows = []
+    for module, name in enumerate(findings.modules.names):
+        excess, distance = findings.of_module(module)
+        layers = _stretches(findings.modules.layers_of(module))
+        rows.append([name, layers, _interval(excess, 3), _interval(distance, 4)])
+    return markdown_table(["module", "layers", "overlap beyond chance", "G to counterpart"], rows)
+
+
+def layer_table(findings: Findings) -> str:
+    """One row a layer: G to its counterpart, in [lower bound, value of the identity]; means over seeds."""
+    seeds = findings.compared
+    low, value, identity, retention = (
+        np.mean([each.counterparts(name) for each in seeds], axis=0)
+        for name in ("lower_bound", "value", "identity", "retention")
+    )
+    cka, rsa = (np.mean([np.diagonal(getattr(each, name)) for each in seeds], axis=0) for name in ("cka", "rsa"))
+    rows = [
+        [
+            str(i + 1), layer, _number(low[i], 4), _number(value[i], 4), _number(identity[i], 4),
+            f"{_number(100 * retention[i], 0)} %", _number(findings.floor[i], 4), _number(cka[i]), _number(rsa[i]),
+            _number(known_mean(findings.excesses[:, i]), 3),
+        ]
+        for i, layer in enumerate(findings.layers)
+    ]  # fmt: skip
+    return markdown_table(LAYER_COLUMNS, rows)
+
+
+def _of_the_profile(findings: Findings) -> Iterator[str]:
+    found = findings.break_point
+    if found is None:
+        return
+    levels = (
+        f"two levels, before and after layer {found.after} of {len(findings.layers)} "
+        f"({_short(findings.layers[found.after - 1])}), explain {found.share:.0%} of the variance of log G, "
+        f"a straight line {found.of_a_line:.0%} (p = {found.p:.3f})"
+    )
+    if found.clear:
+        yield f"Profile: a break: {levels}; by seed it comes after {', '.join(map(str, found.per_seed))}."
+    else:
+        yield f"Profile: no clear break: {levels}."
+
+
+def _of_the_modules(findings: Findings) -> str:
+    modules = findings.modules
+    trust = (
+        "another sample of probes gives nearly the same, with a step between them"
+        if modules.trusted
+        else "not to be trusted as modules"
+    )
+    return (
+        f"Modules: {modules.count} {'asked for' if findings.modules_wanted else 'proposed'} "
+        f"({', '.join(modules.names)}); stability {_number(modules.stability)}, "
+        f"separation {_number(modules.separation)}: {trust}; "
+        f"agreement of seeds {_number(findings.seed_agreement)}; contiguity {modules.contiguity:.2f}."
+    )
+
+
+def _of_the_link(findings: Findings) -> Iterator[str]:
+    link = findings.link
+    if link is None:
+        return
+    yield f"Link of overlap and distance: {link.verdict}. {link.sentence[:1].upper()}{link.sentence[1:]}"
+    raw = link.correlations[RAW]
+    yield (
+        f"The plain correlation is {raw.mean.mean:+.2f} (p = {_number(raw.p, 3)}); depth alone makes one where there "
+        "is no link."
+    )
+    if link.siblings is None:
+        yield "No sibling networks were compared, so what class-disjoint training adds is not known."
+
+
+def _short(name: str) -> str:
+    return ".".join(name.split(".")[-3:])
+
+
+def _number(value: float | None, digits: int = 2) -> str:
+    return "–" if value is None or math.isnan(value) else f"{value:.{digits}f}"
+
+
+def _interval(value: Estimate, digits: int) -> str:
+    if math.isnan(value.half_width):
+        return _number(value.mean, digits)
+    return f"{value.mean:.{digits}f} ± {value.half_width:.{digits}f}"
+
+
+def _stretches(layers: Sequence[int]) -> str:
+    """Layer numbers from 1, in stretches: 1-3, 7."""
+    parts: list[list[int]] = []
+    for layer in layers:
+        if parts and layer == parts[-1][-1] + 1:
+            parts[-1].append(layer)
+        else:
+            parts.append([layer])
+    return ", ".join(f"{part[0] + 1}-{part[-1] + 1}" if len(part) > 1 else f"{part[0] + 1}" for part in parts)

@@ -1,0 +1,75 @@
+"""The knobs of the experiments that follow a search, like those of `dilt_hf.config`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from dilt_hf.config import option, require
+
+
+@dataclass(frozen=True)
+class ApplyConfig:
+    """Which tickets are put on the checkpoint, and what is done then."""
+
+    _argument_group_name: ClassVar[str] = "tickets"
+
+    repositories: list[str] = option(
+        [], "Ticket repositories (folders or Hub ids), one per seed: of the same partitions and architecture."
+    )
+    revision: str | None = option(None, "The commit, tag or branch of the repositories on the Hub.")
+    tickets: list[str] = option(
+        [], "Tickets or compositions; by default each partition, core, and core with each specialist."
+    )
+    controls: list[str] = option(["core"], "Tickets that get random controls: layer-shuffled, and uniformly random.")
+    fine_tune: bool = option(True, "Also train each network under its mask, for --num_train_epochs.")
+    output_dir: str = option("runs/applied", "Folder of the results. The same command continues what it finds there.")
+    cpu: bool = option(False, "Stay on the CPU even where there is a GPU.")
+
+    def __post_init__(self) -> None:
+        require(bool(self.repositories), "--repositories needs at least one ticket repository.")
+
+
+@dataclass(frozen=True)
+class AnalyzeConfig:
+    """Which networks are compared layer by layer, on what, and how thoroughly."""
+
+    _argument_group_name: ClassVar[str] = "analysis"
+
+    sources: list[str] = option(
+        [], "The folder of a run; or ticket repositories (folders or Hub ids), one per seed, with trained weights."
+    )
+    networks: list[str] = option(
+        [],
+        "Of a run: 'dense' (each partition's first, dense training; the default), 'masked' (each partition's ticket "
+        "trained on its classes), or tickets. Of repositories: tickets with trained weights; by default partitions.",
+    )
+    layers: list[str] = option(["blocks"], "Residual 'blocks', all 'weights', 'hidden_states', or names of modules.")
+    pooling: str = option("mean", "Of maps and tokens: mean, cls, or grid_2, grid_3, …")
+    num_probes: int = option(512, "Held-out pictures that are passed through the networks, evenly from each class.")
+    probe_split: Literal["test", "validation"] = option("test", "The split that they are taken from.")
+    probe_seed: int = option(0, "Seed of their choice.")
+    tier: Literal["fast", "default", "thorough"] = option("default", "How hard Gromov-Wasserstein is tried.")
+    num_modules: int | None = option(None, "How many modules of layers; by default as many as are proposed.")
+    clustering: Literal["joint", "cross"] = option(
+        "joint", "All layers of all networks as points; or the plan's literal form, layers by what two networks share."
+    )
+    siblings: bool = option(
+        False,
+        "Of a run: also train on a sibling split (the same classes, disjoint rows), the null of the link.",
+    )
+    seeds: list[int] = option([], "Of a run: the seeds, by default all.")
+    revision: str | None = option(None, "The commit, tag or branch of the repositories on the Hub.")
+    output_dir: str | None = option(None, "Folder of the results; by default 'analysis' in the run, or runs/analysis.")
+    eval_batch_size: int = option(128, "Pictures in a forward pass.")
+    cpu: bool = option(False, "Stay on the CPU even where there is a GPU.")
+
+    def __post_init__(self) -> None:
+        require(bool(self.sources), "name the folder of a run, or ticket repositories, first.")
+        require(self.num_probes >= 2, "--num_probes must be at least 2, and should be some hundred.")
+        require(self.num_modules is None or self.num_modules >= 2, "--num_modules must be at least 2.")
+        for name, known in (("probe_split", ("test", "validation")), ("clustering", ("joint", "cross"))):
+            value = getattr(self, name)
+            require(value in known, f"--{name} must be one of {', '.join(known)}, not {value}.")
+        require(self.eval_batch_size >= 1, "--eval_batch_size must be at least 1.")
+        require(bool(self.layers), "--layers must name something.")
