@@ -127,6 +127,11 @@ class OpenRun:
         """All training rows."""
         return Subset(EVERYTHING, torch.arange(len(self.splits.train)), None)
 
+    def subset(self, name: str) -> Subset:
+        """The subset of that name: a partition, all rows, or a sibling."""
+        known = {subset.name: subset for subset in [*self.subsets, self.everything]}
+        return known[name] if name in known else {subset.name: subset for subset in self.siblings}[name]
+
     @cached_property
     def prunable(self) -> dict[str, nn.Parameter]:
         """The prunable parameters of the model, by checkpoint name."""

@@ -56,15 +56,16 @@ class Search:
     def __init__(self, bench: Workbench, seed: int):
         self.bench, self.seed = bench, seed
         self.total = count_total(bench.prunable)
-        self._matched_counts = functools.cache(self._match)  # several networks ask for the same masks
+        # several networks ask for the same
+        self.ranked = functools.cache(self._ranked)
+        self._matched_counts = functools.cache(self._match)
 
-    @functools.cached_property
-    def ranked(self) -> dict[str, Stage]:
-        """The removal order of each pruning process, by its name."""
-        return {subset.name: self.bench.ranked(subset, self.seed) for subset in subsets_to_prune(self.bench)}
+    def _ranked(self, name: str) -> Stage:
+        """The removal order of the pruning process of that name."""
+        return self.bench.ranked(self.bench.subset(name), self.seed)
 
     def _ranks(self, name: str) -> Mapping[str, Tensor]:
-        return read_weights(self.ranked[name].path / RANKS_FILE)
+        return read_weights(self.ranked(name).path / RANKS_FILE)
 
     @functools.cached_property
     def partitions(self) -> Sequence[DeferredMask]:
@@ -84,7 +85,7 @@ class Search:
 
         return [
             DeferredMask(
-                self.bench.prunable, functools.partial(draw, self.ranked[subset.name].path / RANKS_FILE, count)
+                self.bench.prunable, functools.partial(draw, self.ranked(subset.name).path / RANKS_FILE, count)
             )
             for subset, count in zip(subsets, counts, strict=True)
         ]
@@ -133,7 +134,7 @@ class Search:
         return self._trained(label, self.mask(label))
 
     def _trained(self, label: Label, mask: Masks) -> Stage:
-        origin = [self.ranked[name].address for name in label.pruned_on(self.bench)]
+        origin = [self.ranked(name).address for name in label.pruned_on(self.bench)]
         if label.ticket == COLT:
             origin = [self.consented.address]
         return self.bench.ticket_trained(mask, self.seed, str(label), origin)
@@ -156,7 +157,7 @@ class Search:
     def _search_cost(self, label: Label) -> Cost:
         """What finding the network's mask took: the pruning processes it needs, and θ_k."""
         rewinding = Cost(**self.bench.start(self.seed).record.get("cost", {}))
-        needed = [Cost(**self.ranked[name].record["cost"]) for name in label.pruned_on(self.bench)]
+        needed = [Cost(**self.ranked(name).record["cost"]) for name in label.pruned_on(self.bench)]
         if label.ticket == COLT:
             needed = [Cost(**self.consented.record[f"{label.matched:g}"]["cost"])]
         return sum(needed, rewinding)
@@ -205,7 +206,9 @@ class Search:
                 | ({"values": list(partitioning.groups[k])} if partitioning.groups else {})
                 for k, classes in enumerate(partitioning.classes)
             ],
-            "round_densities": {name: stage.record["densities"] for name, stage in self.ranked.items()},
+            "round_densities": {
+                subset.name: self.ranked(subset.name).record["densities"] for subset in subsets_to_prune(bench)
+            },
             "tensor_densities": {f"partition_{k}": density_per_tensor(m) for k, m in enumerate(self.partitions)},
             "overlap": overlap.pop(""),
             "tensor_overlap": overlap,

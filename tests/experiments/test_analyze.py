@@ -21,7 +21,7 @@ SAME = DataConfig(dataset_name=SAME_DATA)
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A finished run of two seeds with siblings: a ResNet of seven convolutions on a few digits."""
+    """A finished run of two seeds, without siblings: a ResNet of seven convolutions on a few digits."""
     from dilt_hf.config import ModelConfig, PartitionConfig, PruningConfig, RunConfig, TrainingConfig
 
     folder = tmp_path_factory.mktemp("run") / "digits"
@@ -32,7 +32,7 @@ def run(tmp_path_factory):
         training=TrainingConfig(num_train_epochs=1, train_batch_size=40, learning_rate=0.05),
         pruning=PruningConfig(num_rounds=1, pruning_fraction=0.3),
         run=RunConfig(
-            output_dir=str(folder), cpu=True, controls=False, seeds=[0, 1], siblings=True,
+            output_dir=str(folder), cpu=True, controls=False, seeds=[0, 1],
             tickets=["partition_0", "partition_1"], materialise=["partition_0", "partition_1"],
         ),
     )  # fmt: skip
@@ -46,7 +46,7 @@ def settings(run, tmp_path, **changes):
 
 
 def test_a_run_is_analysed_and_the_work_is_found_again(run, tmp_path, monkeypatch, capsys):
-    config = settings(run, tmp_path)
+    config = settings(run, tmp_path, siblings=True)
     findings = analyze(config, SAME)
     out = tmp_path / "out"
     assert "2 networks of 7 layers, 40 probes: 364 pairs of layers over all seeds" in capsys.readouterr().out
