@@ -299,7 +299,7 @@ def shuffle_like(mask: Mapping[str, Tensor], generator: torch.Generator) -> Mask
 
 
 def apportion(total: int, sizes: Mapping[str, int]) -> dict[str, int]:
-    """Divide `total` among groups in proportion to their sizes, exactly, by the largest-remainder rule.
+    """Divide `total` weights that stay among tensors in proportion to their sizes, exactly (see `divide`).
 
     Example:
         >>> apportion(5, {"a": 4, "b": 2, "c": 2})
@@ -308,11 +308,22 @@ def apportion(total: int, sizes: Mapping[str, int]) -> dict[str, int]:
     whole = sum(sizes.values())
     if not 0 <= total <= whole:
         raise MaskError(f"cannot keep {total} of {whole} weights.")
-    shares = {name: total * size // whole for name, size in sizes.items()}
-    by_remainder = sorted(sizes, key=lambda name: -(total * sizes[name] % whole))  # stable: ties in the order given
-    for name in by_remainder[: total - sum(shares.values())]:
-        shares[name] += 1
-    return shares
+    return divide(total, sizes)
+
+
+def divide(total: int, shares: Mapping[str, int]) -> dict[str, int]:
+    """Divide `total` in proportion to `shares`, into whole numbers, by the largest-remainder rule.
+
+    Example:
+        >>> divide(10, {"a": 1, "b": 2})
+        {'a': 3, 'b': 7}
+    """
+    whole = sum(shares.values())
+    parts = {name: total * share // whole for name, share in shares.items()}
+    by_remainder = sorted(shares, key=lambda name: -(total * shares[name] % whole))  # stable: ties in the order given
+    for name in by_remainder[: total - sum(parts.values())]:
+        parts[name] += 1
+    return parts
 
 
 def _random_positions(like: Tensor, kept: int, generator: torch.Generator) -> Tensor:

@@ -7,7 +7,7 @@ import math
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dilt_hf.config import TrainingConfig
 from dilt_hf.errors import ConfigError
@@ -67,3 +67,15 @@ def make_scheduler(
         return 1.0
 
     return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+
+
+@torch.no_grad()
+def forget(optimizer: torch.optim.Optimizer, parameter: Tensor, where: Tensor) -> None:
+    """Set momentum, moments and whatever else `optimizer` keeps for each weight to zero at some weights.
+
+    Args:
+        where: bool, of the parameter's shape.
+    """
+    for value in optimizer.state.get(parameter, {}).values():
+        if isinstance(value, Tensor) and value.shape == parameter.shape:
+            value.masked_fill_(where, 0)

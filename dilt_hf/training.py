@@ -17,7 +17,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -28,8 +28,9 @@ from dilt_hf.config import TrainingConfig
 from dilt_hf.errors import ConfigError, TrainingError
 from dilt_hf.feeds import Feed
 from dilt_hf.masking import MaskedWeights
+from dilt_hf.masks import Masks, density_per_tensor
 from dilt_hf.models import logits_of
-from dilt_hf.optimizers import make_optimizer, make_scheduler
+from dilt_hf.optimizers import forget, make_optimizer, make_scheduler
 from dilt_hf.seeding import derive_seed
 from dilt_hf.shared_batchnorm import SharedBatchNorm
 from dilt_hf.weights import checkpoint_tensors
@@ -44,12 +45,23 @@ FINITE_CHECK_STEPS = 100
 
 @dataclasses.dataclass(frozen=True)
 class TrainingRecord:
-    """What a training did: optimizer steps, pictures seen, mean loss of each epoch, wall seconds over all attempts."""
+    """What a training did.
+
+    Attributes:
+        steps: optimizer steps.
+        examples: pictures seen.
+        losses: mean loss of each epoch.
+        seconds: wall time over all attempts.
+        densities: where a topology changed the mask: from which step on each tensor had which density.
+        rewirings: steps whose gradient was needed for all weights.
+    """
 
     steps: int
     examples: int
     losses: list[float]
     seconds: float
+    densities: list[tuple[int, dict[str, float]]] = dataclasses.field(default_factory=list)
+    rewirings: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +70,26 @@ class Checkpointing:
 
     path: str | os.PathLike
     seconds: float
+
+
+class Topology(Protocol):
+    """Changes the mask of a training as it goes.
+
+    Attributes:
+        masks: the present mask, by checkpoint name; `update` replaces it, and a checkpoint keeps it.
+        replaces_step: whether an update takes the place of that step's weight update.
+    """
+
+    masks: Masks
+    replaces_step: bool
+
+    def due(self, step: int) -> bool:
+        """Whether the mask changes in this step."""
+        ...
+
+    def update(self, step: int, weights: Mapping[str, Tensor], gradients: Mapping[str, Tensor]) -> Masks:
+        """The new mask, given the weights and the dense gradients of the step, on their device."""
+        ...
 
 
 class Settled(Protocol):
@@ -86,6 +118,7 @@ def train(
     last_step: int | None = None,
     checkpointing: Checkpointing | None = None,
     settled: Settled | None = None,
+    topology: Topology | None = None,
     on_step: Callable[[int], object] | None = None,
     on_epoch: Callable[[int, float, float], object] | None = None,
     description: str = "training",
@@ -100,6 +133,7 @@ def train(
         last_step: stop before this step of the schedule; None for the whole training.
         checkpointing: go on from the state there, if there is one, and keep it up to date.
         settled: may end the training after an epoch.
+        topology: changes the mask while the network trains; `masks` is then not looked at.
         on_step: called after every step with how many steps are new, the ones of an earlier attempt first.
         on_epoch: called with the step, the mean loss and the learning rate after every epoch.
 
@@ -116,7 +150,8 @@ def train(
             f"{description} has {schedule_steps} steps, so it cannot run from step {first_step} to step {last_step}; "
             "check --rewind_step and the number of epochs."
         )
-    loop = _Loop(model, masks, feed, config, accelerator, tuple(key), classes, description)
+    masks = masks if topology is None else topology.masks
+    loop = _Loop(model, masks, feed, config, accelerator, tuple(key), classes, description, topology)
     loop.begin(first_step, schedule_steps, settled)
     if checkpointing is not None:
         loop.resume(checkpointing)
@@ -148,7 +183,7 @@ def train(
     ]
     steps = loop.step - first_step
     examples = steps * min(config.train_batch_size, len(feed.rows))
-    return TrainingRecord(steps, examples, means, loop.seconds)
+    return TrainingRecord(steps, examples, means, loop.seconds, loop.densities, loop.rewirings)
 
 
 class _Loop:
@@ -164,7 +199,11 @@ class _Loop:
         key: tuple[int | str, ...],
         classes: Sequence[int] | None,
         description: str,
+        topology: Topology | None = None,
     ):
+        self.topology = topology
+        self.densities: list[tuple[int, dict[str, float]]] = []
+        self.rewirings = 0
         self.model, self.feed, self.config, self.accelerator = model, feed, config, accelerator
         self.key, self.description = key, description
         self.members, self.member = accelerator.num_processes, accelerator.process_index
@@ -189,6 +228,8 @@ class _Loop:
         if scaler is not None:  # a training must not depend on the loss scale that another one ended with
             scaler.load_state_dict(type(scaler)().state_dict())
         self.settled = settled
+        if self.topology is not None:
+            self.densities = [(first_step, density_per_tensor(self.topology.masks))]
         self.start, self.earlier_seconds = time.monotonic(), 0.0
         self.last_saved = self.start
         self.step = self.checked = self.first_step = first_step
@@ -225,6 +266,10 @@ class _Loop:
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(values["scaler"])
         self.losses.copy_(extra["losses"])
+        if self.topology is not None:
+            self._put_on({name: extra[f"mask/{name}"].to(self.live[name].device) for name in self.topology.masks})
+            self.densities = [(step, densities) for step, densities in values["densities"]]
+            self.rewirings = values["rewirings"]
         for name, tensor in self.average.items():
             tensor.copy_(extra[f"average/{name}"])
         if self.settled is not None:
@@ -245,10 +290,12 @@ class _Loop:
         if self.step % SEGMENT_STEPS == 0 or self.step == self.first_step:
             torch.manual_seed(derive_seed(*self.key, self.step, "model", self.member))
         self.losses[self.step] = self._backward(batch)
-        self.masked.mask_gradients()
-        if self.config.max_grad_norm is not None:
-            self.accelerator.clip_grad_norm_(self.prepared.parameters(), self.config.max_grad_norm)
-        self.stepper.step()
+        rewired = self.topology is not None and self.topology.due(self.step) and self._rewire(self.topology)
+        if not (rewired and self.topology is not None and self.topology.replaces_step):
+            self.masked.mask_gradients()
+            if self.config.max_grad_norm is not None:
+                self.accelerator.clip_grad_norm_(self.prepared.parameters(), self.config.max_grad_norm)
+            self.stepper.step()
         self.masked.mask_weights()
         self.optimizer.zero_grad()
         if not self.accelerator.optimizer_step_was_skipped:
@@ -259,6 +306,27 @@ class _Loop:
                 live = [self.live[name] for name in self.average]
                 torch._foreach_lerp_(list(self.average.values()), live, 1 - (self.config.ema_decay or 0.0))
         self.step += 1
+
+    def _rewire(self, topology: Topology) -> bool:
+        """Let the topology change the mask, if the gradient allows it; new weights start without a history."""
+        gradients = {name: cast(Tensor, self.live[name].grad) for name in topology.masks}
+        if self.accelerator.scaler is not None and not all(bool(g.isfinite().all()) for g in gradients.values()):
+            return False  # the loss was scaled too far: this step will not be taken, and its gradient says nothing
+        before = topology.masks
+        with torch.no_grad():
+            self._put_on(topology.update(self.step, {name: self.live[name] for name in before}, gradients))
+            for name, mask in topology.masks.items():
+                forget(self.optimizer, self.live[name], mask & ~before[name])
+        self.rewirings += 1
+        return True
+
+    def _put_on(self, masks: Masks) -> None:
+        cast(Topology, self.topology).masks = masks
+        self.masked = MaskedWeights(self.model, masks)
+        self.masked.mask_weights()
+        densities = density_per_tensor(masks)
+        if not self.densities or self.densities[-1][1] != densities:
+            self.densities.append((self.step, densities))
 
     def _backward(self, batch: data.Batch) -> Tensor:
         """Accumulate the gradient of the mean loss over the whole batch, pass by pass; this process's part of it."""
@@ -296,6 +364,8 @@ class _Loop:
 
     def _save(self, checkpointing: Checkpointing) -> None:
         extra = {"losses": self.losses} | {f"average/{name}": tensor for name, tensor in self.average.items()}
+        if self.topology is not None:
+            extra |= {f"mask/{name}": mask for name, mask in self.topology.masks.items()}
         if self.settled is not None:
             extra |= {f"settled/{name}": tensor for name, tensor in self.settled.state.items()}
         scaler = self.accelerator.scaler
@@ -304,6 +374,8 @@ class _Loop:
             "scheduler_steps": self.scheduler_steps,
             "seconds": self.seconds,
             "scaler": None if scaler is None else scaler.state_dict(),
+            "densities": self.densities,
+            "rewirings": self.rewirings,
         }
         save_checkpoint(checkpointing.path, self.model, self.optimizer, extra, values)
 
@@ -341,6 +413,7 @@ class _Loop:
         with torch.no_grad():
             for name, mean in self.average.items():
                 self.live[name].copy_(mean)
+        self.masked.mask_weights()  # the average remembers weights that are gone
 
     def end(self) -> None:
         self.accelerator.unwrap_model(self.prepared, keep_fp32_wrapper=False)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from crew import Crew
 from safetensors.torch import load_file
-from shared_worker import CONFIG, KEY, doubled, train_together
+from shared_worker import CONFIG, KEY, doubled, topology, train_together
 
 from dilt_hf import shared_batchnorm, training
 from dilt_hf.shared_batchnorm import SharedBatchNorm
@@ -21,11 +21,15 @@ def shared(tmp_path_factory):
     return {path.stem: load_file(path) for path in folder.glob("*.safetensors")}
 
 
-@pytest.mark.parametrize("kind", ["resnet", "vit", "passes"])
+@pytest.mark.parametrize("kind", ["resnet", "vit", "passes", "rigl", "set", "gradual"])
 def test_two_processes_train_what_one_trains(shared, feed, accelerator, kind):
-    """In double precision, so that rounding has no say: weights and running statistics agree to 1e-6."""
+    """In double precision, so that rounding has no say: weights and running statistics agree to 1e-6, masks exactly."""
     model, masks, config = doubled(kind)
-    training.train(model, masks, feed, config, accelerator, key=KEY, classes=range(10))
+    changing = topology(kind, masks)
+    training.train(model, masks, feed, config, accelerator, key=KEY, classes=range(10), topology=changing)
+    if changing is not None:
+        for name in masks:
+            assert torch.equal(shared[f"{kind}_masks"][name], changing.masks[name])
     alone = model.state_dict()
     assert shared[kind].keys() == alone.keys()
     for name, tensor in alone.items():

@@ -8,7 +8,6 @@ process knowing nothing of the others. Here are the pure parts: no model, no dat
 from __future__ import annotations
 
 import dataclasses
-import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import torch
@@ -16,10 +15,7 @@ from torch import Tensor
 
 from dilt_hf.errors import MaskError
 from dilt_hf.masks import Masks, full_like
-from dilt_hf.selection import keep_largest
-
-logger = logging.getLogger(__name__)
-
+from dilt_hf.pruning.distributions import select
 
 Weights = Callable[[], Mapping[str, Tensor]]
 
@@ -75,11 +71,7 @@ def iterative_magnitude_pruning(
 
 def prune_smallest(weights: Weights, mask: Masks, kept: int) -> Masks:
     """The `kept` largest weights of `mask` by magnitude, over all tensors together."""
-    pruned = keep_largest(_magnitudes(weights, mask), kept, within=mask)
-    dead = [name for name in mask if bool(mask[name].any()) and not bool(pruned[name].any())]
-    if dead:
-        logger.warning("at %d weights kept, none at all is left in %s.", kept, ", ".join(dead))
-    return pruned
+    return select(_magnitudes(weights, mask), kept, within=mask)
 
 
 def _magnitudes(weights: Weights, mask: Masks) -> dict[str, Tensor]:
