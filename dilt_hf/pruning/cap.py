@@ -1,0 +1,272 @@
+"""CAP (Kuznedelev et al. 2023, arXiv 2210.09223): prune a trained network by second-order scores that know each other.
+
+Weights lie in blocks of B. The Fisher matrix of a block is estimated from per-example gradients, F = λI + mean g gᵀ.
+Within a block weights go one by one, always the one that costs least (optimal brain surgeon), and the others make up
+for it; the score of a weight is the loss of its block up to and including it (algorithm 1). The lowest scores of all
+blocks go, and what is left moves by the optimal update of its block.
+
+The paper updates F⁻¹ gradient by gradient (Sherman and Morrison); here the gradients are summed up first, which is the
+same matrix, and it is inverted once. The public code keeps B + 1 copies of every weight, some 16 GB for DeiT-S. Here
+the tensors pass in groups whose matrices fit into `memory_gb`, and the update is solved for the weights that go instead
+of being kept for every number of them; where there are several groups, their gradients are computed twice.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from dilt_hf.errors import TrainingError
+from dilt_hf.masks import Masks, full_like
+from dilt_hf.models import logits_of
+from dilt_hf.pruning.distributions import select
+
+CHUNK_BYTES = 2**25  # of matrices that are worked on together
+Batches = Callable[[], Iterable[tuple[Tensor, Tensor]]]
+
+
+@dataclasses.dataclass(frozen=True)
+class CapSettings:
+    """The knobs of CAP, with the paper's values for vision transformers (appendix B).
+
+    Attributes:
+        block: B, weights whose interactions are modelled, consecutive in memory.
+        dampening: λ.
+        memory_gb: for the matrices of a group of tensors, in GB.
+        examples_at_once: whose gradients are computed together.
+    """
+
+    block: int = 192
+    dampening: float = 1e-8
+    memory_gb: float = 2.0
+    examples_at_once: int = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class Pruned:
+    """What CAP came to: the mask, and all covered weights after it, updated and zero off the mask."""
+
+    mask: Masks
+    weights: dict[str, Tensor]
+
+
+def cap(
+    model: nn.Module,
+    weights: Mapping[str, Tensor],
+    batches: Batches,
+    kept: int,
+    within: Mapping[str, Tensor] | None = None,
+    settings: CapSettings | None = None,
+    progress: Callable[[int], object] = lambda count: None,
+) -> Pruned:
+    """Prune trained weights to exactly `kept`, in one shot.
+
+    For gradual pruning call it again after some training, `within` the mask of the last time.
+
+    Args:
+        model: trained; its mode is set to evaluation, its weights are left as they are.
+        weights: its prunable parameters, by checkpoint name.
+        batches: gives the examples anew each time: pixel values (B, C, H, W) and class ids (B,).
+        within: the weights that are still there; all when it is None.
+        progress: told how many more examples have been differentiated, `sweeps` times all of them in the end.
+
+    Raises:
+        TrainingError: when a gradient is not finite.
+        MaskError: when fewer than `kept` weights are there.
+    """
+    settings = settings or CapSettings()
+    within = full_like(weights) if within is None else within
+    groups = memory_groups(weights, settings)
+    fishers: dict[str, Tensor] = {}
+
+    def fishers_of(group: Sequence[str]) -> dict[str, Tensor]:
+        fishers.clear()  # before the next ones are made
+        gradients = per_example_gradients(model, {name: weights[name] for name in group}, batches, settings, progress)
+        fishers.update(block_fishers(gradients, settings))
+        return fishers
+
+    scores: dict[str, Tensor] = {}
+    for group in groups:
+        for name, fisher in fishers_of(group).items():
+            scores[name] = removal_losses(fisher, weights[name].detach(), within[name].to(fisher.device))
+    mask = select({name: scores[name].cpu() for name in weights}, kept, within={n: m.cpu() for n, m in within.items()})
+    updated: dict[str, Tensor] = {}
+    for group in groups:
+        for name, fisher in (fishers if len(groups) == 1 else fishers_of(group)).items():
+            there = within[name].to(fisher.device)
+            updated[name] = compensated(fisher, weights[name].detach(), there, mask[name].to(fisher.device))
+    return Pruned(mask, {name: updated[name] for name in weights})
+
+
+def memory_groups(weights: Mapping[str, Tensor], settings: CapSettings) -> list[list[str]]:
+    """The tensors in groups whose matrices (float32) fit into memory together; one that alone does not is a group."""
+    groups: list[list[str]] = []
+    filled = math.inf
+    for name, weight in weights.items():
+        size = 4 * settings.block**2 * math.ceil(weight.numel() / settings.block)
+        if filled + size > settings.memory_gb * 1e9:
+            groups.append([])
+            filled = 0
+        groups[-1].append(name)
+        filled += size
+    return groups
+
+
+def sweeps(weights: Mapping[str, Tensor], settings: CapSettings) -> int:
+    """How many times `cap` differentiates all examples.
+
+    Example:
+        >>> sweeps({"w": torch.zeros(10, 10)}, CapSettings())
+        1
+    """
+    groups = len(memory_groups(weights, settings))
+    return groups if groups == 1 else 2 * groups
+
+
+def per_example_gradients(
+    model: nn.Module,
+    weights: Mapping[str, Tensor],
+    batches: Batches,
+    settings: CapSettings,
+    progress: Callable[[int], object] = lambda count: None,
+) -> Iterator[dict[str, Tensor]]:
+    """Gradients of the cross-entropy of single examples, (S, n) by name, in evaluation mode.
+
+    Raises:
+        TrainingError: when one is not finite.
+    """
+    from torch.func import functional_call, grad, vmap
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    named = {id(parameter): name for name, parameter in model.named_parameters()}
+    inside = {name: named[id(weight)] for name, weight in weights.items()}
+
+    def loss(values: dict[str, Tensor], picture: Tensor, label: Tensor) -> Tensor:
+        logits = logits_of(lambda pixels: functional_call(model, values, (pixels,)), picture[None])  # type: ignore
+        return nn.functional.cross_entropy(logits, label[None])
+
+    model.eval()
+    values = {inside[name]: weight.detach() for name, weight in weights.items()}
+    differentiate = vmap(grad(loss), in_dims=(None, 0, 0))
+    with sdpa_kernel(SDPBackend.MATH):  # the others have no rule for single examples
+        for pixels, labels in batches():
+            for part in torch.arange(len(labels)).split(settings.examples_at_once):
+                part = part.to(labels.device)
+                found = differentiate(values, pixels[part], labels[part])
+                gradients = {name: found[inside[name]].flatten(1) for name in weights}
+                for name, gradient in gradients.items():
+                    if not bool(torch.isfinite(gradient).all()):
+                        raise TrainingError(f"the gradient of '{name}' is not finite, so its weights cannot be scored.")
+                yield gradients
+                progress(len(part))
+
+
+def block_fishers(gradients: Iterable[Mapping[str, Tensor]], settings: CapSettings) -> dict[str, Tensor]:
+    """λI + mean g gᵀ of each block, float32 (blocks, B, B) by name; a last block that is too short is filled up."""
+    sums: dict[str, Tensor] = {}
+    examples = 0
+    for some in gradients:
+        for name, gradient in some.items():
+            blocks = _in_blocks(gradient.float(), settings.block)  # (S, blocks, B)
+            if name not in sums:
+                size = (blocks.shape[1], settings.block, settings.block)
+                sums[name] = torch.zeros(size, device=gradient.device)
+            by_block = blocks.transpose(0, 1)
+            sums[name].baddbmm_(by_block.transpose(1, 2), by_block)
+        examples += len(gradient)
+    for total in sums.values():
+        total.div_(examples).diagonal(dim1=1, dim2=2).add_(settings.dampening)
+    return sums
+
+
+def removal_losses(fishers: Tensor, weight: Tensor, there: Tensor) -> Tensor:
+    """The score of each weight of a tensor: the loss of its block when it goes, after all that go before it.
+
+    Args:
+        fishers: (blocks, B, B).
+        weight: in any shape, with as many elements as the blocks have, but for the filling.
+        there: bool, of the weight's shape: False where the weight is gone already; its score is 0.
+
+    Example:
+        >>> fisher = torch.tensor([[[2.0, 0], [0, 8.0]]])
+        >>> removal_losses(fisher, torch.tensor([3.0, 1.0]), torch.tensor([True, True]))
+        tensor([13.,  4.])
+    """
+    block = fishers.shape[1]
+    values, live = (_in_blocks(each.flatten(), block) for each in (weight.double(), there))
+    losses = [
+        _eliminate(_restricted(fisher.double(), alive), value, alive)
+        for fisher, value, alive in zip(*(_chunks(each, block) for each in (fishers, values, live)), strict=True)
+    ]
+    return torch.cat(losses).flatten()[: weight.numel()].view(weight.shape).float()
+
+
+def _eliminate(fisher: Tensor, values: Tensor, live: Tensor) -> Tensor:
+    """Optimal brain surgeon in each of K blocks at once, until nothing is left: losses added up, (K, B).
+
+    Removing weight q costs w_q² / 2[F⁻¹]_qq and moves the others by -F⁻¹[:, q] w_q / [F⁻¹]_qq, and F⁻¹ of the others
+    is what is left after eliminating q from it (equations 5 and 6 of the paper).
+    """
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(fisher))
+    values, live = values.clone(), live.clone()
+    losses, total = torch.zeros_like(values), values.new_zeros(len(values))
+    rows = torch.arange(len(values), device=values.device)
+    for _ in range(values.shape[1]):
+        costs = (values**2 / inverse.diagonal(dim1=1, dim2=2)).masked_fill(~live, torch.inf)
+        chosen = costs.argmin(dim=1)
+        left = live[rows, chosen]  # False where a block has run out of weights
+        total = torch.where(left, total + costs[rows, chosen] / 2, total)
+        losses[rows, chosen] = torch.where(left, total, losses[rows, chosen])
+        column = inverse[rows, :, chosen] * left[:, None]
+        pivot = inverse[rows, chosen, chosen]
+        values.addcmul_(column, (values[rows, chosen] / pivot)[:, None], value=-1)
+        inverse.baddbmm_(column[:, :, None] / pivot[:, None, None], column[:, None, :], alpha=-1)
+        inverse[rows, chosen, chosen] = 1.0  # nothing but zeros stands beside it
+        live[rows, chosen] = False
+        values[rows, chosen] = 0.0
+    return losses
+
+
+def compensated(fishers: Tensor, weight: Tensor, there: Tensor, mask: Tensor) -> Tensor:
+    """A tensor after the removal of all its weights off `mask`, with the optimal update of those that stay.
+
+    The change δ that removes the weights Q and raises the loss ½ δᵀFδ least has δ_K = F_KK⁻¹ F_KQ w_Q on those that
+    stay: where one-by-one elimination leads, in whatever order.
+
+    Example:
+        >>> fisher = torch.tensor([[[2.0, 1], [1, 2.0]]])
+        >>> weight, there = torch.tensor([4.0, 1.0]), torch.tensor([True, True])
+        >>> compensated(fisher, weight, there, torch.tensor([True, False]))
+        tensor([4.5000, 0.0000])
+    """
+    block = fishers.shape[1]
+    values, live, stays = (_in_blocks(each.flatten(), block) for each in (weight.double(), there, mask))
+    found = []
+    for fisher, value, alive, stay in zip(*(_chunks(e, block) for e in (fishers, values, live, stays)), strict=True):
+        matrix = fisher.double()
+        gone = torch.where(alive & ~stay, value, 0.0)
+        pull = torch.where(stay, torch.einsum("kij,kj->ki", matrix, gone), 0.0)
+        factor = torch.linalg.cholesky(_restricted(matrix, stay))
+        found.append(torch.where(stay, value + torch.cholesky_solve(pull[:, :, None], factor)[:, :, 0], 0.0))
+    return torch.cat(found).flatten()[: weight.numel()].view(weight.shape).to(weight.dtype)
+
+
+def _restricted(matrices: Tensor, live: Tensor) -> Tensor:
+    """Without the rows and columns of weights that are not there: those of the identity in their place."""
+    both = live[:, :, None] & live[:, None, :]
+    return torch.where(both, matrices, 0.0) + torch.diag_embed((~live).to(matrices.dtype))
+
+
+def _in_blocks(values: Tensor, block: int) -> Tensor:
+    """The last dimension in blocks, the last of them filled up with zeros: (…, n) to (…, blocks, B)."""
+    missing = -values.shape[-1] % block
+    return nn.functional.pad(values, (0, missing)).unflatten(-1, (-1, block))
+
+
+def _chunks(values: Tensor, block: int) -> tuple[Tensor, ...]:
+    """As many blocks at a time as have matrices of `CHUNK_BYTES` in double precision."""
+    return values.split(max(1, CHUNK_BYTES // (8 * block**2)))
