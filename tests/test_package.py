@@ -14,18 +14,19 @@ import dilt_hf
 ROOT = Path(dilt_hf.__file__).parent
 # A file imports only from files further left.
 LAYERS = [
-    "lazy", "errors", "files", "tables", "seeding", "config", "masks", "selection", "overlap", "packed", "mask_files",
-    "bitwise", "images", "augmentation", "splits", "data", "feeds", "partitions", "architectures", "weights",
-    "models", "loading", "accounting", "metrics", "masking", "optimizers", "checkpoints", "shared_batchnorm",
-    "training", "inference", "pruning.imp", "pruning.early_bird", "pruning.colt", "claims", "teams", "stages.store",
-    "schedule", "progress", "tracking", "hub", "repository", "trained", "results", "cards", "tickets", "switching",
-    "opening", "workbench", "consensus", "figures", "analysis.assignment", "analysis.swaps", "analysis.spaces",
-    "analysis.gromov", "analysis.gpu", "analysis.pot", "analysis.network", "analysis.matrix", "analysis.joint",
-    "analysis.layers", "analysis.representations", "analysis.probes", "analysis.similarity", "analysis.modules",
-    "analysis.link", "analysis.profile", "analysis.findings", "analysis.summary", "analysis.figures",
-    "experiments.settings", "experiments.folder", "experiments.networks", "experiments.plan", "experiments.search",
-    "experiments.find", "experiments.apply", "experiments.sources", "experiments.analyze",
-    "callbacks", "stages.__main__", "cli",
+    "lazy", "errors", "files", "tables", "seeding", "config", "masks", "selection", "overlap", "packed",
+    "mask_files", "bitwise", "images", "augmentation", "splits", "data", "feeds", "partitions", "architectures",
+    "weights", "models", "loading", "accounting", "metrics", "masking", "optimizers", "checkpoints",
+    "shared_batchnorm", "training", "inference", "pruning.distributions", "pruning.imp", "pruning.early_bird",
+    "pruning.colt", "pruning.gradients", "pruning.snip", "pruning.grasp", "pruning.rigl", "pruning.gradual",
+    "pruning.cap", "pruning.merging", "claims", "teams", "stages.store", "schedule", "progress", "tracking", "hub",
+    "repository", "trained", "results", "cards", "tickets", "switching", "opening", "workbench", "consensus",
+    "figures", "analysis.assignment", "analysis.swaps", "analysis.spaces", "analysis.gromov", "analysis.gpu",
+    "analysis.pot", "analysis.network", "analysis.matrix", "analysis.joint", "analysis.layers",
+    "analysis.representations", "analysis.probes", "analysis.similarity", "analysis.modules", "analysis.link",
+    "analysis.profile", "analysis.findings", "analysis.summary", "analysis.figures", "experiments.settings",
+    "experiments.folder", "experiments.networks", "experiments.plan", "experiments.search", "experiments.find",
+    "experiments.apply", "experiments.sources", "experiments.analyze", "callbacks", "stages.__main__", "cli",
 ]  # fmt: skip
 
 
@@ -77,7 +78,8 @@ def test_files_import_only_from_layers_to_their_left():
     "name",
     [
         "masks", "selection", "overlap", "packed", "mask_files", "bitwise", "masking", "augmentation", "data", "tables",
-        "pruning.imp", "pruning.colt", "pruning.early_bird", "config", "results", "partitions", "teams", "models",
+        "pruning.imp", "pruning.colt", "pruning.early_bird", "pruning.distributions", "pruning.rigl", "pruning.gradual",
+        "pruning.cap", "pruning.merging", "config", "results", "partitions", "teams", "models",
         "splits", "claims", "stages.store", "progress", "hub", "trained", "files", "analysis.assignment",
         "analysis.swaps", "analysis.spaces", "analysis.gromov", "analysis.network", "analysis.matrix",
         "analysis.layers", "analysis.representations", "analysis.similarity", "analysis.modules", "analysis.link",
