@@ -9,7 +9,7 @@ factor 3 (Evci et al. 2020, arXiv 1911.11134, appendix H, for fixed masks).
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,25 @@ class ForwardCost:
         """Sparse-theoretical operations of the pass when each tensor keeps this fraction of its weights."""
         saved = sum(self.per_tensor[name] * (1 - density) for name, density in densities.items())
         return self.total - saved
+
+    def of_training(
+        self, steps: int, examples: int, densities: Sequence[tuple[int, Mapping[str, float]]], rewirings: int = 0
+    ) -> float:
+        """Sparse-theoretical operations of a training whose mask may change on the way.
+
+        Args:
+            densities: the steps at which the density of some tensor changed, the first step first, and the densities.
+            rewirings: steps that needed the gradient of all weights, one more forward pass that ignores the mask
+                instead of one that does not (Evci et al., appendix H).
+
+        Example:
+            >>> ForwardCost(total=100, per_tensor={"w": 60}).of_training(4, 8, [(0, {"w": 1.0}), (2, {"w": 0.5})])
+            2040.0
+        """
+        batch = examples / steps
+        ends = [first for first, _ in densities[1:]] + [densities[0][0] + steps]
+        forward = sum((end - first) * self.under(each) for (first, each), end in zip(densities, ends, strict=True))
+        return batch * (TRAINING_PASSES * forward + rewirings * (self.total - self.under(densities[-1][1])))
 
 
 @dataclasses.dataclass(frozen=True)

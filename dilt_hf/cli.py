@@ -16,6 +16,7 @@ from typing import Any
 from dilt_hf.config import (
     DataConfig,
     DiltConfig,
+    MethodConfig,
     ModelConfig,
     PartitionConfig,
     PruningConfig,
@@ -32,6 +33,7 @@ SECTIONS = {
     "training": TrainingConfig,
     "pruning": PruningConfig,
     "run": RunConfig,
+    "methods": MethodConfig,
 }
 
 
@@ -148,7 +150,8 @@ def run_recipe(
         folder = Path(config.run.output_dir)
         print("", results.table(), "", results.caption(), "", *results.sentences(), "", sep="\n")
         print(f"Picture: {folder / PICTURE}")
-        print(f"Tickets: {ticket_folder(folder, config.run.seeds[0])}", flush=True)
+        if ticket_folder(folder, config.run.seeds[0]).exists():
+            print(f"Tickets: {ticket_folder(folder, config.run.seeds[0])}", flush=True)
         if analysis is not None:
             with reporting_errors():
                 run_analysis(AnalyzeConfig(sources=[str(folder)], cpu=config.run.cpu, **analysis))

@@ -16,7 +16,10 @@ from typing import Any, ClassVar, Literal
 
 from dilt_hf.errors import ConfigError
 
-BASELINES = ("COLT",)
+METHODS = (
+    "core", "union", "LTH", "one-shot", "magnitude", "gradual", "random", "ERK-random", "SNIP", "GraSP", "RigL", "SET",
+    "COLT", "IMP-COLT", "CAP",
+)  # fmt: skip
 
 
 def option(default: Any, text: str) -> Any:
@@ -320,6 +323,31 @@ class PruningConfig:
 
 
 @dataclass(frozen=True)
+class MethodConfig:
+    """The knobs of the published methods that tickets are compared with; the defaults are those of their papers."""
+
+    _argument_group_name: ClassVar[str] = "methods"
+
+    update_every: int = option(100, "RigL, SET, gradual: steps from one change of the mask to the next.")
+    drop_share: float = option(0.3, "RigL, SET: the share of each tensor's weights that the first changes replace.")
+    update_until: float = option(0.75, "RigL, SET, gradual: the share of the training after which the mask stays.")
+    scoring_examples: int = option(10, "SNIP, GraSP: training pictures of each class that weights are scored on.")
+    fisher_examples: int = option(4096, "CAP: training pictures that Fisher matrices are estimated from.")
+    fisher_block: int = option(192, "CAP: consecutive weights whose interactions are modelled.")
+    fisher_dampening: float = option(1e-8, "CAP: what is added to the diagonal of the Fisher matrices.")
+    fisher_memory_gb: float = option(2.0, "CAP: memory for Fisher matrices; with less of it gradients are taken anew.")
+    cap_cycles: int = option(1, "CAP: prune in so many equal shares of what is left, each followed by a training.")
+
+    def __post_init__(self) -> None:
+        for name in ("update_every", "scoring_examples", "fisher_examples", "fisher_block", "cap_cycles"):
+            require(getattr(self, name) >= 1, f"--{name} must be at least 1, not {getattr(self, name)}.")
+        for name in ("drop_share", "update_until"):
+            require(0 < getattr(self, name) <= 1, f"--{name} must lie between 0 and 1, not {getattr(self, name)}.")
+        for name in ("fisher_dampening", "fisher_memory_gb"):
+            require(getattr(self, name) > 0, f"--{name} must be positive, not {getattr(self, name)}.")
+
+
+@dataclass(frozen=True)
 class RunConfig:
     """Where the run is kept, how often it is repeated, and what is compared."""
 
@@ -348,7 +376,11 @@ class RunConfig:
     siblings: bool = option(
         False, "Also prune on a sibling split (the same classes, disjoint rows): the null hypothesis of all partitions."
     )
-    baselines: list[str] = option([], "Also find masks by these published methods, at each --matched_density: COLT.")
+    methods: list[str] = option(
+        [],
+        "Compare these at each --matched_density, by default core, union and LTH; without --tickets, nothing else but "
+        f"the dense network: {', '.join(METHODS)}.",
+    )
     push_to_hub: bool = option(False, "Publish each seed's tickets on the Hub as soon as they are scored.")
     hub_model_id: str | None = option(
         None, "The repository on the Hub, user/name; with several seeds it is followed by -seed_0 and so on."
@@ -361,16 +393,15 @@ class RunConfig:
         require(bool(self.seeds), "--seeds needs at least one seed.")
         require(self.checkpointing_minutes >= 0, "--checkpointing_minutes cannot be negative.")
         require(len(set(self.seeds)) == len(self.seeds), "--seeds names a seed twice.")
-        require(
-            set(self.baselines) <= set(BASELINES),
-            f"--baselines knows {', '.join(BASELINES)}, not {', '.join(sorted(set(self.baselines) - set(BASELINES)))}.",
-        )
+        unknown = sorted(set(self.methods) - set(METHODS))
+        require(not unknown, f"--methods knows {', '.join(METHODS)}, not {', '.join(unknown)}.")
+        require(len(set(self.methods)) == len(self.methods), "--methods names a method twice.")
         require(self.push_to_hub == bool(self.hub_model_id), "--push_to_hub and --hub_model_id go together.")
         require(
             set(self.materialise) <= set(self.tickets or self.materialise),
             "--materialise names a ticket that --tickets does not train.",
         )
-        require(not self.baselines or bool(self.matched_density), "--baselines needs --matched_density.")
+        require(not self.methods or bool(self.matched_density), "--methods needs --matched_density.")
         require(all(0 < wanted < 1 for wanted in self.matched_density), "--matched_density must lie between 0 and 1.")
         require(len(set(self.matched_density)) == len(self.matched_density), "--matched_density names a density twice.")
 
@@ -389,6 +420,7 @@ class DiltConfig:
     training: TrainingConfig
     pruning: PruningConfig
     run: RunConfig
+    methods: MethodConfig = MethodConfig()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain nested dict, as stored in `run.json`."""

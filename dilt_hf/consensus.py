@@ -21,8 +21,8 @@ COLT = "COLT"
 
 
 def consented(bench: Workbench, seed: int) -> Stage:
-    """COLT down to the lowest matched density: records, for each matched density, the file of its mask, its count
-    and the cost of getting there."""
+    """COLT down to the lowest matched density: records, for each matched density, the stage of its mask, the cost of
+    getting there, and how many weights each round up to it left."""
     targets = {
         f"{wanted:g}": round(wanted * count_total(bench.prunable)) for wanted in bench.config.run.matched_density
     }
@@ -30,7 +30,8 @@ def consented(bench: Workbench, seed: int) -> Stage:
     start, training = bench.start(seed), dataclasses.replace(bench.config.training, early_bird=None)
     mask, open_, cost = full_like(bench.prunable), dict(targets), Cost()
     above: list[str] = []
-    found: dict[str, tuple[Stage, Cost, int]] = {}
+    counts: list[int] = []
+    found: dict[str, tuple[Stage, Cost, list[int]]] = {}
     try:
         index = 0
         while open_:
@@ -41,16 +42,17 @@ def consented(bench: Workbench, seed: int) -> Stage:
             for name, least in list(open_.items()):
                 if stage.record["kept"] <= least:
                     reached = _mask(bench, networks, weights, mask, least)
-                    found[name] = (reached, cost, index + 1)
+                    found[name] = (reached, cost, [*counts, least])
                     del open_[name]
+            counts.append(stage.record["kept"])
             mask, above, index = load_masks(stage.path / MASK_FILE), [stage.address], index + 1
     finally:
         run.end()
 
     def make(folder: Path) -> dict[str, Any]:
         return {
-            name: {"mask": stage.address, "cost": dataclasses.asdict(spent), "rounds": rounds}
-            for name, (stage, spent, rounds) in found.items()
+            name: {"mask": stage.address, "cost": dataclasses.asdict(spent), "kept": kept}
+            for name, (stage, spent, kept) in found.items()
         }
 
     addresses = [stage.address for stage, _, _ in found.values()]

@@ -36,8 +36,9 @@ class Entry:
         scores: of the test split, as `PartitionScores` gives them (fractions).
         validation_accuracy: on the validation split, a fraction.
         cost: of its training, as `accounting.Cost`.
-        search_cost: of finding its mask: all rounds of the pruning processes it needs, and θ_k.
+        search_cost: of finding its mask: the rounds of the pruning processes it needs, and θ_k.
         stage: the address of its training.
+        rounds: how many trainings, one after the other, finding its mask took.
     """
 
     seed: int
@@ -50,6 +51,7 @@ class Entry:
     cost: dict[str, float]
     search_cost: dict[str, float]
     stage: str
+    rounds: int = 0
 
     @property
     def name(self) -> str:
@@ -106,7 +108,7 @@ class Results:
 
     Args:
         entries: one per seed and network.
-        overlaps: per seed, the mean Jaccard index of the partition masks and its chance level.
+        overlaps: per seed with tickets, the mean Jaccard index of the partition masks and its chance level.
         num_partitions: N.
     """
 
@@ -161,11 +163,16 @@ class Results:
         """What the numbers of the table are."""
         seeds = len({entry.seed for entry in self.entries})
         interval = f"mean ± 95 % t-interval over {seeds} seeds" if seeds > 1 else "one seed, so no interval"
+        text = (
+            f"Test accuracy in %, {interval}. Density: kept share of the prunable weights. T_k: the test pictures of "
+            "partition k, classified among all classes."
+        )
+        if not self.overlaps:
+            return text
         found, chance = (100 * float(np.mean([o[key] or 0.0 for o in self.overlaps])) for key in ("jaccard", "chance"))
         return (
-            f"Test accuracy in %, {interval}. Density: kept share of the prunable weights. T_k: the test pictures of "
-            f"partition k, classified among all classes. Overlap (Jaccard) of the partition masks: {found:.1f} %, "
-            f"by chance at their densities {chance:.1f} %."
+            f"{text} Overlap (Jaccard) of the partition masks: {found:.1f} %, by chance at their densities "
+            f"{chance:.1f} %."
         )
 
     def sentences(self) -> list[str]:

@@ -53,7 +53,7 @@ class TrainingRecord:
         losses: mean loss of each epoch.
         seconds: wall time over all attempts.
         densities: where a topology changed the mask: from which step on each tensor had which density.
-        rewirings: steps whose gradient was needed for all weights.
+        rewirings: how many times the mask was changed.
     """
 
     steps: int
@@ -82,6 +82,16 @@ class Topology(Protocol):
 
     masks: Masks
     replaces_step: bool
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What determines it, besides the mask that it starts with: JSON values."""
+        ...
+
+    @property
+    def needs_gradient(self) -> bool:
+        """Whether an update looks at the gradients of weights that are not there, which cost their computation."""
+        ...
 
     def due(self, step: int) -> bool:
         """Whether the mask changes in this step."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -27,7 +27,7 @@ from dilt_hf.pruning.early_bird import EarlyBird
 from dilt_hf.pruning.imp import Round, Weights, iterative_magnitude_pruning, prune_smallest, removal_ranks
 from dilt_hf.stages import Stage
 from dilt_hf.tracking import TrackedRun
-from dilt_hf.training import Checkpointing, TrainingRecord, train
+from dilt_hf.training import Checkpointing, Topology, TrainingRecord, train
 from dilt_hf.weights import (
     WEIGHTS_FILE,
     checkpoint_tensors,
@@ -140,14 +140,22 @@ class Workbench(OpenRun):
         round_: int,
         training: TrainingConfig,
         purpose: Purpose,
+        topology: Callable[[], Topology] | None = None,
     ) -> Stage:
-        """The weights `start` trained under `masks` on `subset`; records losses and cost."""
+        """The weights `start` trained under `masks` on `subset`; records losses and cost.
+
+        Where a topology changes the mask on the way, it makes itself anew at each attempt, and the stage holds the mask
+        that it came to.
+        """
         kept, steps = purpose.kept, self.steps_of(subset, training)
         inputs = self._training_inputs(start, masks, subset, seed, round_, training)
         settled = None
         if training.early_bird is not None and kept is not None:
             settled = EarlyBird(dict(masks), kept, training.early_bird)
             inputs |= {"kept": kept}
+        changing = None if topology is None else topology()
+        if changing is not None:
+            inputs |= {"topology": changing.settings}
         address = self.stages.path("train", inputs).name
 
         def make(folder: Path) -> dict[str, Any]:
@@ -164,6 +172,7 @@ class Workbench(OpenRun):
                 first_step=self.first_step(subset, training),
                 checkpointing=self._checkpointing(folder),
                 settled=settled,
+                topology=changing,
                 on_step=lambda count: self.board.add(purpose.line, address, count),
                 on_epoch=lambda step, loss, rate: purpose.run.log(
                     {"loss": loss, "learning_rate": rate, **share}, purpose.step + step
@@ -174,7 +183,10 @@ class Workbench(OpenRun):
                 self.board.add(purpose.line, address, steps - record.steps)
             if self.team.is_leader:
                 save_weights(self.model, folder / WEIGHTS_FILE)
-            return {"losses": record.losses, "cost": dataclasses.asdict(self._cost(record, masks))}
+                if changing is not None:
+                    save_masks(changing.masks, folder / MASK_FILE)
+            cost = self._cost(record, masks, changing is not None and changing.needs_gradient)
+            return {"losses": record.losses, "cost": dataclasses.asdict(cost)}
 
         stage = self.stages.get(
             "train", inputs, make, description=purpose.description,
@@ -186,13 +198,15 @@ class Workbench(OpenRun):
     def _checkpointing(self, folder: Path) -> Checkpointing:
         return Checkpointing(folder / CHECKPOINT_FILE, 60 * self.config.run.checkpointing_minutes)
 
-    def _cost(self, record: TrainingRecord, masks: Mapping[str, Tensor]) -> Cost:
-        forward = self.forward.under(density_per_tensor(masks))
+    def _cost(self, record: TrainingRecord, masks: Mapping[str, Tensor], gradients: bool = False) -> Cost:
+        """What a training cost; with `gradients`, changes of the mask needed those of all weights."""
+        densities = record.densities or [(0, density_per_tensor(masks))]
+        rewirings = record.rewirings if gradients else 0
         return Cost(
             steps=record.steps,
             examples=record.examples,
             dense_flops=float(TRAINING_PASSES * record.examples * self.forward.total),
-            sparse_flops=float(TRAINING_PASSES * record.examples * forward),
+            sparse_flops=self.forward.of_training(record.steps, record.examples, densities, rewirings),
             seconds=record.seconds,
         )
 
@@ -210,7 +224,7 @@ class Workbench(OpenRun):
         for irrelevant in ("ticket_epochs", "per_device_eval_batch_size"):
             del settings[irrelevant]
         return {
-            "start": [start.address, start.record["sha256"]],
+            "start": [start.address, start.record.get("sha256")],
             "mask": hashlib.sha256(masks_to_bytes(masks)).hexdigest(),
             "data": self.fingerprints["train"],
             "normalisation": [list(self.config.data.image_mean), list(self.config.data.image_std)],
@@ -226,9 +240,13 @@ class Workbench(OpenRun):
         """A run of the configured trackers, by the name of the process that it follows."""
         return TrackedRun(self.accelerator, Path(self.config.run.output_dir), name, self.config.to_dict())
 
-    def pruned(self, subset: Subset, seed: int) -> Iterator[FinishedRound]:
-        """Iterative magnitude pruning on `subset`, round by round; finished rounds are found on disk."""
-        start, training, kept = self.start(seed), self.config.training, self.kept_per_round()
+    def pruned(self, subset: Subset, seed: int, kept: Sequence[int] | None = None) -> Iterator[FinishedRound]:
+        """Iterative magnitude pruning on `subset`, round by round; finished rounds are found on disk.
+
+        Args:
+            kept: how many weights stay after each round, if not as configured.
+        """
+        start, training, kept = self.start(seed), self.config.training, kept or self.kept_per_round()
         run = self.tracked(f"seed_{seed}/{subset.name}")
         networks: list[Stage] = []
         masks: list[Stage] = []
@@ -270,7 +288,7 @@ class Workbench(OpenRun):
 
     def ranked(self, subset: Subset, seed: int) -> Stage:
         """The order in which the pruning process on `subset` lets weights go (`removal_ranks`), after all its rounds;
-        records the density after each round and the cost of all of them."""
+        records the density after each round and its cost."""
         done = list(self.pruned(subset, seed))
 
         def rounds() -> Iterator[Round]:
@@ -284,8 +302,10 @@ class Workbench(OpenRun):
             from safetensors.torch import save_file
 
             save_file(removal_ranks(rounds()), folder / RANKS_FILE)
-            cost = sum((Cost(**each.network.record["cost"]) for each in done), Cost())
-            return {"densities": [each.density for each in done], "cost": dataclasses.asdict(cost)}
+            return {
+                "densities": [each.density for each in done],
+                "costs": [each.network.record["cost"] for each in done],
+            }
 
         stages = [stage.address for each in done for stage in (each.network, each.mask)]
         return self.stages.get(
@@ -294,14 +314,25 @@ class Workbench(OpenRun):
         )  # fmt: skip
 
     def ticket_trained(
-        self, masks: Mapping[str, Tensor], seed: int, name: str, derived_from: Sequence[str] = ()
+        self,
+        masks: Mapping[str, Tensor],
+        seed: int,
+        name: str,
+        derived_from: Sequence[str] = (),
+        start: Stage | None = None,
+        topology: Callable[[], Topology] | None = None,
     ) -> Stage:
-        """A ticket trained on all classes. The dense ticket's training is round 0 of LTH, if their epochs agree."""
+        """A ticket trained on all classes. The dense ticket's training is round 0 of LTH, if their epochs agree.
+
+        Args:
+            start: the weights to start from; by default the rewind point.
+        """
         run = self.tracked(f"seed_{seed}/{name}")
         purpose = Purpose(f"seed {seed}: {name} on all classes", NETWORKS, run, derived_from=derived_from)
         try:
             training = self.config.training.for_tickets()
-            return self.trained(self.start(seed), masks, self.everything, seed, 0, training, purpose)
+            start = start or self.start(seed)
+            return self.trained(start, masks, self.everything, seed, 0, training, purpose, topology)
         finally:
             run.end()
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import logging
 from pathlib import Path
+from typing import cast
 
 import torch
 
@@ -19,14 +20,15 @@ from dilt_hf.config import DiltConfig
 from dilt_hf.consensus import COLT, consented
 from dilt_hf.errors import ConfigError, PartitionError, RunError
 from dilt_hf.experiments.folder import load_results, open_folder, save_results, ticket_folder
-from dilt_hf.experiments.networks import Label, network_labels, subsets_to_prune
-from dilt_hf.experiments.plan import consensus_rounds, describe_plan
+from dilt_hf.experiments.networks import Label, makes_tickets, network_labels, subsets_to_prune
+from dilt_hf.experiments.plan import consensus_rounds, describe_plan, needs_consensus
 from dilt_hf.experiments.search import Search
 from dilt_hf.hub import make_repository
 from dilt_hf.masks import (
     compose,
     count_total,
 )
+from dilt_hf.methods import TOPOLOGIES, find
 from dilt_hf.opening import Subset
 from dilt_hf.progress import Board
 from dilt_hf.results import Results
@@ -106,12 +108,18 @@ def jobs_of(search: Search) -> list[Job]:
         Job(f"seed {seed}: pruning on {subset.name}", functools.partial(prune, subset))
         for subset in subsets_to_prune(bench)
     ]
-    consensus = [Job(f"seed {seed}: {name}", functools.partial(consented, bench, seed)) for name in run.baselines]
-    needed = {"dense": [], COLT: [job.name for job in consensus]}
+    consensus = []
+    if needs_consensus(run.methods):
+        consensus.append(Job(f"seed {seed}: {COLT}", functools.partial(consented, bench, seed)))
     every = [job.name for job in pruning]
+
+    def needs(label: Label) -> list[str]:
+        if needs_consensus([label.ticket]):
+            return [job.name for job in consensus]
+        return every if label.pruned_on(bench) else []
+
     networks = [
-        Job(f"seed {seed}: {label}", functools.partial(train, label), needed.get(label.ticket, every))
-        for label in network_labels(bench)
+        Job(f"seed {seed}: {label}", functools.partial(train, label), needs(label)) for label in network_labels(bench)
     ]
     return [*pruning, *consensus, *networks]
 
@@ -125,7 +133,8 @@ def results_job(search: Search, folder: Path) -> Job:
         entries = [search.entry(label) for label in labels]
         if bench.team.is_leader:
             with bench.stages.claims.holding("results"):
-                search.save_tickets(ticket_folder(folder, seed), entries)
+                if makes_tickets(bench):
+                    search.save_tickets(ticket_folder(folder, seed), entries)
                 save_results(folder, entries)
             print(f"seed {seed}: {len(labels)} networks are trained and scored.", flush=True)
 
@@ -149,7 +158,7 @@ def progress_lines(bench: Workbench) -> dict[str, int]:
     training, seeds = bench.config.training, len(bench.config.run.seeds)
     rounds = len(bench.kept_per_round())
     lines = {subset.name: seeds * rounds * bench.steps_of(subset, training) for subset in subsets_to_prune(bench)}
-    if bench.config.run.baselines:
+    if needs_consensus(bench.config.run.methods):
         lines[COLT] = seeds * consensus_rounds(bench) * sum(bench.steps_of(s, training) for s in bench.subsets)
     networks = len(list(network_labels(bench))) * bench.steps_of(bench.everything, training.for_tickets())
     return lines | {NETWORKS: seeds * networks}
@@ -168,6 +177,11 @@ def check_requests(bench: Workbench) -> None:
     config.pruning.check_reachable(count_total(bench.prunable), len(bench.partitioning))
     for name in [*config.run.tickets, *config.run.materialise]:
         compose(name, [{"w": torch.ones(1, dtype=torch.bool)}] * len(bench.partitioning))
+    if (config.run.push_to_hub or config.run.materialise) and not makes_tickets(bench):
+        raise ConfigError("--push_to_hub and --materialise need tickets; add core or union to --methods, or --tickets.")
+    for label in network_labels(bench):
+        if label.ticket in TOPOLOGIES:  # a schedule that does nothing is refused
+            find(bench, config.run.seeds[0], label.ticket, cast(float, label.matched)).topology()  # type: ignore[misc]
     for wanted in config.run.matched_density:
         if round(wanted * count_total(bench.prunable)) < 1:
             raise ConfigError(f"--matched_density {wanted} keeps no weight of this network.")

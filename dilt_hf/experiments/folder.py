@@ -92,7 +92,8 @@ def save_results(folder: Path, entries: Sequence[Entry]) -> None:
     results.save(folder)
     write_atomically(folder / PICTURE, draw_comparison(results))
     for seed in sorted({entry.seed for entry in results.entries}):
-        Tickets.from_pretrained(ticket_folder(folder, seed)).document(results.comparison(), folder / PICTURE)
+        if ticket_folder(folder, seed).exists():
+            Tickets.from_pretrained(ticket_folder(folder, seed)).document(results.comparison(), folder / PICTURE)
 
 
 def load_results(folder: Path) -> Results:
@@ -106,5 +107,7 @@ def ticket_folder(folder: Path, seed: int) -> Path:
 
 
 def _with_overlaps(folder: Path, entries: Sequence[Entry]) -> Results:
-    found = [read_config(ticket_folder(folder, seed)) for seed in sorted({entry.seed for entry in entries})]
-    return Results(entries, [config["overlap"] for config in found], found[0]["num_partitions"])
+    """The entries with the overlap of the partition masks of each seed that has tickets."""
+    folders = [ticket_folder(folder, seed) for seed in sorted({entry.seed for entry in entries})]
+    overlaps = [read_config(each)["overlap"] for each in folders if each.exists()]
+    return Results(entries, overlaps, len(entries[0].scores["partition_accuracy"]))

@@ -5,24 +5,16 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 
-from dilt_hf.consensus import COLT
+from dilt_hf.methods import FINDERS
 from dilt_hf.opening import EVERYTHING, Subset
 from dilt_hf.workbench import Workbench
 
 SIBLING = "sibling"
 
 
-def subsets_to_prune(bench: Workbench) -> list[Subset]:
-    """The partitions; all rows for LTH where controls are wanted; and the sibling split where that is."""
-    run = bench.config.run
-    return [
-        *bench.subsets, *([bench.everything] if run.controls else []), *(bench.siblings if run.siblings else [])
-    ]  # fmt: skip
-
-
 @dataclasses.dataclass(frozen=True)
 class Label:
-    """Which network of the comparison: a ticket or baseline, as found or at a matched density, or a control of it."""
+    """Which network of the comparison: a ticket or a method's, as found or at a matched density, or a control of it."""
 
     ticket: str
     control: str = ""  # "", "random", "shuffled" or "sibling"
@@ -33,19 +25,38 @@ class Label:
         return f"{self.ticket}{control}{'' if self.matched is None else f' at density {self.matched:g}'}"
 
     def pruned_on(self, bench: Workbench) -> list[str]:
-        """The pruning processes that its mask comes from."""
+        """The pruning processes that its mask comes from; what other methods need they see to themselves."""
+        if self.ticket == "dense" or self.ticket in FINDERS:
+            return []
         names = [subset.name for subset in (bench.siblings if self.control == SIBLING else bench.subsets)]
         if self.ticket in names:
             return [self.ticket]
-        return {"dense": [], COLT: [], "LTH": [EVERYTHING]}.get(self.ticket, names)
+        return [EVERYTHING] if self.ticket == "LTH" else names
 
 
 def network_labels(bench: Workbench) -> Iterator[Label]:
     """The networks that are trained and scored for each seed, in the order of the table."""
+    run = bench.config.run
+    if run.controls:
+        yield Label("dense")
+    if run.tickets or not run.methods:
+        yield from _ticket_labels(bench)
+    for wanted in sorted(run.matched_density, reverse=True):
+        for name in run.methods or [*(["LTH"] if run.controls else []), "core", "union"]:
+            yield Label(name, matched=wanted)
+            if name in ("core", "union") and run.controls:
+                yield Label(name, "shuffled", matched=wanted)
+            if name == "core" and run.controls and "random" not in run.methods:
+                yield Label(name, "random", matched=wanted)
+            if name in ("core", "union") and run.siblings:
+                yield Label(name, SIBLING, matched=wanted)
+
+
+def _ticket_labels(bench: Workbench) -> Iterator[Label]:
+    """Tickets at the configured sparsity, and their controls."""
     run, n = bench.config.run, len(bench.partitioning)
     derived = ["core", "union", *(f"specialist_{k}" for k in range(n))]
     if run.controls:
-        yield Label("dense")
         yield Label("LTH")
     for name in run.tickets or [*(f"partition_{k}" for k in range(n)), *derived]:
         yield Label(name)
@@ -55,16 +66,18 @@ def network_labels(bench: Workbench) -> Iterator[Label]:
                 yield Label(name, "random")
         if run.siblings and name in ("core", "union"):
             yield Label(name, SIBLING)
-    for wanted in sorted(run.matched_density, reverse=True):
-        if run.controls:
-            yield Label("LTH", matched=wanted)
-        for name in ("core", "union"):
-            yield Label(name, matched=wanted)
-            if run.controls:
-                yield Label(name, "shuffled", matched=wanted)
-            if run.siblings:
-                yield Label(name, SIBLING, matched=wanted)
-        if run.controls:
-            yield Label("core", "random", matched=wanted)
-        for name in run.baselines:
-            yield Label(name, matched=wanted)
+
+
+def subsets_to_prune(bench: Workbench) -> list[Subset]:
+    """The pruning processes that the networks need. Where tickets are sought, that is every partition."""
+    run = bench.config.run
+    needed = {name for label in network_labels(bench) for name in label.pruned_on(bench)}
+    if run.tickets or not run.methods:
+        needed |= {subset.name for subset in bench.subsets}
+    every = [*bench.subsets, bench.everything, *(bench.siblings if run.siblings else [])]
+    return [subset for subset in every if subset.name in needed]
+
+
+def makes_tickets(bench: Workbench) -> bool:
+    """Whether all partitions are pruned, so that there are tickets to be kept."""
+    return {subset.name for subset in bench.subsets} <= {subset.name for subset in subsets_to_prune(bench)}

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from dilt_hf.consensus import COLT
-from dilt_hf.experiments.networks import Label, network_labels, subsets_to_prune
+from dilt_hf.experiments.networks import Label, makes_tickets, network_labels, subsets_to_prune
 from dilt_hf.masks import count_total
+from dilt_hf.methods import AFTER_TRAINING, IMP_COLT
 from dilt_hf.pruning.colt import PRUNING_FRACTION
 from dilt_hf.workbench import Workbench
+
+
+def needs_consensus(methods: Sequence[str]) -> bool:
+    """Whether one of these methods takes the joint rounds of COLT."""
+    return bool({COLT, IMP_COLT} & set(methods))
 
 
 def consensus_rounds(bench: Workbench) -> int:
@@ -26,14 +33,38 @@ def trainings_alone(bench: Workbench, label: Label) -> int:
     counts, total = bench.kept_per_round(), count_total(bench.prunable)
     if label.ticket == "dense" or label.control in ("random", "shuffled"):
         return 0
-    if label.ticket == COLT:
+    if needs_consensus([label.ticket]):
         lost = min(0.99, PRUNING_FRACTION * len(bench.subsets))
-        return len(bench.subsets) * math.ceil(math.log(label.matched or 1.0) / math.log(1 - lost) - 1e-9)
+        rounds = math.ceil(math.log(label.matched or 1.0) / math.log(1 - lost) - 1e-9)
+        return rounds * (len(bench.subsets) + int(label.ticket == IMP_COLT))
+    if label.ticket in AFTER_TRAINING:
+        return bench.config.methods.cap_cycles if label.ticket == "CAP" else 1
     rounds = len(counts)
     if label.matched is not None:
         wanted = label.matched * total / (len(bench.subsets) if label.ticket == "union" else 1)
         rounds = next((r for r, kept in enumerate(counts, 1) if kept <= wanted), rounds)
     return rounds * len(label.pruned_on(bench))
+
+
+def _joint_rounds(bench: Workbench) -> int:
+    """How many rounds of COLT are run at most. Its first is that of the partitions, where those are pruned."""
+    if not needs_consensus(bench.config.run.methods):
+        return 0
+    found = bench.config.training.early_bird is None and makes_tickets(bench)
+    return consensus_rounds(bench) - int(found)
+
+
+def _networks(bench: Workbench, labels: Sequence[Label]) -> int:
+    """How many networks are trained on all classes, but for those of LTH's rounds: what is the same is run once."""
+    config, methods = bench.config, [label.ticket for label in labels]
+    dense = {"dense", *AFTER_TRAINING} & set(methods)
+    is_first_round = config.training.for_tickets() == config.training and (IMP_COLT in methods or "LTH" in methods)
+    return (
+        sum(method != "dense" for method in methods)
+        + int(bool(dense) and not is_first_round)
+        + methods.count("CAP") * (config.methods.cap_cycles - 1)
+        + (consensus_rounds(bench) if IMP_COLT in methods else 0)
+    )
 
 
 def describe_plan(bench: Workbench) -> str:
@@ -42,10 +73,7 @@ def describe_plan(bench: Workbench) -> str:
     seeds, labels = len(config.run.seeds), list(network_labels(bench))
     ticket_training = config.training.for_tickets()
     rounds, pruned = len(bench.kept_per_round()), subsets_to_prune(bench)
-    # What is the same training is run once: the dense network is LTH's round 0 unless the epochs differ, and the first
-    # round of COLT is that of the partitions.
-    tickets = len(labels) - int(config.run.controls and ticket_training == config.training)
-    joint = (consensus_rounds(bench) - int(config.training.early_bird is None)) if config.run.baselines else 0
+    joint, tickets = _joint_rounds(bench), _networks(bench, labels)
     trainings = seeds * (rounds * len(pruned) + joint * len(bench.subsets) + tickets)
     unshared = seeds * sum(1 + trainings_alone(bench, label) for label in labels)
     steps = seeds * (
@@ -68,7 +96,8 @@ def describe_plan(bench: Workbench) -> str:
         + "; ".join(f"{subset.name}: {len(subset.classes or ())} classes" for subset in bench.subsets)
         + ".",
         f"Model: {type(bench.model).__name__}, {weights:,} parameters, {prunable:,} of them prunable ({head}).",
-        f"Plan: {seeds} seed(s) x ({rounds} rounds x {len(pruned)} pruning processes + "
+        f"Plan: {seeds} seed(s) x ("
+        + (f"{rounds} rounds x {len(pruned)} pruning processes + " if pruned else "")
         + (f"at most {joint} joint rounds x {len(bench.subsets)} + " if joint else "")
         + f"{tickets} further networks) = {trainings} trainings, {steps:,} steps of {batch} pictures, {flops:.1e} "
         f"dense-equivalent FLOPs, {disk / 1e9:.2f} GB on disk.",

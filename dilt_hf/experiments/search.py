@@ -9,13 +9,12 @@ import platform
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor
 
 from dilt_hf import __version__
 from dilt_hf.accounting import Cost
-from dilt_hf.consensus import COLT, consented
 from dilt_hf.errors import RunError
 from dilt_hf.experiments.networks import SIBLING, Label, subsets_to_prune
 from dilt_hf.files import pretty_json, write_atomically
@@ -32,6 +31,7 @@ from dilt_hf.masks import (
     random_like,
     shuffle_like,
 )
+from dilt_hf.methods import FINDERS, Found, find
 from dilt_hf.models import TIMM
 from dilt_hf.opening import EVERYTHING, Subset
 from dilt_hf.overlap import mean_overlap
@@ -59,6 +59,7 @@ class Search:
         # several networks ask for the same
         self.ranked = functools.cache(self._ranked)
         self._matched_counts = functools.cache(self._match)
+        self.found = functools.cache(self._found)
 
     def _ranked(self, name: str) -> Stage:
         """The removal order of the pruning process of that name."""
@@ -117,32 +118,32 @@ class Search:
         if label.ticket == "LTH":
             kept = count_kept(self.partitions[0]) if wanted is None else round(wanted * self.total)
             return mask_at(self._ranks(EVERYTHING), kept)
-        if label.ticket == COLT:
-            found = self.consented.record[f"{wanted:g}"]["mask"]
-            return load_masks(self.bench.stages.root / found / MASK_FILE)
+        if label.ticket in FINDERS:
+            found = self.found(label)
+            return found.mask if found.topology is None else load_masks(self.trained(label).path / MASK_FILE)
         subsets = self.bench.siblings if label.control == SIBLING else self.bench.subsets
         masks = self.masks_of(subsets) if wanted is None else self._matched(wanted, label.ticket, subsets)
         return compose(label.ticket, masks)
 
-    @functools.cached_property
-    def consented(self) -> Stage:
-        """The masks that COLT found."""
-        return consented(self.bench, self.seed)
+    def _found(self, label: Label) -> Found:
+        """What a published method came to."""
+        return find(self.bench, self.seed, label.ticket, cast(float, label.matched))
 
     def trained(self, label: Label) -> Stage:
         """One network trained on all classes."""
-        return self._trained(label, self.mask(label))
+        if label.ticket not in FINDERS:
+            return self._trained(label, self.mask(label))
+        found = self.found(label)
+        return self.bench.ticket_trained(found.mask, self.seed, str(label), found.origin, found.start, found.topology)
 
     def _trained(self, label: Label, mask: Masks) -> Stage:
         origin = [self.ranked(name).address for name in label.pruned_on(self.bench)]
-        if label.ticket == COLT:
-            origin = [self.consented.address]
         return self.bench.ticket_trained(mask, self.seed, str(label), origin)
 
     def entry(self, label: Label) -> Entry:
         """Scores and cost of one network, from its finished stages."""
         mask = self.mask(label)
-        network = self._trained(label, mask)
+        network = self.trained(label) if label.ticket in FINDERS else self._trained(label, mask)
         return Entry(
             seed=self.seed,
             **dataclasses.asdict(label),
@@ -151,16 +152,29 @@ class Search:
             validation_accuracy=self.bench.scored(network, "validation").record["accuracy"],
             cost=network.record["cost"],
             search_cost=dataclasses.asdict(self._search_cost(label)),
+            rounds=self._rounds(label),
             stage=network.address,
         )
 
     def _search_cost(self, label: Label) -> Cost:
-        """What finding the network's mask took: the pruning processes it needs, and θ_k."""
+        """What finding the network's mask took: θ_k, and the rounds of the pruning processes that it needs."""
         rewinding = Cost(**self.bench.start(self.seed).record.get("cost", {}))
-        needed = [Cost(**self.ranked(name).record["cost"]) for name in label.pruned_on(self.bench)]
-        if label.ticket == COLT:
-            needed = [Cost(**self.consented.record[f"{label.matched:g}"]["cost"])]
-        return sum(needed, rewinding)
+        if label.ticket in FINDERS:
+            return rewinding + self.found(label).cost
+        rounds = self._rounds(label)
+        records = [self.ranked(name).record["costs"][:rounds] for name in label.pruned_on(self.bench)]
+        return sum((Cost(**cost) for costs in records for cost in costs), rewinding)
+
+    def _rounds(self, label: Label) -> int:
+        """How many trainings, one after the other, finding the network's mask took."""
+        if label.ticket in FINDERS:
+            return self.found(label).rounds
+        names, planned = label.pruned_on(self.bench), self.bench.kept_per_round()
+        if not names or label.matched is None:
+            return len(planned) if names else 0
+        kept = round(label.matched * self.total)
+        least = kept if label.ticket == "LTH" else min(self._matched_counts(label.matched, label.ticket, tuple(names)))
+        return next((number for number, count in enumerate(planned, 1) if count <= least), len(planned))
 
     def save_tickets(self, folder: Path, entries: Sequence[Entry]) -> None:
         """Write this seed's ticket repository, or bring the scores up to date in the one that is there.

@@ -103,11 +103,11 @@ def cap(
 
 
 def memory_groups(weights: Mapping[str, Tensor], settings: CapSettings) -> list[list[str]]:
-    """The tensors in groups whose matrices (float32) fit into memory together; one that alone does not is a group."""
+    """The tensors in groups whose matrices fit into memory together; one that alone does not is a group."""
     groups: list[list[str]] = []
     filled = math.inf
     for name, weight in weights.items():
-        size = 4 * settings.block**2 * math.ceil(weight.numel() / settings.block)
+        size = 8 * settings.block**2 * math.ceil(weight.numel() / settings.block)
         if filled + size > settings.memory_gb * 1e9:
             groups.append([])
             filled = 0
@@ -166,15 +166,18 @@ def per_example_gradients(
 
 
 def block_fishers(gradients: Iterable[Mapping[str, Tensor]], settings: CapSettings) -> dict[str, Tensor]:
-    """λI + mean g gᵀ of each block, float32 (blocks, B, B) by name; a last block that is too short is filled up."""
+    """λI + mean g gᵀ of each block, (blocks, B, B) by name; a last block that is too short is filled up.
+
+    In double precision: rounding of sums in single precision is larger than λ, and leaves matrices without an inverse.
+    """
     sums: dict[str, Tensor] = {}
     examples = 0
     for some in gradients:
         for name, gradient in some.items():
-            blocks = _in_blocks(gradient.float(), settings.block)  # (S, blocks, B)
+            blocks = _in_blocks(gradient.double(), settings.block)  # (S, blocks, B)
             if name not in sums:
                 size = (blocks.shape[1], settings.block, settings.block)
-                sums[name] = torch.zeros(size, device=gradient.device)
+                sums[name] = torch.zeros(size, device=gradient.device, dtype=torch.double)
             by_block = blocks.transpose(0, 1)
             sums[name].baddbmm_(by_block.transpose(1, 2), by_block)
         examples += len(gradient)
@@ -192,14 +195,14 @@ def removal_losses(fishers: Tensor, weight: Tensor, there: Tensor) -> Tensor:
         there: bool, of the weight's shape: False where the weight is gone already; its score is 0.
 
     Example:
-        >>> fisher = torch.tensor([[[2.0, 0], [0, 8.0]]])
+        >>> fisher = torch.tensor([[[2.0, 0], [0, 8.0]]], dtype=torch.double)
         >>> removal_losses(fisher, torch.tensor([3.0, 1.0]), torch.tensor([True, True]))
         tensor([13.,  4.])
     """
     block = fishers.shape[1]
     values, live = (_in_blocks(each.flatten(), block) for each in (weight.double(), there))
     losses = [
-        _eliminate(_restricted(fisher.double(), alive), value, alive)
+        _eliminate(_restricted(fisher, alive), value, alive)
         for fisher, value, alive in zip(*(_chunks(each, block) for each in (fishers, values, live)), strict=True)
     ]
     return torch.cat(losses).flatten()[: weight.numel()].view(weight.shape).float()
@@ -238,7 +241,7 @@ def compensated(fishers: Tensor, weight: Tensor, there: Tensor, mask: Tensor) ->
     stay: where one-by-one elimination leads, in whatever order.
 
     Example:
-        >>> fisher = torch.tensor([[[2.0, 1], [1, 2.0]]])
+        >>> fisher = torch.tensor([[[2.0, 1], [1, 2.0]]], dtype=torch.double)
         >>> weight, there = torch.tensor([4.0, 1.0]), torch.tensor([True, True])
         >>> compensated(fisher, weight, there, torch.tensor([True, False]))
         tensor([4.5000, 0.0000])
@@ -247,10 +250,9 @@ def compensated(fishers: Tensor, weight: Tensor, there: Tensor, mask: Tensor) ->
     values, live, stays = (_in_blocks(each.flatten(), block) for each in (weight.double(), there, mask))
     found = []
     for fisher, value, alive, stay in zip(*(_chunks(e, block) for e in (fishers, values, live, stays)), strict=True):
-        matrix = fisher.double()
         gone = torch.where(alive & ~stay, value, 0.0)
-        pull = torch.where(stay, torch.einsum("kij,kj->ki", matrix, gone), 0.0)
-        factor = torch.linalg.cholesky(_restricted(matrix, stay))
+        pull = torch.where(stay, torch.einsum("kij,kj->ki", fisher, gone), 0.0)
+        factor = torch.linalg.cholesky(_restricted(fisher, stay))
         found.append(torch.where(stay, value + torch.cholesky_solve(pull[:, :, None], factor)[:, :, 0], 0.0))
     return torch.cat(found).flatten()[: weight.numel()].view(weight.shape).to(weight.dtype)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor
 
@@ -34,7 +35,7 @@ class GradualPruning:
         {20: 37, 40: 13, 60: 10}
     """
 
-    replaces_step = False
+    replaces_step, needs_gradient = False, False
 
     def __init__(
         self,
@@ -54,6 +55,12 @@ class GradualPruning:
                 f"pruning would come every {every} steps, but begins at step {self.first} and ends at step {self.last} "
                 f"of {steps}; lower --update_every, or train longer."
             )
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What determines it, besides the mask that it starts with."""
+        schedule = {"every": self.every, "first": self.first, "last": self.last}
+        return {"kind": "gradual", "kept": self.kept, "distribution": self.distribution, **schedule}
 
     def due(self, step: int) -> bool:
         return step == self.last or (self.first < step < self.last and (step - self.first) % self.every == 0)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -69,6 +70,16 @@ class Rewiring:
                 f"the mask would never change: updates come every {every} steps and end after {self.end:.0f} of "
                 f"{steps}; lower --update_every, or train longer."
             )
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What determines it, besides the mask that it starts with."""
+        key = None if self.key is None else list(self.key)
+        return {"kind": "rewiring", "every": self.every, "share": self.share, "end": self.end, "key": key}
+
+    @property
+    def needs_gradient(self) -> bool:
+        return self.key is None
 
     def due(self, step: int) -> bool:
         return 0 < step < self.end and step % self.every == 0
