@@ -129,27 +129,35 @@ def run_recipe(
     *,
     variants: Mapping[str, Mapping[str, Any]] | None = None,
     analysis: Mapping[str, Any] | None = None,
+    arguments: Sequence[str] | None = None,
     **defaults: Any,
 ) -> None:
     """The whole of a recipe: parse, run, print the table and where things are; on an error one sentence, and exit 1.
 
     Args:
         description, variants: as for `parse_sections`.
+        arguments: by default those of the command line.
         analysis: settings of `AnalyzeConfig` with which the networks are analysed afterwards; None: they are not.
         defaults: option names and values.
     """
     with reporting_errors():
-        config = parse_config(sys.argv[1:], defaults, description, variants)
+        arguments = sys.argv[1:] if arguments is None else arguments
+        config = parse_config(arguments, defaults, description, variants)
+        from dilt_hf.comparison import has_methods, methods_caption, methods_table
         from dilt_hf.experiments.find import find_tickets
-        from dilt_hf.experiments.folder import PICTURE, ticket_folder
+        from dilt_hf.experiments.folder import METHOD_PICTURES, PICTURE, ticket_folder
         from dilt_hf.teams import join_team
 
         team = join_team(config.partition.num_partitions, config.run.cpu)
         results = find_tickets(config, team)
     if results is not None and team.is_first:
         folder = Path(config.run.output_dir)
-        print("", results.table(), "", results.caption(), "", *results.sentences(), "", sep="\n")
-        print(f"Picture: {folder / PICTURE}")
+        if has_methods(results):
+            print("", methods_table(results), "", methods_caption(results), "", sep="\n")
+            print("Pictures:", *(folder / picture for picture in METHOD_PICTURES))
+        else:
+            print("", results.table(), "", results.caption(), "", *results.sentences(), "", sep="\n")
+            print(f"Picture: {folder / PICTURE}")
         if ticket_folder(folder, config.run.seeds[0]).exists():
             print(f"Tickets: {ticket_folder(folder, config.run.seeds[0])}", flush=True)
         if analysis is not None:

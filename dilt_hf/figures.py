@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import io
 import math
+from collections.abc import Callable
+from typing import Any
 
+from dilt_hf.comparison import Point, compared, dense_accuracy
 from dilt_hf.results import Results
 
 # Okabe and Ito's palette, distinguishable under the common forms of colour blindness; T_full first.
@@ -15,7 +18,6 @@ MARKERS = ["o", "s", "D", "^", "v", "P", "X", "*"]
 
 def draw_comparison(results: Results) -> bytes:
     """Test accuracy of every network, on all classes and per partition, with its interval: one row a network."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     rows = results.rows
@@ -75,6 +77,71 @@ def draw_comparison(results: Results) -> bytes:
         axes.spines[side].set_visible(False)
     axes.tick_params(axis="y", length=0)
     figure.legend(loc="outside upper center", ncols=min(3, len(columns)), frameon=False, fontsize=9)
+    return _png(figure)
+
+
+def draw_by_sparsity(results: Results) -> bytes:
+    """Test accuracy of every method against sparsity, with its interval."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8.2, 4.6), layout="constrained", dpi=130)
+    axes = figure.add_subplot()
+    _draw_methods(axes, results, lambda point: 100 * (1 - point.density))
+    sparsities = sorted({100 * (1 - point.density) for point in compared(results)})
+    axes.set_xticks(sparsities, [f"{each:.4g}" for each in sparsities])
+    axes.set_xlabel("sparsity in %")
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside right center", frameon=False, fontsize=9)
+    return _png(figure)
+
+
+def draw_by_cost(results: Results) -> bytes:
+    """Test accuracy of every method at every sparsity against the trainings and the operations that it took."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10.2, 4.6), layout="constrained", dpi=130)
+    left, right = figure.subplots(1, 2, sharey=True)
+    _draw_methods(left, results, lambda point: point.rounds)
+    left.set_xlabel("trainings before the mask is found")
+    _draw_methods(right, results, lambda point: point.dense_flops)
+    right.set_xscale("log")
+    right.set_xlabel("training FLOPs, search and final training, as dense hardware runs them")
+    right.set_ylabel("")
+    figure.legend(*left.get_legend_handles_labels(), loc="outside right center", frameon=False, fontsize=9)
+    return _png(figure)
+
+
+def _draw_methods(axes: Any, results: Results, position: Callable[[Point], float]) -> None:
+    """A line a method, through its sparsities; those that find nothing are grey."""
+    points = compared(results)
+    for number, method in enumerate(dict.fromkeys(point.method for point in points)):
+        line = [point for point in points if point.method == method]
+        widths = [0.0 if math.isnan(p.accuracy.half_width) else p.accuracy.half_width for p in line]
+        grey = "random" in method
+        axes.errorbar(
+            [position(point) for point in line],
+            [point.accuracy.mean for point in line],
+            yerr=widths,
+            marker=MARKERS[number % len(MARKERS)],
+            markersize=5,
+            capsize=2,
+            linewidth=1.1,
+            linestyle=":" if grey else "-" if number < len(COLOURS) - 1 else "--",
+            color=COLOURS[-1] if grey else COLOURS[number % (len(COLOURS) - 1)],
+            label=method,
+        )
+    dense = dense_accuracy(results)
+    if dense is not None:
+        axes.axhline(dense.mean, color="#000000", linewidth=0.8, linestyle="--", label="dense")
+    axes.set_ylabel("test accuracy in %, mean and 95 % interval")
+    axes.grid(color="#dddddd", linewidth=0.6)
+    axes.set_axisbelow(True)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+
+
+def _png(figure: Any) -> bytes:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
     buffer = io.BytesIO()
     FigureCanvasAgg(figure).print_png(buffer)
     return buffer.getvalue()

@@ -20,13 +20,14 @@ LAYERS = [
     "shared_batchnorm", "training", "inference", "pruning.distributions", "pruning.imp", "pruning.early_bird",
     "pruning.colt", "pruning.gradients", "pruning.snip", "pruning.grasp", "pruning.rigl", "pruning.gradual",
     "pruning.cap", "pruning.merging", "claims", "teams", "stages.store", "schedule", "progress", "tracking", "hub",
-    "repository", "trained", "results", "cards", "tickets", "switching", "opening", "workbench", "consensus",
-    "methods", "figures", "analysis.assignment", "analysis.swaps", "analysis.spaces", "analysis.gromov",
-    "analysis.gpu", "analysis.pot", "analysis.network", "analysis.matrix", "analysis.joint", "analysis.layers",
-    "analysis.representations", "analysis.probes", "analysis.similarity", "analysis.modules", "analysis.link",
-    "analysis.profile", "analysis.findings", "analysis.summary", "analysis.figures", "experiments.settings",
-    "experiments.folder", "experiments.networks", "experiments.plan", "experiments.search", "experiments.find",
-    "experiments.apply", "experiments.sources", "experiments.analyze", "callbacks", "stages.__main__", "cli",
+    "repository", "trained", "results", "comparison", "cards", "tickets", "switching", "opening", "workbench",
+    "consensus", "methods", "figures", "analysis.assignment", "analysis.swaps", "analysis.spaces",
+    "analysis.gromov", "analysis.gpu", "analysis.pot", "analysis.network", "analysis.matrix", "analysis.joint",
+    "analysis.layers", "analysis.representations", "analysis.probes", "analysis.similarity", "analysis.modules",
+    "analysis.link", "analysis.profile", "analysis.findings", "analysis.summary", "analysis.figures",
+    "experiments.settings", "experiments.folder", "experiments.networks", "experiments.plan", "experiments.search",
+    "experiments.find", "experiments.apply", "experiments.sources", "experiments.analyze", "callbacks",
+    "stages.__main__", "cli",
 ]  # fmt: skip
 
 

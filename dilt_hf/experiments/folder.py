@@ -4,6 +4,7 @@ run.json                  the configuration
 stages/                   all finished steps
 tickets/seed_<s>/         a ticket repository per seed
 results.{jsonl,md,png}    the comparison: for notebooks, for reading, as a picture
+methods.md, methods_by_{sparsity,cost}.png    published methods beside one another, where some were asked for
 """
 
 from __future__ import annotations
@@ -13,15 +14,18 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from dilt_hf.comparison import has_methods, methods_caption, methods_table
 from dilt_hf.config import DiltConfig
 from dilt_hf.errors import RunError
-from dilt_hf.figures import draw_comparison
+from dilt_hf.figures import draw_by_cost, draw_by_sparsity, draw_comparison
 from dilt_hf.files import PARTIAL, pretty_json, sweep, write_atomically
 from dilt_hf.repository import read_config
 from dilt_hf.results import RESULTS_FILE, Entry, Results
 from dilt_hf.tickets import Tickets
 
 RUN_FILE, PICTURE, TICKET_FOLDER = "run.json", "results.png", "tickets"
+METHODS_TABLE = "methods.md"
+METHOD_PICTURES = {"methods_by_sparsity.png": draw_by_sparsity, "methods_by_cost.png": draw_by_cost}
 # Where a run is kept and what else it compares does not change what any stage holds.
 FREE_SECTION = "run"
 
@@ -91,6 +95,10 @@ def save_results(folder: Path, entries: Sequence[Entry]) -> None:
     results = _with_overlaps(folder, sorted(merged, key=lambda entry: entry.seed))
     results.save(folder)
     write_atomically(folder / PICTURE, draw_comparison(results))
+    if has_methods(results):
+        write_atomically(folder / METHODS_TABLE, f"{methods_table(results)}\n\n{methods_caption(results)}\n")
+        for picture, draw in METHOD_PICTURES.items():
+            write_atomically(folder / picture, draw(results))
     for seed in sorted({entry.seed for entry in results.entries}):
         if ticket_folder(folder, seed).exists():
             Tickets.from_pretrained(ticket_folder(folder, seed)).document(results.comparison(), folder / PICTURE)
