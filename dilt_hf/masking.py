@@ -85,6 +85,19 @@ class MaskedWeights:
         if self.parameters:
             torch._foreach_mul_(self.parameters, self.factors)
 
+    @torch.no_grad()
+    def set_aside(self) -> list[Tensor]:
+        """Zero the masked weights, and return what makes them whole again (`put_back`)."""
+        whole = [parameter.clone() for parameter in self.parameters]
+        self.mask_weights()
+        return whole
+
+    @torch.no_grad()
+    def put_back(self, whole: Sequence[Tensor]) -> None:
+        """Give the masked weights the values that they had, and leave the others as they are now."""
+        for parameter, before, factor in zip(self.parameters, whole, self.factors, strict=True):
+            parameter.copy_(torch.where(factor > 0, parameter, before))
+
 
 def _masked_gradient(factor: Tensor, gradient: Tensor) -> Tensor:
     return gradient * factor.to(gradient)  # the model may have moved to another dtype or device

@@ -16,7 +16,7 @@ import gc
 import os
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import torch
@@ -28,7 +28,7 @@ from dilt_hf.config import TrainingConfig
 from dilt_hf.errors import ConfigError, TrainingError
 from dilt_hf.feeds import Feed
 from dilt_hf.masking import MaskedWeights
-from dilt_hf.masks import Masks, density_per_tensor
+from dilt_hf.masks import Masks, density_per_tensor, union
 from dilt_hf.models import logits_of
 from dilt_hf.optimizers import forget, make_optimizer, make_scheduler
 from dilt_hf.seeding import derive_seed
@@ -110,9 +110,26 @@ class Settled(Protocol):
     def __call__(self, weights: Mapping[str, Tensor]) -> bool: ...
 
 
-def total_steps(rows: int, config: TrainingConfig) -> int:
-    """Optimizer steps of one whole training on so many rows."""
-    return config.num_train_epochs * data.steps_per_epoch(rows, config.train_batch_size)
+@dataclasses.dataclass(frozen=True)
+class Route:
+    """A subnetwork, and what it is trained on.
+
+    Attributes:
+        masks: by checkpoint name; tensors without a mask train densely.
+        feed: its rows.
+        classes: only these outputs enter the loss, because the rows carry only these classes; None for all.
+    """
+
+    masks: Mapping[str, Tensor]
+    feed: Feed
+    classes: Sequence[int] | None = None
+
+
+def total_steps(rows: int | Sequence[int], config: TrainingConfig) -> int:
+    """Optimizer steps of one whole training on so many rows; or on so many in each route, which all take as many as
+    the longest."""
+    each = [rows] if isinstance(rows, int) else rows
+    return config.num_train_epochs * len(each) * max(data.steps_per_epoch(n, config.train_batch_size) for n in each)
 
 
 def train(
@@ -152,16 +169,62 @@ def train(
         ConfigError: for an optimizer that does not exist or does not take its arguments.
         RunError: when the checkpoint there is damaged.
     """
-    per_epoch = data.steps_per_epoch(len(feed.rows), config.train_batch_size)
-    schedule_steps = total_steps(len(feed.rows), config)
+    masks = masks if topology is None else topology.masks
+    routes = [Route(masks, feed, classes)]
+    return _train(
+        model, routes, config, accelerator, tuple(key), first_step, last_step, checkpointing, settled, topology,
+        on_step, on_epoch, description,
+    )  # fmt: skip
+
+
+def train_routes(
+    model: nn.Module,
+    routes: Sequence[Route],
+    config: TrainingConfig,
+    accelerator: Accelerator,
+    *,
+    key: Sequence[int | str],
+    checkpointing: Checkpointing | None = None,
+    on_step: Callable[[int], object] | None = None,
+    on_epoch: Callable[[int, float, float], object] | None = None,
+    description: str = "joint training",
+) -> TrainingRecord:
+    """Train subnetworks of one set of weights in turn, in place: θ ← θ − η (∇L(f(x; m_k ⊙ θ)) ⊙ m_k).
+
+    Routing the Lottery (arXiv 2601.22141, joint retraining): steps go round the routes; one with fewer batches than the
+    longest repeats them. It is the update that is masked, not only the gradient, so that momentum and weight decay
+    leave what is not the route's alone. Weights of no route are zero. Arguments and errors as for `train`.
+    """
+    return _train(
+        model, routes, config, accelerator, tuple(key), 0, None, checkpointing, None, None, on_step, on_epoch,
+        description,
+    )  # fmt: skip
+
+
+def _train(
+    model: nn.Module,
+    routes: Sequence[Route],
+    config: TrainingConfig,
+    accelerator: Accelerator,
+    key: tuple[int | str, ...],
+    first_step: int,
+    last_step: int | None,
+    checkpointing: Checkpointing | None,
+    settled: Settled | None,
+    topology: Topology | None,
+    on_step: Callable[[int], object] | None,
+    on_epoch: Callable[[int, float, float], object] | None,
+    description: str,
+) -> TrainingRecord:
+    schedule_steps = total_steps([len(route.feed.rows) for route in routes], config)
+    per_epoch = schedule_steps // config.num_train_epochs
     last_step = schedule_steps if last_step is None else last_step
     if not 0 <= first_step < last_step <= schedule_steps:
         raise ConfigError(
             f"{description} has {schedule_steps} steps, so it cannot run from step {first_step} to step {last_step}; "
             "check --rewind_step and the number of epochs."
         )
-    masks = masks if topology is None else topology.masks
-    loop = _Loop(model, masks, feed, config, accelerator, tuple(key), classes, description, topology)
+    loop = _Loop(model, routes, config, accelerator, key, description, topology)
     loop.begin(first_step, schedule_steps, settled)
     if checkpointing is not None:
         loop.resume(checkpointing)
@@ -192,44 +255,66 @@ def train(
         for epoch in range(first_step // per_epoch, -(-loop.step // per_epoch))
     ]
     steps = loop.step - first_step
-    examples = steps * min(config.train_batch_size, len(feed.rows))
+    examples = sum(loop.examples_of(number) for number in range(len(routes)))
     return TrainingRecord(steps, examples, means, loop.seconds, loop.densities, loop.rewirings)
 
 
+class _Turn:
+    """What a route brings to the steps that are its."""
+
+    def __init__(
+        self, model: nn.Module, route: Route, config: TrainingConfig, accelerator: Accelerator, description: str
+    ):
+        self.feed = route.feed
+        self.batch_size = min(config.train_batch_size, len(self.feed.rows))
+        self.batches = data.steps_per_epoch(len(self.feed.rows), config.train_batch_size)
+        members, passes = accelerator.num_processes, config.gradient_accumulation_steps
+        parts = data.shares(self.batch_size, passes, members)[accelerator.process_index]
+        self.sizes = [len(part) for part in parts]
+        self.mine = torch.cat(parts)
+        if 0 in self.sizes:
+            raise ConfigError(
+                f"{description}: a step's {self.batch_size} pictures do not suffice for {members} processes in "
+                f"{passes} passes; raise --train_batch_size or launch fewer processes."
+            )
+        self.objective = _Objective(route.classes, config.label_smoothing, accelerator.device)
+        self.masked = MaskedWeights(model, route.masks)
+
+
 class _Loop:
-    """The moving parts of one training; `train` says in which order they move."""
+    """The moving parts of one training; `_train` says in which order they move."""
 
     def __init__(
         self,
         model: nn.Module,
-        masks: Mapping[str, Tensor],
-        feed: Feed,
+        routes: Sequence[Route],
         config: TrainingConfig,
         accelerator: Accelerator,
         key: tuple[int | str, ...],
-        classes: Sequence[int] | None,
         description: str,
         topology: Topology | None = None,
     ):
         self.topology = topology
         self.densities: list[tuple[int, dict[str, float]]] = []
         self.rewirings = 0
-        self.model, self.feed, self.config, self.accelerator = model, feed, config, accelerator
+        self.model, self.config, self.accelerator = model, config, accelerator
         self.key, self.description = key, description
         self.members, self.member = accelerator.num_processes, accelerator.process_index
-        self.batch_size = min(config.train_batch_size, len(feed.rows))
-        parts = data.shares(self.batch_size, config.gradient_accumulation_steps, self.members)[self.member]
-        self.sizes = [len(part) for part in parts]
-        self.mine = torch.cat(parts)
-        if 0 in self.sizes:
-            raise ConfigError(
-                f"{description}: a step's {self.batch_size} pictures do not suffice for {self.members} processes in "
-                f"{config.gradient_accumulation_steps} passes; raise --train_batch_size or launch fewer processes."
-            )
-        self.objective = _Objective(classes, config.label_smoothing, accelerator.device)
+        self.turns = [_Turn(model, route, config, accelerator, description) for route in routes]
         self.live = checkpoint_tensors(model)
-        self.masked = MaskedWeights(model, masks)
+        alone = len(routes) == 1
+        self.masked = self.turns[0].masked if alone else MaskedWeights(model, union([r.masks for r in routes]))
         self.masked.mask_weights()
+
+    def turn(self, step: int) -> _Turn:
+        """Whose step it is."""
+        return self.turns[step % len(self.turns)]
+
+    def examples_of(self, number: int) -> int:
+        """The pictures that a route has seen."""
+        count = len(self.turns)
+        first = self.first_step + (number - self.first_step) % count
+        return len(range(first, self.step, count)) * self.turns[number].batch_size
 
     # --- beginning and going on ---
 
@@ -290,23 +375,39 @@ class _Loop:
 
     def batches(self, epoch: int, end: int, per_epoch: int) -> Any:
         """The batches from the present step to step `end` of the same epoch."""
-        first = epoch * per_epoch
-        return data.epoch(
-            self.feed.images, self.feed.rows, self.batch_size, self.feed.normalize, self.feed.augmentation,
-            (*self.key, epoch), first=self.step - first, last=end - first, mine=self.mine,
-        )  # fmt: skip
+        first, last = self.step - epoch * per_epoch, end - epoch * per_epoch
+        if len(self.turns) == 1:
+            return _pass(self.turns[0], (*self.key, epoch), first, last)
+        return self._in_turn(epoch, first, last)
+
+    def _in_turn(self, epoch: int, first: int, last: int) -> Iterator[data.Batch]:
+        """The batches of all routes, one of each after the other; the first position of the epoch is the first
+        route's."""
+        count = len(self.turns)
+        streams = [
+            _repeated(turn, (*self.key, number, epoch), len(range(number, first, count)))
+            for number, turn in enumerate(self.turns)
+        ]
+        for position in range(first, last):
+            yield next(streams[position % count])
 
     def take_step(self, batch: data.Batch) -> None:
         if self.step % SEGMENT_STEPS == 0 or self.step == self.first_step:
             torch.manual_seed(derive_seed(*self.key, self.step, "model", self.member))
-        self.losses[self.step] = self._backward(batch)
+        turn, away = self.turn(self.step), None
+        if len(self.turns) > 1:
+            away = turn.masked.set_aside()
+        self.losses[self.step] = self._backward(batch, turn)
         rewired = self.topology is not None and self.topology.due(self.step) and self._rewire(self.topology)
         if not (rewired and self.topology is not None and self.topology.replaces_step):
-            self.masked.mask_gradients()
+            (self.masked if away is None else turn.masked).mask_gradients()
             if self.config.max_grad_norm is not None:
                 self.accelerator.clip_grad_norm_(self.prepared.parameters(), self.config.max_grad_norm)
             self.stepper.step()
-        self.masked.mask_weights()
+        if away is None:
+            self.masked.mask_weights()
+        else:
+            turn.masked.put_back(away)
         self.optimizer.zero_grad()
         if not self.accelerator.optimizer_step_was_skipped:
             self.scheduler.step()
@@ -338,19 +439,19 @@ class _Loop:
         if not self.densities or self.densities[-1][1] != densities:
             self.densities.append((self.step, densities))
 
-    def _backward(self, batch: data.Batch) -> Tensor:
+    def _backward(self, batch: data.Batch, turn: _Turn) -> Tensor:
         """Accumulate the gradient of the mean loss over the whole batch, pass by pass; this process's part of it."""
         total = torch.zeros((), device=batch.labels.device)
         begin = 0
-        for position, size in enumerate(self.sizes):
+        for position, size in enumerate(turn.sizes):
             part = slice(begin, begin + size)
             begin += size
-            is_last = position + 1 == len(self.sizes)
+            is_last = position + 1 == len(turn.sizes)
             with contextlib.nullcontext() if is_last else self.accelerator.no_sync(self.prepared):
                 with SharedBatchNorm() if self.members > 1 else contextlib.nullcontext():
                     logits = logits_of(self.prepared, batch.pixels[part])
                 partners = None if batch.partners is None else batch.partners[part]
-                loss = self.objective(logits, batch.labels[part], partners, batch.share) * (size / self.batch_size)
+                loss = turn.objective(logits, batch.labels[part], partners, batch.share) * (size / turn.batch_size)
                 self.accelerator.backward(loss * self.members)  # the members' gradients are averaged
             total += loss.detach()
         return total
@@ -433,6 +534,24 @@ class _Loop:
         del self.prepared, self.stepper  # they hold the process group, which must be able to end
         self.model.zero_grad(set_to_none=True)
         self.model.eval()
+
+
+def _pass(turn: _Turn, key: Sequence[int | str], first: int, last: int) -> Iterator[data.Batch]:
+    """Some batches of one pass over the rows of a route."""
+    feed = turn.feed
+    return data.epoch(
+        feed.images, feed.rows, turn.batch_size, feed.normalize, feed.augmentation, key, first=first, last=last,
+        mine=turn.mine,
+    )  # fmt: skip
+
+
+def _repeated(turn: _Turn, key: Sequence[int | str], number: int) -> Iterator[data.Batch]:
+    """The batches of a route from a number on, pass after pass, each in another order."""
+    while True:
+        lap, first = divmod(number, turn.batches)
+        for batch in _pass(turn, (*key, lap), first, turn.batches):
+            yield batch
+            number += 1
 
 
 class _Objective:
