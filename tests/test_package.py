@@ -19,15 +19,15 @@ LAYERS = [
     "weights", "models", "loading", "accounting", "metrics", "masking", "optimizers", "checkpoints",
     "shared_batchnorm", "training", "inference", "pruning.distributions", "pruning.imp", "pruning.early_bird",
     "pruning.colt", "pruning.gradients", "pruning.snip", "pruning.grasp", "pruning.rigl", "pruning.gradual",
-    "pruning.cap", "pruning.merging", "claims", "teams", "stages.store", "schedule", "progress", "tracking", "hub",
-    "repository", "trained", "results", "comparison", "cards", "tickets", "switching", "opening", "workbench",
-    "consensus", "methods", "figures", "analysis.assignment", "analysis.swaps", "analysis.spaces",
-    "analysis.gromov", "analysis.gpu", "analysis.pot", "analysis.network", "analysis.matrix", "analysis.joint",
-    "analysis.layers", "analysis.representations", "analysis.probes", "analysis.similarity", "analysis.modules",
-    "analysis.link", "analysis.profile", "analysis.findings", "analysis.summary", "analysis.figures",
-    "experiments.settings", "experiments.folder", "experiments.networks", "experiments.plan", "experiments.search",
-    "experiments.find", "experiments.apply", "experiments.sources", "experiments.analyze", "callbacks",
-    "stages.__main__", "cli",
+    "pruning.cap", "pruning.merging", "pruning.rtl", "routing", "claims", "teams", "stages.store", "schedule",
+    "progress", "tracking", "hub", "repository", "trained", "results", "comparison", "cards", "tickets",
+    "switching", "opening", "workbench", "consensus", "methods", "figures", "analysis.assignment", "analysis.swaps",
+    "analysis.spaces", "analysis.gromov", "analysis.gpu", "analysis.pot", "analysis.network", "analysis.matrix",
+    "analysis.joint", "analysis.layers", "analysis.representations", "analysis.probes", "analysis.similarity",
+    "analysis.modules", "analysis.link", "analysis.profile", "analysis.findings", "analysis.summary",
+    "analysis.figures", "experiments.settings", "experiments.folder", "experiments.networks", "experiments.plan",
+    "experiments.search", "experiments.find", "experiments.apply", "experiments.sources", "experiments.analyze",
+    "callbacks", "stages.__main__", "cli",
 ]  # fmt: skip
 
 
@@ -78,13 +78,13 @@ def test_files_import_only_from_layers_to_their_left():
 @pytest.mark.parametrize(
     "name",
     [
-        "masks", "selection", "overlap", "packed", "mask_files", "bitwise", "masking", "augmentation", "data", "tables",
-        "pruning.imp", "pruning.colt", "pruning.early_bird", "pruning.distributions", "pruning.rigl", "pruning.gradual",
-        "pruning.cap", "pruning.merging", "config", "results", "partitions", "teams", "models",
-        "splits", "claims", "stages.store", "progress", "hub", "trained", "files", "analysis.assignment",
-        "analysis.swaps", "analysis.spaces", "analysis.gromov", "analysis.network", "analysis.matrix",
-        "analysis.layers", "analysis.representations", "analysis.similarity", "analysis.modules", "analysis.link",
-        "analysis.profile", "analysis.figures", "lazy",
+        "masks", "selection", "overlap", "packed", "mask_files", "bitwise", "masking", "augmentation", "data",
+        "tables", "pruning.imp", "pruning.colt", "pruning.early_bird", "pruning.distributions", "pruning.rigl",
+        "pruning.gradual", "pruning.cap", "pruning.merging", "pruning.rtl", "routing", "accounting", "config",
+        "results", "partitions", "teams", "models", "splits", "claims", "stages.store", "progress", "hub",
+        "trained", "files", "analysis.assignment", "analysis.swaps", "analysis.spaces", "analysis.gromov",
+        "analysis.network", "analysis.matrix", "analysis.layers", "analysis.representations", "analysis.similarity",
+        "analysis.modules", "analysis.link", "analysis.profile", "analysis.figures", "lazy",
     ],
 )  # fmt: skip
 def test_the_examples_in_the_docstrings_are_true(name, tmp_path, monkeypatch):

@@ -1,0 +1,43 @@
+"""The collapse alarm: silent on smooth curves, loud on a sharp change, whichever way it goes."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dilt_hf.errors import MaskError
+from dilt_hf.pruning.rtl import Similarity, collapse
+
+
+def curve(levels, chance=0.2):
+    return [Similarity(0.8**k, chance + (1 - chance) * level, chance) for k, level in enumerate(levels)]
+
+
+@given(st.floats(-0.04, 0.04), st.integers(4, 20))
+def test_a_steady_curve_raises_no_alarm(slope, length):
+    assert collapse(curve(0.5 + slope * np.arange(length))) is None
+
+
+@given(st.integers(5, 15), st.floats(0.1, 0.3), st.booleans())
+def test_a_jump_is_found_where_it_is(place, size, up):
+    levels = 0.5 - 0.005 * np.arange(18)
+    levels[place:] += size if up else -size
+    assert collapse(curve(levels)) == place
+    assert collapse(curve(levels), direction="up" if up else "down") == place
+    assert collapse(curve(levels), direction="down" if up else "up") is None
+
+
+def test_what_density_alone_does_is_no_change():
+    """Independent masks: their Jaccard index falls with density, and there is nothing beyond chance."""
+    densities = 0.8 ** np.arange(12)
+    chance = densities / (2 - densities)
+    found = [Similarity(d, c + 0.3 * (1 - c), c) for d, c in zip(densities, chance, strict=True)]
+    assert collapse(found) is None
+    assert all(each.beyond == pytest.approx(0.3) for each in found[1:])
+
+
+def test_bad_curves_are_refused():
+    with pytest.raises(MaskError, match="not 'sideways'"):
+        collapse(curve([0.1]), direction="sideways")
+    with pytest.raises(MaskError, match="from the densest"):
+        collapse(curve([0.1, 0.2])[::-1])
