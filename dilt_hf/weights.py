@@ -122,10 +122,15 @@ def head_modules(model: nn.Module) -> list[nn.Module]:
 
 def save_weights(model: nn.Module, path: str | os.PathLike) -> None:
     """Write all parameters and buffers of `model`, atomically, under their checkpoint names."""
+    save_tensors(checkpoint_tensors(model), path)
+
+
+def save_tensors(tensors: Mapping[str, Tensor], path: str | os.PathLike) -> None:
+    """Write tensors, atomically."""
     from safetensors.torch import save
 
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint_tensors(model).items()}
-    write_atomically(path, save(dict(sorted(tensors.items())), metadata={"format": "pt"}))
+    copies = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(tensors.items())}
+    write_atomically(path, save(copies, metadata={"format": "pt"}))
 
 
 def load_weights(model: nn.Module, path: str | os.PathLike) -> None:

@@ -12,27 +12,32 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from torch import Tensor
 
-from dilt_hf import models
+from dilt_hf import data, models
 from dilt_hf.accounting import TRAINING_PASSES, Cost
 from dilt_hf.augmentation import Augmentation
 from dilt_hf.config import TrainingConfig
 from dilt_hf.errors import RunError
-from dilt_hf.inference import predict
+from dilt_hf.inference import predict, recalibrate_batchnorm
 from dilt_hf.mask_files import load_masks, masks_to_bytes, save_masks
+from dilt_hf.masking import MaskedWeights
 from dilt_hf.masks import Masks, density, density_per_tensor, full_like
 from dilt_hf.opening import EVERYTHING, OpenRun, Subset
 from dilt_hf.pruning.early_bird import EarlyBird
 from dilt_hf.pruning.imp import Round, Weights, iterative_magnitude_pruning, prune_smallest, removal_ranks
+from dilt_hf.routing import batchnorm_statistics
+from dilt_hf.seeding import generator_for
 from dilt_hf.stages import Stage
 from dilt_hf.tracking import TrackedRun
-from dilt_hf.training import Checkpointing, Topology, TrainingRecord, train
+from dilt_hf.training import Checkpointing, Route, Topology, TrainingRecord, total_steps, train, train_routes
 from dilt_hf.weights import (
     WEIGHTS_FILE,
     checkpoint_tensors,
     load_weights,
     read_weights,
+    save_tensors,
     save_weights,
     tensors_sha256,
     weights_sha256,
@@ -40,6 +45,12 @@ from dilt_hf.weights import (
 
 NETWORKS = "networks"
 MASK_FILE, RANKS_FILE, CHECKPOINT_FILE = "mask.safetensors", "ranks.safetensors", "checkpoint.safetensors"
+MOST_STATISTICS_ROWS = 10_000
+
+
+def route_file(number: int) -> str:
+    """What differs from route to route, beside the weights of a joint training."""
+    return f"route_{number}.safetensors"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,6 +205,61 @@ class Workbench(OpenRun):
         )  # fmt: skip
         self.board.found(purpose.line, address, steps)
         return stage
+
+    def jointly_trained(
+        self, masks: Sequence[Mapping[str, Tensor]], subsets: Sequence[Subset], seed: int, purpose: Purpose
+    ) -> Stage:
+        """One set of weights in which each subset trains its own subnetwork (`training.train_routes`), from the rewind
+        point; beside them, the statistics of batch norm of each (`route_file`)."""
+        start, training = self.start(seed), self.config.training.for_tickets()
+        own = [
+            self._training_inputs(start, mask, subset, seed, 0, training)
+            for mask, subset in zip(masks, subsets, strict=True)
+        ]
+        inputs = own[0] | {"routes": [{key: each[key] for key in ("mask", "subset", "key")} for each in own]}
+        steps = total_steps([len(subset.rows) for subset in subsets], training)
+        address = self.stages.path("joint", inputs).name
+
+        def make(folder: Path) -> dict[str, Any]:
+            load_weights(self.model, start.path / WEIGHTS_FILE)
+            routes = [
+                Route(dict(mask), self.training_feed(subset), subset.classes)
+                for mask, subset in zip(masks, subsets, strict=True)
+            ]
+            record = train_routes(
+                self.model, routes, training, self.accelerator,
+                key=(seed, *(subset.name for subset in subsets)),
+                checkpointing=self._checkpointing(folder),
+                on_step=lambda count: self.board.add(purpose.line, address, count),
+                on_epoch=lambda step, loss, rate: purpose.run.log({"loss": loss, "learning_rate": rate}, step),
+                description=purpose.description,
+            )  # fmt: skip
+            if self.team.is_leader:
+                save_weights(self.model, folder / WEIGHTS_FILE)
+                for number, (mask, subset) in enumerate(zip(masks, subsets, strict=True)):
+                    self._save_statistics(folder, number, mask, subset)
+            each = [density_per_tensor(mask) for mask in masks]
+            mean = {name: sum(densities[name] for densities in each) / len(each) for name in each[0]}
+            cost = self._cost(dataclasses.replace(record, densities=[(0, mean)]), {})
+            return {"losses": record.losses, "cost": dataclasses.asdict(cost)}
+
+        stage = self.stages.get(
+            "joint", inputs, make, description=purpose.description,
+            derived_from=[start.address, *purpose.derived_from], together=True,
+        )  # fmt: skip
+        self.board.found(purpose.line, address, steps)
+        return stage
+
+    def _save_statistics(self, folder: Path, number: int, mask: Mapping[str, Tensor], subset: Subset) -> None:
+        """The statistics of batch norm of one route, over (at most so many of) its rows."""
+        load_weights(self.model, folder / WEIGHTS_FILE)
+        MaskedWeights(self.model, mask).mask_weights()
+        rows = subset.rows[torch.randperm(len(subset.rows), generator=generator_for(number, "statistics"))]
+        batches = data.in_order(
+            self.images["train"], rows[:MOST_STATISTICS_ROWS], self.config.training.train_batch_size, self.normalize
+        )
+        recalibrate_batchnorm(self.model, (pixels for pixels, _ in batches))
+        save_tensors(batchnorm_statistics(self.model), folder / route_file(number))
 
     def _checkpointing(self, folder: Path) -> Checkpointing:
         return Checkpointing(folder / CHECKPOINT_FILE, 60 * self.config.run.checkpointing_minutes)

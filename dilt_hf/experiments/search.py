@@ -78,9 +78,11 @@ class Search:
         pruning = self.bench.config.pruning
         if pruning.target_ticket != "partition":
             return self._matched(1 - pruning.target_sparsity, pruning.target_ticket, subsets)  # type: ignore[operator]
-        return self._masks_at(subsets, [self.bench.kept_per_round()[-1]] * len(subsets))
+        return self.masks_at(subsets, [self.bench.kept_per_round()[-1]] * len(subsets))
 
-    def _masks_at(self, subsets: Sequence[Subset], counts: Sequence[int]) -> Sequence[DeferredMask]:
+    def masks_at(self, subsets: Sequence[Subset], counts: Sequence[int]) -> Sequence[DeferredMask]:
+        """The masks of pruning processes where each keeps so many weights."""
+
         def draw(path: Path, count: int, name: str) -> Tensor:
             return mask_at(read_weights(path, [name]), count)[name]
 
@@ -93,7 +95,7 @@ class Search:
 
     def _matched(self, wanted: float, ticket: str, subsets: Sequence[Subset]) -> Sequence[DeferredMask]:
         """Masks of these pruning processes whose core or union has the wanted density."""
-        return self._masks_at(subsets, self._matched_counts(wanted, ticket, tuple(subset.name for subset in subsets)))
+        return self.masks_at(subsets, self._matched_counts(wanted, ticket, tuple(subset.name for subset in subsets)))
 
     def _match(self, wanted: float, ticket: str, names: tuple[str, ...]) -> list[int]:
         ranks = (self._ranks(name) for name in names)

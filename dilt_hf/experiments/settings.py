@@ -73,3 +73,21 @@ class AnalyzeConfig:
             require(value in known, f"--{name} must be one of {', '.join(known)}, not {value}.")
         require(self.eval_batch_size >= 1, "--eval_batch_size must be at least 1.")
         require(bool(self.layers), "--layers must name something.")
+
+
+@dataclass(frozen=True)
+class RouteConfig:
+    """Where routed subnetworks are trained jointly, and what they are compared with."""
+
+    _argument_group_name: ClassVar[str] = "routes"
+
+    sparsities: list[float] = option([0.5, 0.7, 0.9], "Of each subnetwork: one joint training for each.")
+    statistics: Literal["own", "shared"] = option(
+        "own", "Batch norm statistics: each route's own, over its training rows, or those of the joint training."
+    )
+    networks_alone: bool = option(True, "Also train each subnetwork alone on its rows: as many networks as routes.")
+
+    def __post_init__(self) -> None:
+        require(bool(self.sparsities), "--sparsities needs at least one.")
+        require(all(0 < sparsity < 1 for sparsity in self.sparsities), "--sparsities must lie between 0 and 1.")
+        require(len(set(self.sparsities)) == len(self.sparsities), "--sparsities names one twice.")

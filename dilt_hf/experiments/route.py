@@ -1,0 +1,388 @@
+"""Routing the Lottery: subnetworks of subsets in one set of weights, against one network and against many.
+
+    masks of the partitions ─> joint training ─> each test picture through the subnetwork of its partition
+    similarity of the masks over densities ─> where they collapse, said without a label
+
+Who routes knows the partition of a picture, and where partitions are of classes that gives away part of the answer. So
+the single network is scored twice: among all classes, and among those of the picture's partition.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dilt_hf import data
+from dilt_hf.config import DiltConfig
+from dilt_hf.errors import RunError
+from dilt_hf.experiments.folder import open_folder
+from dilt_hf.experiments.networks import Label
+from dilt_hf.experiments.search import Search
+from dilt_hf.experiments.settings import RouteConfig
+from dilt_hf.files import json_values, pretty_json, write_atomically
+from dilt_hf.masks import count_kept, count_total, union
+from dilt_hf.models import logits_of
+from dilt_hf.opening import Subset
+from dilt_hf.overlap import mean_overlap
+from dilt_hf.pruning.rtl import Similarity, collapse
+from dilt_hf.results import Estimate, estimate
+from dilt_hf.routing import RoutedNetwork
+from dilt_hf.schedule import Job, carry_out
+from dilt_hf.stages import Stage
+from dilt_hf.tables import markdown_table
+from dilt_hf.teams import Team
+from dilt_hf.weights import WEIGHTS_FILE, load_weights, read_weights
+from dilt_hf.workbench import NETWORKS, Purpose, Workbench, route_file
+
+ROUTED, ALONE, SINGLE, TOLD = "routed", "networks alone", "single", "single, told the partition"
+NUMBERS_FILE, TEXT_FILE, PICTURE_FILE = "routes.json", "routes.md", "routes.png"
+
+
+@dataclasses.dataclass(frozen=True)
+class Scored:
+    """One way of classifying the test pictures at one sparsity and seed.
+
+    Attributes:
+        scores: as `PartitionScores` gives them.
+        weights: prunable weights that must be stored.
+    """
+
+    name: str
+    seed: int
+    sparsity: float
+    scores: Mapping[str, Any]
+    weights: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Routes:
+    """What was found.
+
+    Attributes:
+        scored: every way, seed and sparsity.
+        curves: per seed, the similarity of the masks from the densest to the sparsest.
+        total: how many prunable weights there are.
+    """
+
+    scored: Sequence[Scored]
+    curves: Mapping[int, Sequence[Similarity]]
+    total: int
+
+    @property
+    def sparsities(self) -> list[float]:
+        return sorted({each.sparsity for each in self.scored})
+
+    @property
+    def names(self) -> list[str]:
+        return list(dict.fromkeys(each.name for each in self.scored))
+
+    def per_seed(self, name: str, sparsity: float, key: str = "balanced_accuracy") -> dict[int, float]:
+        """A score in percent by seed."""
+        return {
+            each.seed: 100 * each.scores[key] for each in self.scored if (each.name, each.sparsity) == (name, sparsity)
+        }
+
+    def difference(self, name: str, other: str, sparsity: float) -> Estimate | None:
+        """Paired over seeds, in points of balanced accuracy; None where one of them is missing."""
+        one, two = self.per_seed(name, sparsity), self.per_seed(other, sparsity)
+        return estimate([one[seed] - two[seed] for seed in one]) if one and two else None
+
+    def alarms(self) -> dict[int, float | None]:
+        """The sparsity at which the masks of each seed collapse; None where they do not."""
+        found = {seed: collapse(curve) for seed, curve in self.curves.items()}
+        return {
+            seed: None if position is None else 1 - self.curves[seed][position].density
+            for seed, position in found.items()
+        }
+
+    def drop(self) -> float | None:
+        """The lowest sparsity at which routing is worse than at the lowest of all, beyond its interval over seeds."""
+        first = self.per_seed(ROUTED, self.sparsities[0])
+        for sparsity in self.sparsities[1:]:
+            now = self.per_seed(ROUTED, sparsity)
+            if estimate([now[seed] - first[seed] for seed in now]).sign < 0:
+                return sparsity
+        return None
+
+    def table(self) -> str:
+        """One row a sparsity and way of classifying."""
+        head = ["sparsity %", "network", "balanced accuracy %", "worst recall %", "stored weights %"]
+        rows = []
+        for sparsity in self.sparsities:
+            for name in self.names:
+                each = [scored for scored in self.scored if (scored.name, scored.sparsity) == (name, sparsity)]
+                if each:
+                    worst = estimate([100 * min(scored.scores["recall"].values()) for scored in each])
+                    stored = 100 * float(np.mean([scored.weights for scored in each])) / self.total
+                    balanced = estimate(list(self.per_seed(name, sparsity).values()))
+                    rows.append([f"{100 * sparsity:.4g}", name, str(balanced), str(worst), f"{stored:.1f}"])
+        return markdown_table(head, rows)
+
+    def sentences(self) -> list[str]:
+        """What is shown and what is not."""
+        said = []
+        for other in (TOLD, ALONE):
+            found = {sparsity: self.difference(ROUTED, other, sparsity) for sparsity in self.sparsities}
+            known = {sparsity: each for sparsity, each in found.items() if each is not None}
+            if known:
+                words = {1: "better", -1: "worse", 0: "not decided"}
+                listed = ", ".join(
+                    f"{'' if str(each).startswith('-') else '+'}{each} at {100 * sparsity:.4g} % ({words[each.sign]})"
+                    for sparsity, each in known.items()
+                )
+                said.append(f"Routed against {other}: {listed} points of balanced accuracy.")
+        alarms = self.alarms()
+        raised = [f"{100 * each:.3g} %" for each in alarms.values() if each is not None]
+        drop = self.drop()
+        said.append(
+            f"Collapse alarm: raised for {len(raised)} of {len(alarms)} seed(s)"
+            + (f", at {', '.join(raised)} sparsity" if raised else "")
+            + "; accuracy of the routed network "
+            + (f"has fallen at {100 * drop:.4g} %." if drop is not None else "does not fall beyond its interval.")
+        )
+        return said
+
+    def to_dict(self) -> dict[str, Any]:
+        """All numbers, as JSON values."""
+        return json_values(
+            {
+                "prunable_weights": self.total,
+                "scored": [dataclasses.asdict(each) for each in self.scored],
+                "similarity": {
+                    str(seed): [dataclasses.asdict(each) | {"beyond": each.beyond} for each in curve]
+                    for seed, curve in self.curves.items()
+                },
+                "alarms": {str(seed): alarm for seed, alarm in self.alarms().items()},
+                "drop": self.drop(),
+            }
+        )
+
+
+def route(config: DiltConfig, routes: RouteConfig, team: Team | None = None, progress: bool = True) -> Routes | None:
+    """Extract subnetworks, train them jointly, score them, look for the collapse. The first process gets the result.
+
+    Leaves in the output folder, beside what `find_tickets` leaves of the same pruning processes: `routes.json`,
+    `routes.md`, `routes.png`.
+
+    Raises:
+        RunError: when the folder holds another run, or steps failed.
+        DiltError: for data, models or settings that do not work.
+    """
+    team = team or Team()
+    folder = Path(config.run.output_dir)
+    opened = open_folder(folder, config) if team.is_first else None
+    bench = Workbench(config, team, progress and team.is_first)
+    bench.check_model()
+    config.pruning.check_reachable(count_total(bench.prunable), len(bench.partitioning))
+    if opened is not None:
+        opened.begin()
+    team.wait_for_all("opened")
+    runs = [Routing(bench, seed, routes) for seed in config.run.seeds]
+    if team.is_first and progress:
+        print(runs[0].plan(len(runs)), flush=True)
+    failures = carry_out([job for run in runs for job in run.jobs()], team)
+    team.wait_for_all("finished")
+    if not team.is_first:
+        return None
+    if failures:
+        raise RunError(f"{len(failures)} steps failed: {' '.join(dict.fromkeys(failures.values()))}")
+    found = Routes(
+        [each for run in runs for each in run.scored()],
+        {run.seed: run.curve() for run in runs},
+        count_total(bench.prunable),
+    )
+    from dilt_hf.experiments.route_figure import draw_routes
+
+    write_atomically(folder / NUMBERS_FILE, pretty_json(found.to_dict()))
+    said = "\n".join(f"- {sentence}" for sentence in found.sentences())
+    write_atomically(folder / TEXT_FILE, f"{found.table()}\n\n{said}\n")
+    write_atomically(folder / PICTURE_FILE, draw_routes(found))
+    return found
+
+
+class Routing:
+    """The work of one seed."""
+
+    def __init__(self, bench: Workbench, seed: int, settings: RouteConfig):
+        self.bench, self.seed, self.settings = bench, seed, settings
+        self.search = Search(bench, seed)
+        self.total = count_total(bench.prunable)
+
+    def plan(self, seeds: int) -> str:
+        """What there is to do, in words."""
+        rounds, routes = len(self.bench.kept_per_round()), len(self.bench.subsets)
+        each = len(self.settings.sparsities)
+        alone = each * routes if self.settings.networks_alone else 0
+        return (
+            f"{seeds} seed(s) x ({rounds} rounds x {routes + 1} pruning processes + {each} joint trainings of {routes} "
+            f"routes + {each} single networks + {alone} networks alone); finished steps are not repeated."
+        )
+
+    def jobs(self) -> list[Job]:
+        """Pruning, then everything that needs the masks."""
+        every = [*self.bench.subsets, self.bench.everything]
+        pruning = [
+            Job(f"seed {self.seed}: pruning on {subset.name}", functools.partial(self.bench.ranked, subset, self.seed))
+            for subset in every
+        ]
+        names = [job.name for job in pruning]
+        scoring = [
+            Job(f"seed {self.seed}: {name} at sparsity {sparsity:g}", functools.partial(make, sparsity), names)
+            for sparsity in self.settings.sparsities
+            for name, make in self._ways().items()
+        ]
+        return [*pruning, *scoring]
+
+    def scored(self) -> list[Scored]:
+        """All scores, from their stages."""
+        found = []
+        for sparsity in self.settings.sparsities:
+            kept = self._kept(sparsity)
+            masks = self._masks(sparsity)
+            weights = {ROUTED: count_kept(union(masks)), ALONE: kept * len(masks), SINGLE: kept, TOLD: kept}
+            for name, make in self._ways().items():
+                found.append(Scored(name, self.seed, sparsity, make(sparsity).record, weights[name]))
+        return found
+
+    def curve(self) -> list[Similarity]:
+        """Similarity of the masks at each round's density."""
+        found = []
+        for kept in self.bench.kept_per_round():
+            overlap = mean_overlap(self.search.masks_at(self.bench.subsets, [kept] * len(self.bench.subsets)))[""]
+            found.append(Similarity(kept / self.total, overlap["jaccard"] or 0.0, overlap["chance"] or 0.0))
+        return found
+
+    def _ways(self) -> dict[str, Callable[[float], Stage]]:
+        ways: dict[str, Callable[[float], Stage]] = {ROUTED: self._routed, SINGLE: self._single, TOLD: self._told}
+        return ways | ({ALONE: self._alone} if self.settings.networks_alone else {})
+
+    def _kept(self, sparsity: float) -> int:
+        return round((1 - sparsity) * self.total)
+
+    def _masks(self, sparsity: float) -> list[dict[str, Tensor]]:
+        subsets = self.bench.subsets
+        return [dict(mask) for mask in self.search.masks_at(subsets, [self._kept(sparsity)] * len(subsets))]
+
+    # --- the ways of classifying ---
+
+    def _routed(self, sparsity: float) -> Stage:
+        masks, name = self._masks(sparsity), f"routes at sparsity {sparsity:g}"
+        run = self.bench.tracked(f"seed_{self.seed}/{name}")
+        purpose = Purpose(f"seed {self.seed}: {name}", NETWORKS, run, derived_from=self._origin())
+        try:
+            joint = self.bench.jointly_trained(masks, self.bench.subsets, self.seed, purpose)
+        finally:
+            run.end()
+
+        def network() -> Callable[[Tensor, Tensor], Tensor]:
+            load_weights(self.bench.model, joint.path / WEIGHTS_FILE)
+            own = [read_weights(joint.path / route_file(k)) for k in range(len(masks))]
+            return RoutedNetwork(self.bench.model, masks, own if self.settings.statistics == "own" else None).eval()
+
+        return self._score("routed", joint, network, told=True, about=self.settings.statistics)
+
+    def _single(self, sparsity: float, told: bool = False) -> Stage:
+        label = Label("LTH", matched=round(1 - sparsity, 9))
+        trained = self.search.trained(label)
+
+        def network() -> Callable[[Tensor, Tensor], Tensor]:
+            load_weights(self.bench.model, trained.path / WEIGHTS_FILE)
+            self.bench.model.eval()
+            return lambda pixels, routes: logits_of(self.bench.model, pixels)
+
+        return self._score("single", trained, network, told)
+
+    def _told(self, sparsity: float) -> Stage:
+        return self._single(sparsity, told=True)
+
+    def _alone(self, sparsity: float) -> Stage:
+        """Each route's subnetwork trained by itself: the test pictures of a partition through its own network."""
+        trained = [self._trained_alone(k, subset, sparsity) for k, subset in enumerate(self.bench.subsets)]
+
+        def network() -> Callable[[Tensor, Tensor], Tensor]:
+            def call(pixels: Tensor, routes: Tensor) -> Tensor:
+                found = None
+                for number in routes.unique().tolist():
+                    load_weights(self.bench.model, trained[number].path / WEIGHTS_FILE)
+                    rows = (routes == number).nonzero().flatten()
+                    logits = logits_of(self.bench.model.eval(), pixels[rows])
+                    found = logits.new_zeros(len(routes), logits.shape[1]) if found is None else found
+                    found[rows] = logits
+                return found  # type: ignore[return-value]
+
+            return call
+
+        return self._score("alone", trained[0], network, told=True, about=[each.address for each in trained])
+
+    def _trained_alone(self, number: int, subset: Subset, sparsity: float) -> Stage:
+        name = f"{subset.name} alone at sparsity {sparsity:g}"
+        run = self.bench.tracked(f"seed_{self.seed}/{name}")
+        purpose = Purpose(f"seed {self.seed}: {name}", NETWORKS, run, derived_from=self._origin())
+        training = self.bench.config.training.for_tickets()
+        try:
+            return self.bench.trained(
+                self.bench.start(self.seed), self._masks(sparsity)[number], subset, self.seed, 0, training, purpose
+            )
+        finally:
+            run.end()
+
+    def _origin(self) -> list[str]:
+        return [self.search.ranked(subset.name).address for subset in self.bench.subsets]
+
+    def _score(
+        self, kind: str, network: Stage, make: Callable[[], Callable[[Tensor, Tensor], Tensor]], told: bool,
+        about: Any = None,
+    ) -> Stage:  # fmt: skip
+        """Scores on the test split.
+
+        Args:
+            told: whether only the classes of the picture's partition come into question.
+        """
+        bench = self.bench
+
+        def scores(_: Path) -> dict[str, Any]:
+            from dilt_hf.metrics import PartitionScores
+
+            test = bench.splits.test
+            partitions = torch.from_numpy(bench.partitioning.assign(test))
+            return PartitionScores().compute(
+                predictions=_predictions(bench, make(), partitions, told),
+                references=test.labels,
+                partitions=partitions.numpy(),
+            )
+
+        inputs = {
+            "network": network.address, "about": about, "told": told, "data": bench.fingerprints["test"],
+            "partitioning": dataclasses.asdict(bench.partitioning),
+        }  # fmt: skip
+        return bench.stages.get(
+            f"scored_{kind}", inputs, scores, description=f"{network.description}, {kind}, on the test split",
+            derived_from=[network.address],
+        )  # fmt: skip
+
+
+@torch.no_grad()
+def _predictions(
+    bench: Workbench, network: Callable[[Tensor, Tensor], Tensor], partitions: Tensor, told: bool
+) -> np.ndarray:
+    """The predicted class of each test picture, int64."""
+    device, classes = bench.accelerator.device, len(bench.splits.class_names)
+    allowed = torch.ones(len(bench.subsets), classes, dtype=torch.bool, device=device)
+    for number, subset in enumerate(bench.subsets):
+        if told and subset.classes is not None:
+            allowed[number] = False
+            allowed[number, list(subset.classes)] = True
+    rows, size = torch.arange(len(partitions)), bench.config.training.per_device_eval_batch_size
+    found = []
+    batches = data.in_order(bench.images["test"], rows, size, bench.normalize)
+    for (pixels, _), routes in zip(batches, partitions.to(device).split(size), strict=True):
+        logits = network(pixels, routes).masked_fill(~allowed[routes], -torch.inf)
+        found.append(logits.argmax(1))
+    return torch.cat(found).cpu().numpy()

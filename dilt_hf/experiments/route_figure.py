@@ -1,0 +1,56 @@
+"""The picture of routed subnetworks: accuracy and similarity of the masks against sparsity."""
+
+from __future__ import annotations
+
+import io
+import math
+from typing import TYPE_CHECKING
+
+from dilt_hf.figures import COLOURS, MARKERS
+from dilt_hf.results import estimate
+
+if TYPE_CHECKING:
+    from dilt_hf.experiments.route import Routes
+
+
+def draw_routes(found: Routes) -> bytes:
+    """Balanced accuracy of each way of classifying, and the similarity beyond chance of each seed's masks with its
+    alarm, as PNG."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9.6, 4.2), layout="constrained", dpi=130)
+    left, right = figure.subplots(1, 2)
+    for number, name in enumerate(found.names):
+        values = [estimate(list(found.per_seed(name, sparsity).values())) for sparsity in found.sparsities]
+        left.errorbar(
+            [100 * sparsity for sparsity in found.sparsities],
+            [value.mean for value in values],
+            yerr=[0.0 if math.isnan(value.half_width) else value.half_width for value in values],
+            marker=MARKERS[number],
+            color=COLOURS[number],
+            capsize=2,
+            linewidth=1.1,
+            label=name,
+        )
+    left.set_ylabel("balanced test accuracy in %, mean and 95 % interval")
+    left.legend(frameon=False, fontsize=9)
+    for number, (seed, curve) in enumerate(found.curves.items()):
+        colour = COLOURS[1 + number % (len(COLOURS) - 1)]
+        sparsities = [100 * (1 - each.density) for each in curve]
+        right.plot(sparsities, [each.beyond for each in curve], color=colour, linewidth=1.1, label=f"seed {seed}")
+        alarm = found.alarms()[seed]
+        if alarm is not None:
+            right.axvline(100 * alarm, color=colour, linestyle=":", linewidth=1)
+    right.axhline(0, color="#777777", linewidth=0.8)
+    right.set_ylabel("similarity of the masks, 0 is chance (dotted: alarm)")
+    right.legend(frameon=False, fontsize=9)
+    for axes in (left, right):
+        axes.set_xlabel("sparsity of each subnetwork in %")
+        axes.grid(color="#dddddd", linewidth=0.6)
+        axes.set_axisbelow(True)
+        for side in ("top", "right"):
+            axes.spines[side].set_visible(False)
+    buffer = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(buffer)
+    return buffer.getvalue()
