@@ -1,12 +1,22 @@
-"""Small networks that transformers lacks, as transformers models: the ResNets for CIFAR, and Conv-3.
+"""Networks that transformers lacks, as transformers models: the ResNets for CIFAR, Conv-3, and thinned ViTs.
 
 The file needs nothing but torch and transformers, so it can travel inside a checkpoint (`trust_remote_code=True`).
 """
 
+import copy
 from itertools import pairwise
 
 from torch import nn
-from transformers import PreTrainedConfig, PreTrainedModel, ResNetConfig, ResNetForImageClassification
+from transformers import (
+    DeiTConfig,
+    DeiTForImageClassification,
+    PreTrainedConfig,
+    PreTrainedModel,
+    ResNetConfig,
+    ResNetForImageClassification,
+    ViTConfig,
+    ViTForImageClassification,
+)
 from transformers.modeling_outputs import ImageClassifierOutput
 
 
@@ -175,3 +185,47 @@ class HeResNetForImageClassification(PreTrainedModel):
                 states.append(hidden)
         logits = self.linear(hidden.mean(dim=(2, 3)))
         return _classified(logits, labels, states if output_hidden_states else None, return_dict)
+
+
+class ThinViTConfig(ViTConfig):
+    """A `ViTConfig` with `head_dim`, and with lists `heads_per_layer` and `widths_per_layer`: how many heads and hidden
+    units each layer has."""
+
+    model_type = "thin_vit"
+
+
+class ThinDeiTConfig(DeiTConfig):
+    """A `DeiTConfig` with the same additions as `ThinViTConfig`."""
+
+    model_type = "thin_deit"
+
+
+class ThinViTForImageClassification(ViTForImageClassification):
+    """ViT (arXiv 2010.11929) whose layers differ in heads and hidden units."""
+
+    config_class = ThinViTConfig
+
+    def __init__(self, config):
+        super().__init__(config)
+        _thin(self.vit.layers, config)
+        self.post_init()
+
+
+class ThinDeiTForImageClassification(DeiTForImageClassification):
+    """DeiT (arXiv 2012.12877) whose layers differ in heads and hidden units."""
+
+    config_class = ThinDeiTConfig
+
+    def __init__(self, config):
+        super().__init__(config)
+        _thin(self.deit.layers, config)
+        self.post_init()
+
+
+def _thin(layers, config):
+    """Replace attention and MLP of each layer by ones of its own size."""
+    for layer, heads, width in zip(layers, config.heads_per_layer, config.widths_per_layer, strict=True):
+        own = copy.deepcopy(config)
+        own.num_attention_heads, own.intermediate_size = heads, width
+        layer.attention, layer.mlp = type(layer.attention)(own), type(layer.mlp)(own)
+        layer.attention.config = layer.mlp.config = config  # one kind of attention for all, whenever it is chosen

@@ -151,7 +151,7 @@ def register_architectures() -> None:
 
     from dilt_hf import architectures as own
 
-    for name in ("CifarResNet", "Conv3", "HeResNet"):
+    for name in ("CifarResNet", "Conv3", "HeResNet", "ThinViT", "ThinDeiT"):
         config_class, model_class = getattr(own, f"{name}Config"), getattr(own, f"{name}ForImageClassification")
         AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
         AutoModelForImageClassification.register(config_class, model_class, exist_ok=True)
