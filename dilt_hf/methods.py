@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,9 +32,9 @@ from torch import Tensor
 from dilt_hf import data
 from dilt_hf.accounting import TRAINING_PASSES, Cost
 from dilt_hf.consensus import COLT, consented
-from dilt_hf.mask_files import load_masks, save_masks
-from dilt_hf.masks import Masks, count_kept, count_total, full_like
-from dilt_hf.pruning.cap import CapSettings, cap, sweeps
+from dilt_hf.mask_files import load_masks, masks_to_bytes, save_masks
+from dilt_hf.masks import Masks, count_total, full_like
+from dilt_hf.pruning.cap import CapSettings, cap_scores, cap_update, sweeps
 from dilt_hf.pruning.distributions import ERK, UNIFORM, select
 from dilt_hf.pruning.gradual import GradualPruning
 from dilt_hf.pruning.grasp import grasp_scores
@@ -43,7 +44,7 @@ from dilt_hf.seeding import generator_for
 from dilt_hf.splits import dealt_by_class
 from dilt_hf.stages import Stage
 from dilt_hf.training import Topology, total_steps
-from dilt_hf.weights import WEIGHTS_FILE, load_weights, read_weights, save_weights, weights_sha256
+from dilt_hf.weights import WEIGHTS_FILE, load_weights, read_weights, save_tensors, save_weights, weights_sha256
 from dilt_hf.workbench import MASK_FILE, Purpose, Workbench
 
 SCORES_FILE = "scores.safetensors"
@@ -108,12 +109,10 @@ def _scored(bench: Workbench, seed: int, method: str) -> Stage:
     rows = torch.from_numpy(order[: settings.scoring_examples * len(bench.splits.class_names)])
 
     def make(folder: Path) -> dict[str, Any]:
-        from safetensors.torch import save_file
-
         load_weights(bench.model, start.path / WEIGHTS_FILE)
         batches = list(_examples(bench, rows))
         found = {"SNIP": snip_scores, "GraSP": grasp_scores}[method](bench.model, bench.prunable, batches)
-        save_file({name: score.cpu().contiguous() for name, score in found.items()}, folder / SCORES_FILE)
+        save_tensors(found, folder / SCORES_FILE)
         return {"cost": dataclasses.asdict(_gradients_cost(bench, GRADIENTS[method] * len(rows)))}
 
     return bench.stages.get(
@@ -172,27 +171,41 @@ def _by_cap(bench: Workbench, seed: int, method: str, wanted: float, kept: int) 
 
 
 def _cap_pruned(bench: Workbench, seed: int, network: Stage, mask: Masks, kept: int) -> Stage:
+    """The mask and the updated weights, from scores that all densities share."""
     settings = bench.config.methods
     knobs = CapSettings(settings.fisher_block, settings.fisher_dampening, settings.fisher_memory_gb)
     rows = torch.from_numpy(dealt_by_class(bench.splits.train.labels, seed, "fisher")[: settings.fisher_examples])
+    examples = functools.partial(_examples, bench, rows)
+    cost = dataclasses.asdict(_gradients_cost(bench, len(rows) * sweeps(bench.prunable, knobs)))
+    inputs = {
+        "block": knobs.block, "dampening": knobs.dampening, "batch": bench.config.training.train_batch_size,
+        "mask": hashlib.sha256(masks_to_bytes(mask)).hexdigest(), **_identity(bench, network, rows),
+    }  # fmt: skip
 
-    def make(folder: Path) -> dict[str, Any]:
+    def score(folder: Path) -> dict[str, Any]:
         load_weights(bench.model, network.path / WEIGHTS_FILE)
-        found = cap(
-            bench.model, bench.prunable, functools.partial(_examples, bench, rows), kept, within=mask, settings=knobs
-        )
+        scores = cap_scores(bench.model, bench.prunable, examples, mask, knobs)
+        save_tensors(scores, folder / SCORES_FILE)
+        return {"cost": cost}
+
+    scored = bench.stages.get(
+        "cap_scores", inputs, score, description=f"seed {seed}: scores of CAP", derived_from=[network.address]
+    )
+
+    def prune(folder: Path) -> dict[str, Any]:
+        load_weights(bench.model, network.path / WEIGHTS_FILE)
+        chosen = select(read_weights(scored.path / SCORES_FILE), kept, within=mask)
+        updated = cap_update(bench.model, bench.prunable, examples, chosen, mask, knobs)
         with torch.no_grad():
             for name, weight in bench.prunable.items():
-                weight.copy_(found.weights[name])
+                weight.copy_(updated[name])
         save_weights(bench.model, folder / WEIGHTS_FILE)
-        save_masks(found.mask, folder / MASK_FILE)
-        examples = len(rows) * sweeps(bench.prunable, knobs)
-        cost = dataclasses.asdict(_gradients_cost(bench, examples))
-        return {"kept": kept, "sha256": weights_sha256(folder), "cost": cost}
+        save_masks(chosen, folder / MASK_FILE)
+        both = dataclasses.asdict(Cost(**cost) + Cost(**scored.record["cost"]))
+        return {"kept": kept, "sha256": weights_sha256(folder), "cost": both}
 
-    inputs = {"block": knobs.block, "dampening": knobs.dampening, "kept": kept, "was": count_kept(mask)}
     return bench.stages.get(
-        "cap", inputs | _identity(bench, network, rows), make, derived_from=[network.address],
+        "cap", {"scores": scored.address, "kept": kept}, prune, derived_from=[network.address, scored.address],
         description=f"seed {seed}: CAP at {kept} weights",
     )  # fmt: skip
 

@@ -111,6 +111,29 @@ class Settled(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
+class Teacher:
+    """A network whose outputs are part of what is learned (Hinton et al. 2015, arXiv 1503.02531).
+
+    Attributes:
+        model: in evaluation mode, on the device; its outputs are those of the student.
+        share: of the loss, that is the divergence of softened outputs from the teacher's; the rest is the labels'.
+        temperature: what logits are divided by for it.
+    """
+
+    model: nn.Module
+    share: float = 0.5
+    temperature: float = 1.0
+
+    def teach(self, loss: Tensor, logits: Tensor, pixels: Tensor) -> Tensor:
+        """The loss on the labels, mixed with the divergence from the teacher."""
+        with torch.no_grad():
+            wanted = logits_of(self.model, pixels).float() / self.temperature
+        mine = nn.functional.log_softmax(logits.float() / self.temperature, dim=1)
+        apart = nn.functional.kl_div(mine, wanted.log_softmax(dim=1), reduction="batchmean", log_target=True)
+        return (1 - self.share) * loss + self.share * self.temperature**2 * apart
+
+
+@dataclasses.dataclass(frozen=True)
 class Route:
     """A subnetwork, and what it is trained on.
 
@@ -146,6 +169,7 @@ def train(
     checkpointing: Checkpointing | None = None,
     settled: Settled | None = None,
     topology: Topology | None = None,
+    teacher: Teacher | None = None,
     on_step: Callable[[int], object] | None = None,
     on_epoch: Callable[[int, float, float], object] | None = None,
     description: str = "training",
@@ -161,6 +185,7 @@ def train(
         checkpointing: go on from the state there, if there is one, and keep it up to date.
         settled: may end the training after an epoch.
         topology: changes the mask while the network trains; `masks` is then not looked at.
+        teacher: a network to be imitated as well.
         on_step: called after every step with how many steps are new, the ones of an earlier attempt first.
         on_epoch: called with the step, the mean loss and the learning rate after every epoch.
 
@@ -173,7 +198,7 @@ def train(
     routes = [Route(masks, feed, classes)]
     return _train(
         model, routes, config, accelerator, tuple(key), first_step, last_step, checkpointing, settled, topology,
-        on_step, on_epoch, description,
+        on_step, on_epoch, description, teacher,
     )  # fmt: skip
 
 
@@ -215,6 +240,7 @@ def _train(
     on_step: Callable[[int], object] | None,
     on_epoch: Callable[[int, float, float], object] | None,
     description: str,
+    teacher: Teacher | None = None,
 ) -> TrainingRecord:
     schedule_steps = total_steps([len(route.feed.rows) for route in routes], config)
     per_epoch = schedule_steps // config.num_train_epochs
@@ -224,7 +250,7 @@ def _train(
             f"{description} has {schedule_steps} steps, so it cannot run from step {first_step} to step {last_step}; "
             "check --rewind_step and the number of epochs."
         )
-    loop = _Loop(model, routes, config, accelerator, key, description, topology)
+    loop = _Loop(model, routes, config, accelerator, key, description, topology, teacher)
     loop.begin(first_step, schedule_steps, settled)
     if checkpointing is not None:
         loop.resume(checkpointing)
@@ -293,8 +319,9 @@ class _Loop:
         key: tuple[int | str, ...],
         description: str,
         topology: Topology | None = None,
+        teacher: Teacher | None = None,
     ):
-        self.topology = topology
+        self.topology, self.teacher = topology, teacher
         self.densities: list[tuple[int, dict[str, float]]] = []
         self.rewirings = 0
         self.model, self.config, self.accelerator = model, config, accelerator
@@ -451,7 +478,10 @@ class _Loop:
                 with SharedBatchNorm() if self.members > 1 else contextlib.nullcontext():
                     logits = logits_of(self.prepared, batch.pixels[part])
                 partners = None if batch.partners is None else batch.partners[part]
-                loss = turn.objective(logits, batch.labels[part], partners, batch.share) * (size / turn.batch_size)
+                loss = turn.objective(logits, batch.labels[part], partners, batch.share)
+                if self.teacher is not None:
+                    loss = self.teacher.teach(loss, logits, batch.pixels[part])
+                loss = loss * (size / turn.batch_size)
                 self.accelerator.backward(loss * self.members)  # the members' gradients are averaged
             total += loss.detach()
         return total

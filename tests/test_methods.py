@@ -80,7 +80,7 @@ def test_what_is_there_is_found_again(quick_config, change, monkeypatch):
 
     for name in ("train", "predict"):
         monkeypatch.setattr(f"dilt_hf.workbench.{name}", never)
-    for name in ("cap", "snip_scores"):
+    for name in ("cap_scores", "cap_update", "snip_scores"):
         monkeypatch.setattr(f"dilt_hf.methods.{name}", never)
     again = find_tickets(config, progress=False)
     assert [dataclasses.asdict(entry) for entry in again.entries] == [dataclasses.asdict(e) for e in first.entries]
@@ -99,7 +99,7 @@ ARCHITECTURES = {
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_every_method_finds_exact_masks_of_every_architecture(quick_config, change, architecture, caplog):
     config = configured(quick_config, change)
-    config = change(config, "data", image_size=32)
+    config = change(change(config, "data", image_size=32), "methods", cap_cycles=1, fisher_block=16)
     config = change(config, "model", architecture=architecture, config_overrides=ARCHITECTURES[architecture])
     bench = Workbench(config, progress=False)
     total = count_total(bench.prunable)

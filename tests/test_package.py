@@ -27,7 +27,8 @@ LAYERS = [
     "analysis.modules", "analysis.link", "analysis.profile", "analysis.findings", "analysis.summary",
     "analysis.figures", "experiments.settings", "experiments.folder", "experiments.networks", "experiments.plan",
     "experiments.search", "experiments.find", "experiments.apply", "experiments.sources", "experiments.analyze",
-    "experiments.route_figure", "experiments.route", "callbacks", "stages.__main__", "cli",
+    "experiments.routed", "experiments.route_figure", "experiments.route", "experiments.shrink", "callbacks",
+    "stages.__main__", "cli",
 ]  # fmt: skip
 
 

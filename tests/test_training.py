@@ -305,3 +305,36 @@ def test_a_compiled_network_trains_the_same_subnetwork(feed, accelerator):
     ):
         torch.testing.assert_close(one, other, atol=1e-3, rtol=1e-2)
         assert not bool(other[~masks_of(compiled)[key]].any())
+
+
+def test_a_teacher_is_imitated(feed, accelerator):
+    """With all of the loss the teacher's, labels do not matter; and the student comes to agree with it."""
+    from dilt_hf.training import Teacher
+
+    config = dataclasses.replace(SGD, num_train_epochs=15, learning_rate=0.1)
+    teacher = network(seed=3, hidden_sizes=[16, 32])
+    run(teacher, {}, feed, config, accelerator)
+    plain = dataclasses.replace(feed, augmentation=Augmentation())
+    wanted = inference.predict(teacher, plain, 64, accelerator)
+    agreement = {}
+    for share in (0.0, 1.0):
+        student = network(hidden_sizes=[16, 32])
+        wrong = dataclasses.replace(feed, images=type(feed.images)(feed.images.pictures, (feed.images.labels + 1) % 10))
+        run(student, {}, wrong, config, accelerator, teacher=Teacher(teacher, share, temperature=2.0))
+        agreement[share] = (inference.predict(student, plain, 64, accelerator) == wanted).mean()
+    assert agreement[1.0] > 0.8 > 0.3 > agreement[0.0]
+
+
+def test_the_loss_of_a_teacher_is_the_divergence_of_softened_outputs():
+    from dilt_hf.training import Teacher
+
+    logits, own = torch.tensor([[1.0, 2.0, 0.5], [0.0, 1.0, 0.0]]), torch.tensor([[0.5, 0.1, 0.0], [2.0, 1.0, 0.3]])
+
+    class Fixed(torch.nn.Module):
+        def forward(self, pixels):
+            return own
+
+    p, q = (own / 3).softmax(1), (logits / 3).softmax(1)
+    expected = 0.4 * torch.tensor(1.7) + 0.6 * 9 * (p * (p / q).log()).sum(1).mean()
+    found = Teacher(Fixed(), 0.6, 3.0).teach(torch.tensor(1.7), logits, torch.zeros(2))
+    torch.testing.assert_close(found, expected)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,145 +24,24 @@ from dilt_hf.config import DiltConfig
 from dilt_hf.errors import RunError
 from dilt_hf.experiments.folder import open_folder
 from dilt_hf.experiments.networks import Label
+from dilt_hf.experiments.route_figure import draw_routes
+from dilt_hf.experiments.routed import ALONE, ROUTED, SINGLE, TOLD, Routes, Scored
 from dilt_hf.experiments.search import Search
 from dilt_hf.experiments.settings import RouteConfig
-from dilt_hf.files import json_values, pretty_json, write_atomically
+from dilt_hf.files import pretty_json, write_atomically
 from dilt_hf.masks import count_kept, count_total, union
 from dilt_hf.models import logits_of
 from dilt_hf.opening import Subset
 from dilt_hf.overlap import mean_overlap
-from dilt_hf.pruning.rtl import Similarity, collapse
-from dilt_hf.results import Estimate, estimate
+from dilt_hf.pruning.rtl import Similarity
 from dilt_hf.routing import RoutedNetwork
 from dilt_hf.schedule import Job, carry_out
 from dilt_hf.stages import Stage
-from dilt_hf.tables import markdown_table
 from dilt_hf.teams import Team
 from dilt_hf.weights import WEIGHTS_FILE, load_weights, read_weights
 from dilt_hf.workbench import NETWORKS, Purpose, Workbench, route_file
 
-ROUTED, ALONE, SINGLE, TOLD = "routed", "networks alone", "single", "single, told the partition"
 NUMBERS_FILE, TEXT_FILE, PICTURE_FILE = "routes.json", "routes.md", "routes.png"
-
-
-@dataclasses.dataclass(frozen=True)
-class Scored:
-    """One way of classifying the test pictures at one sparsity and seed.
-
-    Attributes:
-        scores: as `PartitionScores` gives them.
-        weights: prunable weights that must be stored.
-    """
-
-    name: str
-    seed: int
-    sparsity: float
-    scores: Mapping[str, Any]
-    weights: int
-
-
-@dataclasses.dataclass(frozen=True)
-class Routes:
-    """What was found.
-
-    Attributes:
-        scored: every way, seed and sparsity.
-        curves: per seed, the similarity of the masks from the densest to the sparsest.
-        total: how many prunable weights there are.
-    """
-
-    scored: Sequence[Scored]
-    curves: Mapping[int, Sequence[Similarity]]
-    total: int
-
-    @property
-    def sparsities(self) -> list[float]:
-        return sorted({each.sparsity for each in self.scored})
-
-    @property
-    def names(self) -> list[str]:
-        return list(dict.fromkeys(each.name for each in self.scored))
-
-    def per_seed(self, name: str, sparsity: float, key: str = "balanced_accuracy") -> dict[int, float]:
-        """A score in percent by seed."""
-        return {
-            each.seed: 100 * each.scores[key] for each in self.scored if (each.name, each.sparsity) == (name, sparsity)
-        }
-
-    def difference(self, name: str, other: str, sparsity: float) -> Estimate | None:
-        """Paired over seeds, in points of balanced accuracy; None where one of them is missing."""
-        one, two = self.per_seed(name, sparsity), self.per_seed(other, sparsity)
-        return estimate([one[seed] - two[seed] for seed in one]) if one and two else None
-
-    def alarms(self) -> dict[int, float | None]:
-        """The sparsity at which the masks of each seed collapse; None where they do not."""
-        found = {seed: collapse(curve) for seed, curve in self.curves.items()}
-        return {
-            seed: None if position is None else 1 - self.curves[seed][position].density
-            for seed, position in found.items()
-        }
-
-    def drop(self) -> float | None:
-        """The lowest sparsity at which routing is worse than at the lowest of all, beyond its interval over seeds."""
-        first = self.per_seed(ROUTED, self.sparsities[0])
-        for sparsity in self.sparsities[1:]:
-            now = self.per_seed(ROUTED, sparsity)
-            if estimate([now[seed] - first[seed] for seed in now]).sign < 0:
-                return sparsity
-        return None
-
-    def table(self) -> str:
-        """One row a sparsity and way of classifying."""
-        head = ["sparsity %", "network", "balanced accuracy %", "worst recall %", "stored weights %"]
-        rows = []
-        for sparsity in self.sparsities:
-            for name in self.names:
-                each = [scored for scored in self.scored if (scored.name, scored.sparsity) == (name, sparsity)]
-                if each:
-                    worst = estimate([100 * min(scored.scores["recall"].values()) for scored in each])
-                    stored = 100 * float(np.mean([scored.weights for scored in each])) / self.total
-                    balanced = estimate(list(self.per_seed(name, sparsity).values()))
-                    rows.append([f"{100 * sparsity:.4g}", name, str(balanced), str(worst), f"{stored:.1f}"])
-        return markdown_table(head, rows)
-
-    def sentences(self) -> list[str]:
-        """What is shown and what is not."""
-        said = []
-        for other in (TOLD, ALONE):
-            found = {sparsity: self.difference(ROUTED, other, sparsity) for sparsity in self.sparsities}
-            known = {sparsity: each for sparsity, each in found.items() if each is not None}
-            if known:
-                words = {1: "better", -1: "worse", 0: "not decided"}
-                listed = ", ".join(
-                    f"{'' if str(each).startswith('-') else '+'}{each} at {100 * sparsity:.4g} % ({words[each.sign]})"
-                    for sparsity, each in known.items()
-                )
-                said.append(f"Routed against {other}: {listed} points of balanced accuracy.")
-        alarms = self.alarms()
-        raised = [f"{100 * each:.3g} %" for each in alarms.values() if each is not None]
-        drop = self.drop()
-        said.append(
-            f"Collapse alarm: raised for {len(raised)} of {len(alarms)} seed(s)"
-            + (f", at {', '.join(raised)} sparsity" if raised else "")
-            + "; accuracy of the routed network "
-            + (f"has fallen at {100 * drop:.4g} %." if drop is not None else "does not fall beyond its interval.")
-        )
-        return said
-
-    def to_dict(self) -> dict[str, Any]:
-        """All numbers, as JSON values."""
-        return json_values(
-            {
-                "prunable_weights": self.total,
-                "scored": [dataclasses.asdict(each) for each in self.scored],
-                "similarity": {
-                    str(seed): [dataclasses.asdict(each) | {"beyond": each.beyond} for each in curve]
-                    for seed, curve in self.curves.items()
-                },
-                "alarms": {str(seed): alarm for seed, alarm in self.alarms().items()},
-                "drop": self.drop(),
-            }
-        )
 
 
 def route(config: DiltConfig, routes: RouteConfig, team: Team | None = None, progress: bool = True) -> Routes | None:
@@ -198,8 +77,6 @@ def route(config: DiltConfig, routes: RouteConfig, team: Team | None = None, pro
         {run.seed: run.curve() for run in runs},
         count_total(bench.prunable),
     )
-    from dilt_hf.experiments.route_figure import draw_routes
-
     write_atomically(folder / NUMBERS_FILE, pretty_json(found.to_dict()))
     said = "\n".join(f"- {sentence}" for sentence in found.sentences())
     write_atomically(folder / TEXT_FILE, f"{found.table()}\n\n{said}\n")

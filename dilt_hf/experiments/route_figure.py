@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import io
 import math
-from typing import TYPE_CHECKING
 
+from dilt_hf.experiments.routed import Routes
 from dilt_hf.figures import COLOURS, MARKERS
 from dilt_hf.results import estimate
-
-if TYPE_CHECKING:
-    from dilt_hf.experiments.route import Routes
 
 
 def draw_routes(found: Routes) -> bytes:

@@ -91,3 +91,24 @@ class RouteConfig:
         require(bool(self.sparsities), "--sparsities needs at least one.")
         require(all(0 < sparsity < 1 for sparsity in self.sparsities), "--sparsities must lie between 0 and 1.")
         require(len(set(self.sparsities)) == len(self.sparsities), "--sparsities names one twice.")
+
+
+@dataclass(frozen=True)
+class ShrinkConfig:
+    """How small a vision transformer shall become, and how it recovers."""
+
+    _argument_group_name: ClassVar[str] = "shrinking"
+
+    target: float = option(0.5, "The share of the operations that stays.")
+    scoring_examples: int = option(1024, "Training pictures that heads, hidden units and channels are scored on.")
+    distillation: float = option(0.5, "Share of the loss that is agreement with the network before; 0 is none.")
+    temperature: float = option(1.0, "What logits are divided by where networks are compared.")
+    seed: int = option(0, "Of the choice of pictures and of the training.")
+    output_dir: str = option("runs/shrunk", "Folder of the result. The same command continues what it finds there.")
+    cpu: bool = option(False, "Stay on the CPU even where there is a GPU.")
+
+    def __post_init__(self) -> None:
+        require(0 < self.target < 1, f"--target must lie between 0 and 1, not {self.target}.")
+        require(self.scoring_examples >= 1, "--scoring_examples must be at least 1.")
+        require(0 <= self.distillation <= 1, "--distillation is a share, between 0 and 1.")
+        require(self.temperature > 0, "--temperature must be positive.")

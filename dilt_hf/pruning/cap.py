@@ -7,23 +7,22 @@ blocks go, and what is left moves by the optimal update of its block.
 
 The paper updates F⁻¹ gradient by gradient (Sherman and Morrison); here the gradients are summed up first, which is the
 same matrix, and it is inverted once. The public code keeps B + 1 copies of every weight, some 16 GB for DeiT-S. Here
-the tensors pass in groups whose matrices fit into `memory_gb`, and the update is solved for the weights that go instead
-of being kept for every number of them; where there are several groups, their gradients are computed twice.
+the tensors pass in groups whose matrices fit into `memory_gb`, and the update is solved for the weights that go,
+with gradients taken anew, instead of being kept for every number of them.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
 
 from dilt_hf.errors import TrainingError
-from dilt_hf.masks import Masks, full_like
+from dilt_hf.masks import full_like
 from dilt_hf.models import logits_of
-from dilt_hf.pruning.distributions import select
 
 CHUNK_BYTES = 2**25  # of matrices that are worked on together
 Batches = Callable[[], Iterable[tuple[Tensor, Tensor]]]
@@ -46,26 +45,17 @@ class CapSettings:
     examples_at_once: int = 16
 
 
-@dataclasses.dataclass(frozen=True)
-class Pruned:
-    """What CAP came to: the mask, and all covered weights after it, updated and zero off the mask."""
-
-    mask: Masks
-    weights: dict[str, Tensor]
-
-
-def cap(
+def cap_scores(
     model: nn.Module,
     weights: Mapping[str, Tensor],
     batches: Batches,
-    kept: int,
     within: Mapping[str, Tensor] | None = None,
     settings: CapSettings | None = None,
     progress: Callable[[int], object] = lambda count: None,
-) -> Pruned:
-    """Prune trained weights to exactly `kept`, in one shot.
+) -> dict[str, Tensor]:
+    """The score of every weight of a trained network, float32 on the CPU; the largest stay.
 
-    For gradual pruning call it again after some training, `within` the mask of the last time.
+    For gradual pruning score again after some training, `within` the mask of the last time.
 
     Args:
         model: trained; its mode is set to evaluation, its weights are left as they are.
@@ -76,30 +66,52 @@ def cap(
 
     Raises:
         TrainingError: when a gradient is not finite.
-        MaskError: when fewer than `kept` weights are there.
     """
-    settings = settings or CapSettings()
     within = full_like(weights) if within is None else within
-    groups = memory_groups(weights, settings)
-    fishers: dict[str, Tensor] = {}
+    scores: dict[str, Tensor] = {}
+    for fishers in _fishers_by_group(model, weights, batches, settings or CapSettings(), progress):
+        for name, fisher in fishers.items():
+            there = within[name].to(fisher.device)
+            scores[name] = removal_losses(fisher, weights[name].detach(), there).cpu()
+    return {name: scores[name] for name in weights}
 
-    def fishers_of(group: Sequence[str]) -> dict[str, Tensor]:
-        fishers.clear()  # before the next ones are made
+
+def cap_update(
+    model: nn.Module,
+    weights: Mapping[str, Tensor],
+    batches: Batches,
+    mask: Mapping[str, Tensor],
+    within: Mapping[str, Tensor] | None = None,
+    settings: CapSettings | None = None,
+    progress: Callable[[int], object] = lambda count: None,
+) -> dict[str, Tensor]:
+    """The weights after the removal of all that are off `mask`: zero there, and moved elsewhere to make up for it.
+
+    Arguments and errors as for `cap_scores`.
+    """
+    within = full_like(weights) if within is None else within
+    updated: dict[str, Tensor] = {}
+    for fishers in _fishers_by_group(model, weights, batches, settings or CapSettings(), progress):
+        for name, fisher in fishers.items():
+            there, stays = (each[name].to(fisher.device) for each in (within, mask))
+            updated[name] = compensated(fisher, weights[name].detach(), there, stays)
+    return {name: updated[name] for name in weights}
+
+
+def _fishers_by_group(
+    model: nn.Module,
+    weights: Mapping[str, Tensor],
+    batches: Batches,
+    settings: CapSettings,
+    progress: Callable[[int], object],
+) -> Iterator[dict[str, Tensor]]:
+    """The Fisher matrices of one group of tensors after the other; those of the last are gone when the next come."""
+    fishers: dict[str, Tensor] = {}
+    for group in memory_groups(weights, settings):
+        fishers.clear()
         gradients = per_example_gradients(model, {name: weights[name] for name in group}, batches, settings, progress)
         fishers.update(block_fishers(gradients, settings))
-        return fishers
-
-    scores: dict[str, Tensor] = {}
-    for group in groups:
-        for name, fisher in fishers_of(group).items():
-            scores[name] = removal_losses(fisher, weights[name].detach(), within[name].to(fisher.device))
-    mask = select({name: scores[name].cpu() for name in weights}, kept, within={n: m.cpu() for n, m in within.items()})
-    updated: dict[str, Tensor] = {}
-    for group in groups:
-        for name, fisher in (fishers if len(groups) == 1 else fishers_of(group)).items():
-            there = within[name].to(fisher.device)
-            updated[name] = compensated(fisher, weights[name].detach(), there, mask[name].to(fisher.device))
-    return Pruned(mask, {name: updated[name] for name in weights})
+        yield fishers
 
 
 def memory_groups(weights: Mapping[str, Tensor], settings: CapSettings) -> list[list[str]]:
@@ -117,14 +129,13 @@ def memory_groups(weights: Mapping[str, Tensor], settings: CapSettings) -> list[
 
 
 def sweeps(weights: Mapping[str, Tensor], settings: CapSettings) -> int:
-    """How many times `cap` differentiates all examples.
+    """How many times `cap_scores`, and again `cap_update`, differentiates all examples.
 
     Example:
         >>> sweeps({"w": torch.zeros(10, 10)}, CapSettings())
         1
     """
-    groups = len(memory_groups(weights, settings))
-    return groups if groups == 1 else 2 * groups
+    return len(memory_groups(weights, settings))
 
 
 def per_example_gradients(

@@ -1,0 +1,165 @@
+"""A trained vision transformer made smaller by SAViT, and trained again under the eyes of what it was.
+
+    checkpoint ─> scores of heads, units, channels ─> structure ─> smaller model ─> fine-tuning with distillation
+
+The structure and the training are stages, so the same command goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from dilt_hf import data, models
+from dilt_hf.accounting import forward_cost
+from dilt_hf.augmentation import Augmentation
+from dilt_hf.config import DataConfig, ModelConfig, TrainingConfig
+from dilt_hf.experiments.settings import ShrinkConfig
+from dilt_hf.feeds import Feed
+from dilt_hf.files import pretty_json, write_atomically
+from dilt_hf.images import Normalize, image_processor
+from dilt_hf.inference import predict
+from dilt_hf.mask_files import save_masks
+from dilt_hf.pruning.savit import Structure, find_structure, shape_of, shrunk, structured_mask
+from dilt_hf.splits import dealt_by_class, load_splits
+from dilt_hf.stages import Stages
+from dilt_hf.tables import markdown_table
+from dilt_hf.training import Checkpointing, Teacher, train
+from dilt_hf.weights import WEIGHTS_FILE, load_weights, read_weights, save_tensors, save_weights, tensors_sha256
+
+STRUCTURE_FILE, MASK_FILE, RESULT_FILE = "structure.safetensors", "mask.safetensors", "shrunk.json"
+TIMED, CHECKPOINT_FILE, CHECKPOINT_SECONDS = 15, "checkpoint.safetensors", 300.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Shrunk:
+    """What became of the network, before (`dense`) and after: by name `accuracy` on the test split, `operations` and
+    `parameters` of it, and `milliseconds` for one picture on this machine, median."""
+
+    dense: dict[str, float]
+    smaller: dict[str, float]
+    heads: list[int]
+    units: list[int]
+    channels: int
+
+    def table(self) -> str:
+        """Both networks, and the one as a share of the other."""
+        rows = []
+        for name, unit in (("accuracy", "%"), ("operations", "GFLOPs"), ("parameters", "M"), ("milliseconds", "ms")):
+            scale = {"accuracy": 100, "operations": 1e-9, "parameters": 1e-6, "milliseconds": 1}[name]
+            before, after = self.dense[name] * scale, self.smaller[name] * scale
+            rows.append([f"{name}, {unit}", f"{before:.4g}", f"{after:.4g}", f"{after / before:.2f}"])
+        return markdown_table(["", "before", "after", "share"], rows)
+
+
+def shrink(
+    config: ShrinkConfig, data_config: DataConfig, model_config: ModelConfig, training: TrainingConfig
+) -> Shrunk:
+    """Shrink the network that `model_config` names to a share of its operations, and fine-tune it.
+
+    Leaves in the output folder: `model/`, a transformers checkpoint with its code; `mask.safetensors`, the same
+    structure as a mask of the network as it was; `shrunk.json`; and `stages/`.
+
+    Raises:
+        ModelError: for networks that cannot be shrunk.
+        DiltError: for data or settings that do not work.
+    """
+    from accelerate import Accelerator
+
+    accelerator = Accelerator(cpu=config.cpu, mixed_precision=training.mixed_precision)
+    device, folder = accelerator.device, Path(config.output_dir)
+    splits = load_splits(data_config)
+    size = data.choose_image_size(splits, data_config)
+    dense = models.build_model(model_config, splits.class_names, size, config.seed).to(device).eval()
+    shape_of(dense)  # whether it can be shrunk
+    channels = model_config.num_channels
+    pictures = data.open_images(splits, data_config, size, channels, device)
+    normalize = Normalize(data_config.image_mean, data_config.image_std, channels, device)
+    identity = {
+        "weights": tensors_sha256(dict(dense.state_dict())), "data": data.fingerprint(splits.train, pictures["train"]),
+        "normalisation": [list(data_config.image_mean), list(data_config.image_std)], "device": device.type,
+    }  # fmt: skip
+    stages = Stages(folder / "stages")
+    rows = torch.from_numpy(dealt_by_class(splits.train.labels, config.seed, "scoring")[: config.scoring_examples])
+
+    def choose(place: Path) -> dict[str, Any]:
+        batches = list(data.in_order(pictures["train"], rows, training.train_batch_size, normalize))
+        _save_structure(find_structure(dense, batches, config.target), place / STRUCTURE_FILE)
+        return {}
+
+    chosen = stages.get(
+        "structure", identity | {"rows": rows.tolist(), "target": config.target}, choose, description="structure"
+    )
+    structure = _load_structure(chosen.path / STRUCTURE_FILE, shape_of(dense).layers)
+    smaller = shrunk(dense, structure)
+
+    def fine_tune(place: Path) -> dict[str, Any]:
+        feed = Feed(pictures["train"], torch.arange(len(splits.train)), normalize, Augmentation.of(data_config))
+        teacher = Teacher(dense, config.distillation, config.temperature) if config.distillation else None
+        record = train(
+            smaller, {}, feed, training, accelerator, key=(config.seed, "shrunk"), teacher=teacher,
+            checkpointing=Checkpointing(place / CHECKPOINT_FILE, CHECKPOINT_SECONDS), description="fine-tuning",
+        )  # fmt: skip
+        save_weights(smaller, place / WEIGHTS_FILE)
+        return {"losses": record.losses, "seconds": record.seconds}
+
+    inputs = {
+        "structure": chosen.address, "training": dataclasses.asdict(training), "seed": config.seed,
+        "distillation": [config.distillation, config.temperature],
+        "augmentation": dataclasses.asdict(Augmentation.of(data_config)),
+    }  # fmt: skip
+    tuned = stages.get("tuned", inputs, fine_tune, description="fine-tuning", derived_from=[chosen.address])
+    load_weights(smaller, tuned.path / WEIGHTS_FILE)
+
+    def facts(network: nn.Module) -> dict[str, float]:
+        test = Feed(pictures["test"], torch.arange(len(splits.test)), normalize)
+        found = predict(network, test, training.per_device_eval_batch_size, accelerator)
+        return {
+            "accuracy": float((found == splits.test.labels).mean()),
+            "operations": float(forward_cost(network, size, channels).total),
+            "parameters": float(sum(parameter.numel() for parameter in network.parameters())),
+            "milliseconds": latency(network, torch.zeros(1, channels, size, size, device=device)),
+        }
+
+    result = Shrunk(
+        facts(dense), facts(smaller), [len(each) for each in structure.heads], [len(each) for each in structure.units],
+        len(structure.channels),
+    )  # fmt: skip
+    models.save_model(
+        smaller, folder / "model", image_processor(size, data_config.image_mean, data_config.image_std, channels)
+    )
+    save_masks(structured_mask(dense, structure), folder / MASK_FILE)
+    write_atomically(folder / RESULT_FILE, pretty_json(dataclasses.asdict(result)))
+    return result
+
+
+@torch.no_grad()
+def latency(network: nn.Module, pixels: torch.Tensor) -> float:
+    """Milliseconds of a forward pass, the median of several after warming up."""
+    times = []
+    for number in range(TIMED + 3):
+        start = time.perf_counter()
+        network(pixels)
+        if pixels.is_cuda:
+            torch.cuda.synchronize()
+        if number >= 3:
+            times.append(time.perf_counter() - start)
+    return 1e3 * statistics.median(times)
+
+
+def _save_structure(structure: Structure, path: Path) -> None:
+    tensors = {f"heads_{number}": kept for number, kept in enumerate(structure.heads)}
+    tensors |= {f"units_{number}": kept for number, kept in enumerate(structure.units)}
+    save_tensors(tensors | {"channels": structure.channels}, path)
+
+
+def _load_structure(path: Path, layers: int) -> Structure:
+    found = read_weights(path)
+    heads, units = (tuple(found[f"{kind}_{number}"] for number in range(layers)) for kind in ("heads", "units"))
+    return Structure(heads, units, found["channels"])

@@ -1,0 +1,62 @@
+"""A trained ViT is shrunk, fine-tuned, kept and found again."""
+
+import json
+
+import pytest
+import torch
+from small import TINY_VIT
+from transformers import AutoModelForImageClassification
+
+from dilt_hf.config import DataConfig, ModelConfig, TrainingConfig
+from dilt_hf.errors import ConfigError, ModelError
+from dilt_hf.experiments import shrink as experiment
+from dilt_hf.experiments.settings import ShrinkConfig
+from dilt_hf.experiments.shrink import shrink
+from dilt_hf.mask_files import load_masks
+from dilt_hf.masks import count_kept
+from dilt_hf.models import build_model
+from dilt_hf.weights import prunable_parameters
+
+DATA = DataConfig(dataset_name="digits", augmentation="shift", max_train_samples=200, max_eval_samples=100)
+MODEL = ModelConfig(
+    architecture="vit-tiny", config_overrides=TINY_VIT | {"num_hidden_layers": 2, "num_attention_heads": 4}
+)
+TRAINING = TrainingConfig(num_train_epochs=1, train_batch_size=40, optimizer="AdamW", learning_rate=1e-3)
+
+
+def settings(folder, **changes):
+    return ShrinkConfig(**({"output_dir": str(folder), "scoring_examples": 40, "cpu": True} | changes))
+
+
+def test_a_vit_is_shrunk_and_kept(tmp_path, monkeypatch):
+    found = shrink(settings(tmp_path), DATA, MODEL, TRAINING)
+    assert 0.4 < found.smaller["operations"] / found.dense["operations"] <= 0.5
+    assert found.smaller["parameters"] < found.dense["parameters"]
+    assert json.loads((tmp_path / "shrunk.json").read_text())["channels"] == found.channels
+    model = AutoModelForImageClassification.from_pretrained(tmp_path / "model")
+    assert model.config.hidden_size == found.channels
+    assert model.config.heads_per_layer == found.heads
+    assert sum(parameter.numel() for parameter in model.parameters()) == found.smaller["parameters"]
+    dense = build_model(MODEL, list("0123456789"), 8, 0)
+    mask = load_masks(tmp_path / "mask.safetensors")
+    prunable = prunable_parameters(dense)
+    assert {name: tensor.shape for name, tensor in mask.items()} == {n: w.shape for n, w in prunable.items()}
+    assert count_kept(mask) == sum(weight.numel() for weight in prunable_parameters(model).values())
+    assert "operations, GFLOPs" in found.table()
+
+    def never(*arguments, **options):
+        raise AssertionError("done before")
+
+    monkeypatch.setattr(experiment, "train", never)
+    monkeypatch.setattr(experiment, "find_structure", never)
+    again = shrink(settings(tmp_path), DATA, MODEL, TRAINING)
+    assert again.smaller["accuracy"] == found.smaller["accuracy"]
+    assert torch.equal(load_masks(tmp_path / "mask.safetensors")[next(iter(mask))], mask[next(iter(mask))])
+
+
+def test_bad_requests_are_refused(tmp_path):
+    with pytest.raises(ConfigError, match="--target must lie between 0 and 1"):
+        settings(tmp_path, target=1.5)
+    with pytest.raises(ModelError, match="no ViT or DeiT of transformers"):
+        shrink(settings(tmp_path), DATA, ModelConfig(architecture="conv3"), TRAINING)
+    assert not (tmp_path / "model").exists()
