@@ -40,7 +40,7 @@ class DataConfig:
     _argument_group_name: ClassVar[str] = "data"
 
     dataset_name: str | None = option(
-        None, "A dataset id on the Hub, a folder that `datasets` can load, or the built-in 'digits'."
+        None, "The built-in 'digits', a dataset id on the Hub, or a folder that `datasets` can load (./digits, say)."
     )
     dataset_config_name: str | None = option(None, "The configuration of the dataset, where it has several.")
     dataset_revision: str | None = option(None, "The commit, tag or branch of the dataset on the Hub.")

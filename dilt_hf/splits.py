@@ -127,7 +127,7 @@ def load_splits(config: DataConfig) -> Splits:
 def _open_tables(config: DataConfig) -> tuple[dict[str, Any], str]:
     import datasets
 
-    if config.dataset_name == "digits" and not os.path.isdir("digits"):
+    if config.dataset_name == "digits":
         return digits(config.split_seed), "scikit-learn's digits"
     if config.dataset_name:
         loaded = datasets.load_dataset(

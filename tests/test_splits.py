@@ -18,6 +18,13 @@ def all_rows(splits):
     return [row for _, split in splits.items() for row in split.labels]
 
 
+def test_digits_are_built_in_whatever_lies_in_the_folder_one_is_in(tmp_path, monkeypatch):
+    (tmp_path / "digits").mkdir()
+    (tmp_path / "digits" / "results.jsonl").write_text('{"a": 1}\n{"a": "b"}\n')
+    monkeypatch.chdir(tmp_path)
+    assert load_splits(DataConfig(dataset_name="digits")).source == "scikit-learn's digits"
+
+
 def test_digits_are_split_apart_by_class():
     splits = load_splits(DataConfig(dataset_name="digits"))
     assert len(all_rows(splits)) == 1797
