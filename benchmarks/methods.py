@@ -153,7 +153,8 @@ def savit(arguments):
             name, str(sum(layer.attention.q_proj.out_features // 64 for layer in layers)),
             str(sum(layer.mlp.fc1.out_features for layer in layers)), str(network.config.hidden_size),
             f"{operations / 1e9:.2f}", f"{operations / dense:.2f}",
-            f"{sum(p.numel() for p in network.parameters()) / 1e6:.1f}", f"{times[1][name]:.0f}", f"{times[8][name]:.0f}",
+            f"{sum(p.numel() for p in network.parameters()) / 1e6:.1f}", f"{times[1][name]:.0f}",
+            f"{times[8][name]:.0f}",
             f"{times[1]['dense'] / times[1][name]:.2f}x", f"{times[8]['dense'] / times[8][name]:.2f}x",
         ])  # fmt: skip
     print_table("SAViT: what a smaller vision transformer saves on this CPU, medians of alternating turns", rows)
