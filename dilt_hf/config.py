@@ -149,10 +149,11 @@ class PartitionConfig:
     _argument_group_name: ClassVar[str] = "partitions"
 
     num_partitions: int = option(2, "N, the number of partitions and of independent pruning processes.")
-    partition_by: Literal["range", "random", "explicit", "clusters", "column", "sibling"] = option(
+    partition_by: Literal["range", "random", "explicit", "clusters", "picture_clusters", "column", "sibling"] = option(
         "range",
         "range: equal runs of class ids; random: random classes; explicit: --partition_classes or --partition_file; "
-        "clusters: similar classes together; column: by the values of --partition_column; "
+        "clusters: similar classes together; picture_clusters: similar pictures of any class; "
+        "column: by the values of --partition_column; "
         "sibling: the same classes everywhere and disjoint rows (the control).",
     )
     partition_seed: int = option(0, "Seed of the random and sibling partitions.")
@@ -165,7 +166,9 @@ class PartitionConfig:
     )
     partition_column: str | None = option(None, "column: the column whose values make the partitions.")
     embedding_model: str | None = option(
-        None, "clusters: the transformers image model whose class means are clustered; by default mean pictures are."
+        None,
+        "clusters, picture_clusters: the transformers image model whose embeddings are clustered; by default "
+        "the pictures themselves are.",
     )
 
     def __post_init__(self) -> None:

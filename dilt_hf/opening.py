@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import hashlib
 import os
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -80,13 +81,16 @@ class OpenRun:
             models.checkpoint_activations(self.model)
         if config.training.torch_compile:
             self.model.compile()
-        if config.partition.partition_by != "clusters":  # what is wrong with the partitions is said before decoding
+        embedded = config.partition.partition_by in ("clusters", "picture_clusters")
+        if not embedded:  # what is wrong with the partitions is said before decoding
             self.partitioning = make_partitions(config.partition, self.splits)
         self.images = data.open_images(
             self.splits, config.data, self.image_size, self.channels, self.accelerator.device, progress
         )
-        if config.partition.partition_by == "clusters":
-            self.partitioning = make_partitions(config.partition, self.splits, self.class_embeddings)
+        if embedded:
+            self.partitioning = make_partitions(
+                config.partition, self.splits, self.class_embeddings, self.picture_embeddings
+            )
         self.normalize = Normalize(
             config.data.image_mean, config.data.image_std, self.channels, self.accelerator.device
         )
@@ -164,30 +168,39 @@ class OpenRun:
         return Feed(self.images["train"], subset.rows, self.normalize, Augmentation.of(self.config.data))
 
     def class_embeddings(self) -> np.ndarray:
-        """Mean embedding of the training pictures of each class, float32 (classes, features): of the configured
-        vision model's pooled output, or of the pictures' own pixels when none is configured."""
+        """Mean embedding of the training pictures of each class, float32 (classes, features)."""
+        count, labels = len(self.splits.class_names), self.splits.train.labels
+        totals: np.ndarray | None = None
+        for first, features in self._embedded("train"):
+            totals = np.zeros((count, features.shape[1]), np.float32) if totals is None else totals
+            np.add.at(totals, labels[first : first + len(features)], features)
+        sizes = np.bincount(labels, minlength=count)[:, None]
+        return totals / np.maximum(sizes, 1)  # type: ignore[operator]
+
+    def picture_embeddings(self, split: str) -> np.ndarray:
+        """Embedding of every picture of a split, float32 (rows, features)."""
+        return np.concatenate([features for _, features in self._embedded(split)])
+
+    @torch.no_grad()
+    def _embedded(self, split: str) -> Iterator[tuple[int, np.ndarray]]:
+        """Embeddings batch by batch, with the number of the first row of each: the configured vision model's pooled
+        output, or the pictures' own pixels when none is configured."""
         name = self.config.partition.embedding_model
-        count = len(self.splits.class_names)
         if name:
             from transformers import AutoImageProcessor, AutoModel
 
             encoder = AutoModel.from_pretrained(name).to(self.accelerator.device).eval()
             processor = AutoImageProcessor.from_pretrained(name)
-        totals: Tensor | None = None
-        with torch.no_grad():
-            everything = torch.arange(len(self.splits.train))
-            for pictures, labels in self.images["train"].batches(everything, 256):
-                features = pictures.float().flatten(1)
-                if name:
-                    inputs = processor(list(pictures.permute(0, 3, 1, 2)), return_tensors="pt")
-                    output = encoder(**inputs.to(self.accelerator.device))
-                    pooled = getattr(output, "pooler_output", None)
-                    features = (output.last_hidden_state.mean(1) if pooled is None else pooled).flatten(1).float()
-                if totals is None:
-                    totals = torch.zeros(count, features.shape[1], device=features.device)
-                totals.index_add_(0, labels, features)
-        sizes = np.bincount(self.splits.train.labels, minlength=count)[:, None]
-        return totals.cpu().numpy() / np.maximum(sizes, 1)  # type: ignore[union-attr]
+        first = 0
+        for pictures, _ in self.images[split].batches(torch.arange(len(getattr(self.splits, split))), 256):
+            features = pictures.float().flatten(1)
+            if name:
+                inputs = processor(list(pictures.permute(0, 3, 1, 2)), return_tensors="pt")
+                output = encoder(**inputs.to(self.accelerator.device))
+                pooled = getattr(output, "pooler_output", None)
+                features = (output.last_hidden_state.mean(1) if pooled is None else pooled).flatten(1).float()
+            yield first, features.cpu().numpy()
+            first += len(features)
 
     # --- what can be known before it starts ---
 

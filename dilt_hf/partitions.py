@@ -8,8 +8,9 @@ rows instead, so every partition may hold every class.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,7 @@ class Partitioning:
         groups: for partitions by column, the column's values of each partition; else empty.
         column: the column that decides, for partitions by column.
         seed: the seed of a sibling split.
+        assigned: for clusters of pictures, the partition of every row of each split.
     """
 
     kind: str
@@ -38,12 +40,21 @@ class Partitioning:
     groups: tuple[tuple[Any, ...], ...] = ()
     column: str | None = None
     seed: int = 0
+    assigned: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict, compare=False, repr=False)
+
+    def identity(self) -> dict[str, Any]:
+        """What determines it, as JSON values."""
+        own = {name: getattr(self, name) for name in ("kind", "classes", "groups", "column", "seed")}
+        found = {name: hashlib.sha256(rows.tobytes()).hexdigest() for name, rows in self.assigned.items()}
+        return own | ({"assigned": found} if found else {})
 
     def __len__(self) -> int:
         return len(self.classes)
 
     def assign(self, split: Split) -> np.ndarray:
         """The partition of every row of `split`, int64 (n,). The rows of a sibling split are dealt class by class."""
+        if self.assigned:
+            return self.assigned[split.name]
         if self.kind == "sibling":
             return _deal(split.labels, len(self), self.seed, split.name)
         if self.kind == "column":
@@ -68,12 +79,16 @@ class Partitioning:
 
 
 def make_partitions(
-    config: PartitionConfig, splits: Splits, embed: Callable[[], np.ndarray] | None = None
+    config: PartitionConfig,
+    splits: Splits,
+    embed: Callable[[], np.ndarray] | None = None,
+    embed_pictures: Callable[[str], np.ndarray] | None = None,
 ) -> Partitioning:
     """The partitions that `config` describes, checked: N of them, none empty, disjoint, together everything.
 
     Args:
         embed: for `partition_by="clusters"`, gives the class-mean embeddings (classes, features); called only then.
+        embed_pictures: for `partition_by="picture_clusters"`, the embeddings (rows, features) of a split by its name.
 
     Raises:
         PartitionError: when they are not so, or name a class that does not exist, or a class has no training row.
@@ -93,6 +108,11 @@ def make_partitions(
         )
     if config.partition_by == "column":
         return _by_column(config, splits.train)
+    if config.partition_by == "picture_clusters":
+        if embed_pictures is None:
+            raise PartitionError("partitions by clusters of pictures need embeddings.")
+        embedded = {name: embed_pictures(name) for name, _ in splits.items()}
+        return _by_pictures(splits, cluster_pictures(embedded, n, config.partition_seed))
     every = tuple(range(len(names)))
     if config.partition_by == "sibling":
         if n > counts.min():
@@ -182,6 +202,39 @@ def cluster_classes(embeddings: np.ndarray, n: int) -> list[list[int]]:
     labels = AgglomerativeClustering(n_clusters=n).fit_predict(normalize(embeddings))
     clusters = [np.flatnonzero(labels == k).tolist() for k in range(n)]
     return sorted(clusters)  # by lowest class id, so that the numbering does not depend on the library
+
+
+def cluster_pictures(embeddings: Mapping[str, np.ndarray], n: int, seed: int = 0) -> dict[str, np.ndarray]:
+    """Similar pictures together: k-means of the training pictures' embeddings, scaled to unit length; other splits go
+    to the nearest centre. The largest cluster is number 0.
+
+    Args:
+        embeddings: (rows, features) by split; "train" among them.
+
+    Returns:
+        The cluster of every row, int64 (rows,), by split.
+
+    Raises:
+        PartitionError: for embeddings that are not finite, or fewer different pictures than clusters.
+    """
+    from sklearn.cluster import KMeans
+    from sklearn.preprocessing import normalize
+
+    if not all(np.isfinite(each).all() for each in embeddings.values()):
+        raise PartitionError("the embeddings are not finite; check the embedding model.")
+    unit = {name: normalize(each.astype(np.float64)) for name, each in embeddings.items()}
+    if len(np.unique(unit["train"], axis=0)) < n:
+        raise PartitionError(f"the training pictures are too much alike for {n} clusters; lower --num_partitions.")
+    found = KMeans(n, n_init=10, random_state=seed).fit(unit["train"])
+    number = np.argsort(np.argsort(-np.bincount(found.labels_, minlength=n), kind="stable"))
+    return {name: number[found.predict(each)].astype(np.int64) for name, each in unit.items()}
+
+
+def _by_pictures(splits: Splits, assigned: Mapping[str, np.ndarray]) -> Partitioning:
+    """Every partition may hold every class; its loss is over those that its training rows have."""
+    labels = splits.train.labels
+    classes = [tuple(np.unique(labels[assigned["train"] == k]).tolist()) for k in range(assigned["train"].max() + 1)]
+    return Partitioning("picture_clusters", tuple(classes), assigned=assigned)
 
 
 def _by_column(config: PartitionConfig, train: Split) -> Partitioning:

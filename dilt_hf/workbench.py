@@ -420,7 +420,7 @@ class Workbench(OpenRun):
         inputs = {
             "network": network.address,
             "data": self.fingerprints[split],
-            "partitioning": dataclasses.asdict(self.partitioning),
+            "partitioning": self.partitioning.identity(),
         }
         return self.stages.get(
             "score", inputs, make, description=f"{network.description}, on the {split} split",

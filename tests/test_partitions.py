@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from dilt_hf import images
-from dilt_hf.config import PartitionConfig
+from dilt_hf.config import DataConfig, PartitionConfig
 from dilt_hf.errors import PartitionError
-from dilt_hf.partitions import check_partitions, class_ids, cluster_classes, make_partitions
+from dilt_hf.partitions import check_partitions, class_ids, cluster_classes, cluster_pictures, make_partitions
 from dilt_hf.splits import Split, Splits
 
 NAMES = ("ant", "bee", "cat", "dog", "elk", "fox")
@@ -157,3 +157,32 @@ def test_whatever_is_accepted_is_a_partition(lists):
     else:
         assert sorted(c for part in made for c in part) == list(range(6))
         assert all(made)
+
+
+def test_pictures_are_clustered_by_what_they_show():
+    rng = np.random.default_rng(0)
+    centres = np.eye(3) * 5
+    kinds = {"train": np.repeat([0, 1, 2], [50, 30, 20]), "test": np.repeat([2, 0, 1], 4)}
+    embeddings = {name: centres[kind] + 0.1 * rng.standard_normal((len(kind), 3)) for name, kind in kinds.items()}
+    found = cluster_pictures(embeddings, 3)
+    assert all(np.array_equal(found[name], kind) for name, kind in kinds.items()), "the largest is number 0"
+    with pytest.raises(PartitionError, match="too much alike for 3 clusters"):
+        cluster_pictures({"train": np.ones((9, 2))}, 3)
+    with pytest.raises(PartitionError, match="not finite"):
+        cluster_pictures({"train": np.full((9, 2), np.nan)}, 2)
+
+
+def test_partitions_of_pictures_say_what_determines_them():
+    from dilt_hf.splits import load_splits
+
+    digits = load_splits(DataConfig(dataset_name="digits", max_train_samples=100, max_eval_samples=40))
+    rng = np.random.default_rng(0)
+    embedded = {name: rng.standard_normal((len(split), 4)) for name, split in digits.items()}
+    settings = PartitionConfig(num_partitions=2, partition_by="picture_clusters")
+    parts, again = (make_partitions(settings, digits, embed_pictures=embedded.__getitem__) for _ in range(2))
+    assert sum(len(rows) for rows in parts.rows(digits.test)) == len(digits.test)
+    assert json.dumps(parts.identity()) == json.dumps(again.identity())
+    other = make_partitions(settings, digits, embed_pictures=lambda name: np.roll(embedded[name], 1, axis=0))
+    assert json.dumps(parts.identity()) != json.dumps(other.identity())
+    with pytest.raises(PartitionError, match="need embeddings"):
+        make_partitions(settings, digits)

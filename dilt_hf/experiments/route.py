@@ -9,7 +9,6 @@ the single network is scored twice: among all classes, and among those of the pi
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Callable
 from pathlib import Path
@@ -237,7 +236,7 @@ class Routing:
 
         inputs = {
             "network": network.address, "about": about, "told": told, "data": bench.fingerprints["test"],
-            "partitioning": dataclasses.asdict(bench.partitioning),
+            "partitioning": bench.partitioning.identity(),
         }  # fmt: skip
         return bench.stages.get(
             f"scored_{kind}", inputs, scores, description=f"{network.description}, {kind}, on the test split",

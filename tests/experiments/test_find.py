@@ -163,7 +163,7 @@ def test_rewinding_gives_all_partitions_one_trained_theta_k(quick_config, change
     assert tickets.load_model("core").config.num_labels == 10
 
 
-@pytest.mark.parametrize("by", ["random", "sibling", "clusters"])
+@pytest.mark.parametrize("by", ["random", "sibling", "clusters", "picture_clusters"])
 def test_other_partitions_run_too(quick_config, change, by):
     config = change(
         change(quick_config, "partition", partition_by=by, num_partitions=3), "run", tickets=["consensus_2"]
