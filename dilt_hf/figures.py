@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from dilt_hf.comparison import Point, compared, dense_accuracy
+from dilt_hf.comparison import REFERENCE, Point, compared, dense_accuracy
 from dilt_hf.results import Results
 
 # Okabe and Ito's palette, distinguishable under the common forms of colour blindness; T_full first.
@@ -81,58 +81,81 @@ def draw_comparison(results: Results) -> bytes:
 
 
 def draw_by_sparsity(results: Results) -> bytes:
-    """Test accuracy of every method against sparsity, with its interval."""
+    """Test accuracy of every method with its interval: a panel a sparsity, a row a method; the band is that of random
+    masks, the dashed line the dense network."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8.2, 4.6), layout="constrained", dpi=130)
-    axes = figure.add_subplot()
-    _draw_methods(axes, results, lambda point: 100 * (1 - point.density))
-    sparsities = sorted({100 * (1 - point.density) for point in compared(results)})
-    axes.set_xticks(sparsities, [f"{each:.4g}" for each in sparsities])
-    axes.set_xlabel("sparsity in %")
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside right center", frameon=False, fontsize=9)
+    points = compared(results)
+    methods = list(dict.fromkeys(point.method for point in points))
+    densities = list(dict.fromkeys(point.density for point in points))
+    figure = Figure(figsize=(2.4 + 2.6 * len(densities), 1.3 + 0.27 * len(methods)), layout="constrained", dpi=130)
+    panels = figure.subplots(1, len(densities), sharey=True, sharex=True, squeeze=False)[0]
+    dense, lowest = dense_accuracy(results), 100.0
+    for axes, density in zip(panels, densities, strict=True):
+        for point in (point for point in points if point.density == density):
+            width = 0.0 if math.isnan(point.accuracy.half_width) else point.accuracy.half_width
+            lowest = min(lowest, point.accuracy.mean)
+            colour = "#8A8A8A" if "random" in point.method else COLOURS[1]
+            height = -methods.index(point.method)
+            axes.errorbar(point.accuracy.mean, height, xerr=width, marker="o", markersize=5, capsize=2, color=colour)
+            if point.method == REFERENCE:
+                axes.axvspan(point.accuracy.mean - width, point.accuracy.mean + width, color="#000000", alpha=0.06)
+        if dense is not None:
+            axes.axvline(dense.mean, color="#000000", linewidth=0.8, linestyle="--")
+        axes.set_title(f"sparsity {100 * (1 - density):.4g} %", fontsize=10)
+        axes.set_xlabel("test accuracy in %")
+        axes.grid(axis="x", color="#dddddd", linewidth=0.6)
+        axes.set_axisbelow(True)
+        axes.tick_params(axis="y", length=0)
+        for side in ("top", "right", "left"):
+            axes.spines[side].set_visible(False)
+    panels[0].set_yticks([-number for number in range(len(methods))], methods)
+    panels[0].set_xlim(max(0.0, math.floor(lowest / 2) * 2 - 4), 100.5)
     return _png(figure)
 
 
 def draw_by_cost(results: Results) -> bytes:
-    """Test accuracy of every method at every sparsity against the trainings and the operations that it took."""
+    """Mean test accuracy of every method against the trainings and the operations that it took: a line a method, from
+    its densest to its sparsest network."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter, LogLocator
 
     figure = Figure(figsize=(10.2, 4.6), layout="constrained", dpi=130)
     left, right = figure.subplots(1, 2, sharey=True)
-    _draw_methods(left, results, lambda point: point.rounds)
+    _draw_lines(left, results, lambda point: point.rounds)
     left.set_xlabel("trainings before the mask is found")
-    _draw_methods(right, results, lambda point: point.dense_flops)
+    left.set_ylabel("test accuracy in %, mean over seeds")
+    _draw_lines(right, results, lambda point: point.dense_flops)
     right.set_xscale("log")
-    right.set_xlabel("training FLOPs, search and final training, as dense hardware runs them")
-    right.set_ylabel("")
+    right.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    right.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0e}".replace("e+", "e")))
+    right.xaxis.set_minor_locator(LogLocator(subs=()))
+    right.set_xlabel("training FLOPs, search and final training")
     figure.legend(*left.get_legend_handles_labels(), loc="outside right center", frameon=False, fontsize=9)
     return _png(figure)
 
 
-def _draw_methods(axes: Any, results: Results, position: Callable[[Point], float]) -> None:
-    """A line a method, through its sparsities; those that find nothing are grey."""
+def _draw_lines(axes: Any, results: Results, position: Callable[[Point], float]) -> None:
+    """The methods in colours, and once these are used up again with open markers; those that find nothing are grey."""
     points = compared(results)
     for number, method in enumerate(dict.fromkeys(point.method for point in points)):
         line = [point for point in points if point.method == method]
-        widths = [0.0 if math.isnan(p.accuracy.half_width) else p.accuracy.half_width for p in line]
-        grey = "random" in method
-        axes.errorbar(
+        colour = COLOURS[-1] if "random" in method else COLOURS[number % (len(COLOURS) - 1)]
+        again = number >= len(COLOURS) - 1
+        axes.plot(
             [position(point) for point in line],
             [point.accuracy.mean for point in line],
-            yerr=widths,
-            marker=MARKERS[number % len(MARKERS)],
-            markersize=5,
-            capsize=2,
-            linewidth=1.1,
-            linestyle=":" if grey else "-" if number < len(COLOURS) - 1 else "--",
-            color=COLOURS[-1] if grey else COLOURS[number % (len(COLOURS) - 1)],
+            marker=MARKERS[(number + 3 * again) % len(MARKERS)],
+            markersize=6,
+            markerfacecolor="#ffffff" if again else colour,
+            linewidth=1.0,
+            linestyle="--" if again else "-",
+            color=colour,
             label=method,
         )
     dense = dense_accuracy(results)
     if dense is not None:
-        axes.axhline(dense.mean, color="#000000", linewidth=0.8, linestyle="--", label="dense")
-    axes.set_ylabel("test accuracy in %, mean and 95 % interval")
+        axes.axhline(dense.mean, color="#000000", linewidth=0.8, linestyle=":", label="dense")
     axes.grid(color="#dddddd", linewidth=0.6)
     axes.set_axisbelow(True)
     for side in ("top", "right"):

@@ -28,6 +28,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from dilt_hf import data
 from dilt_hf.accounting import TRAINING_PASSES, Cost
@@ -184,7 +185,8 @@ def _cap_pruned(bench: Workbench, seed: int, network: Stage, mask: Masks, kept: 
 
     def score(folder: Path) -> dict[str, Any]:
         load_weights(bench.model, network.path / WEIGHTS_FILE)
-        scores = cap_scores(bench.model, bench.prunable, examples, mask, knobs)
+        with _gradients_bar(bench, rows, knobs, "scores") as bar:
+            scores = cap_scores(bench.model, bench.prunable, examples, mask, knobs, bar.update)
         save_tensors(scores, folder / SCORES_FILE)
         return {"cost": cost}
 
@@ -195,7 +197,8 @@ def _cap_pruned(bench: Workbench, seed: int, network: Stage, mask: Masks, kept: 
     def prune(folder: Path) -> dict[str, Any]:
         load_weights(bench.model, network.path / WEIGHTS_FILE)
         chosen = select(read_weights(scored.path / SCORES_FILE), kept, within=mask)
-        updated = cap_update(bench.model, bench.prunable, examples, chosen, mask, knobs)
+        with _gradients_bar(bench, rows, knobs, "update") as bar:
+            updated = cap_update(bench.model, bench.prunable, examples, chosen, mask, knobs, bar.update)
         with torch.no_grad():
             for name, weight in bench.prunable.items():
                 weight.copy_(updated[name])
@@ -208,6 +211,11 @@ def _cap_pruned(bench: Workbench, seed: int, network: Stage, mask: Masks, kept: 
         "cap", {"scores": scored.address, "kept": kept}, prune, derived_from=[network.address, scored.address],
         description=f"seed {seed}: CAP at {kept} weights",
     )  # fmt: skip
+
+
+def _gradients_bar(bench: Workbench, rows: Tensor, knobs: CapSettings, what: str) -> tqdm:
+    total = len(rows) * sweeps(bench.prunable, knobs)
+    return tqdm(total=total, desc=f"CAP, {what}", unit="gradient", disable=None if bench.progress else True)
 
 
 def _cycle_trained(bench: Workbench, seed: int, pruned: Stage, mask: Masks, cycle: int) -> Stage:

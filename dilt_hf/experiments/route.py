@@ -37,6 +37,7 @@ from dilt_hf.routing import RoutedNetwork
 from dilt_hf.schedule import Job, carry_out
 from dilt_hf.stages import Stage
 from dilt_hf.teams import Team
+from dilt_hf.training import total_steps
 from dilt_hf.weights import WEIGHTS_FILE, load_weights, read_weights
 from dilt_hf.workbench import NETWORKS, Purpose, Workbench, route_file
 
@@ -63,8 +64,10 @@ def route(config: DiltConfig, routes: RouteConfig, team: Team | None = None, pro
         opened.begin()
     team.wait_for_all("opened")
     runs = [Routing(bench, seed, routes) for seed in config.run.seeds]
-    if team.is_first and progress:
-        print(runs[0].plan(len(runs)), flush=True)
+    if team.index == 0 and progress:  # its members measure a step together
+        plan = runs[0].plan(len(runs))
+        if team.is_first:
+            print(plan, flush=True)
     failures = carry_out([job for run in runs for job in run.jobs()], team)
     team.wait_for_all("finished")
     if not team.is_first:
@@ -93,12 +96,21 @@ class Routing:
 
     def plan(self, seeds: int) -> str:
         """What there is to do, in words."""
-        rounds, routes = len(self.bench.kept_per_round()), len(self.bench.subsets)
-        each = len(self.settings.sparsities)
+        bench, each = self.bench, len(self.settings.sparsities)
+        rounds, routes, training = len(bench.kept_per_round()), len(bench.subsets), bench.config.training
         alone = each * routes if self.settings.networks_alone else 0
+        lengths = [len(subset.rows) for subset in bench.subsets]
+        steps = seeds * (
+            rounds * sum(bench.steps_of(subset, training) for subset in [*bench.subsets, bench.everything])
+            + each * total_steps(lengths, training.for_tickets())
+            + each * bench.steps_of(bench.everything, training.for_tickets())
+            + (each * sum(bench.steps_of(s, training.for_tickets()) for s in bench.subsets) if alone else 0)
+        )
+        minutes = steps * bench.seconds_per_step() / bench.team.count / 60
         return (
             f"{seeds} seed(s) x ({rounds} rounds x {routes + 1} pruning processes + {each} joint trainings of {routes} "
-            f"routes + {each} single networks + {alone} networks alone); finished steps are not repeated."
+            f"routes + {each} single networks + {alone} networks alone) = {steps:,} steps, about {minutes:.1f} minutes "
+            "with the processes that were launched; finished steps are not repeated."
         )
 
     def jobs(self) -> list[Job]:
