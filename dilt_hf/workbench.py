@@ -254,12 +254,16 @@ class Workbench(OpenRun):
         """The statistics of batch norm of one route, over (at most so many of) its rows."""
         load_weights(self.model, folder / WEIGHTS_FILE)
         MaskedWeights(self.model, mask).mask_weights()
-        rows = subset.rows[torch.randperm(len(subset.rows), generator=generator_for(number, "statistics"))]
+        self.recalibrate(subset)
+        save_tensors(batchnorm_statistics(self.model), folder / route_file(number))
+
+    def recalibrate(self, subset: Subset) -> None:
+        """Give the model's batch norms the statistics of (at most so many of) the rows of a subset."""
+        rows = subset.rows[torch.randperm(len(subset.rows), generator=generator_for(subset.name, "statistics"))]
         batches = data.in_order(
             self.images["train"], rows[:MOST_STATISTICS_ROWS], self.config.training.train_batch_size, self.normalize
         )
         recalibrate_batchnorm(self.model, (pixels for pixels, _ in batches))
-        save_tensors(batchnorm_statistics(self.model), folder / route_file(number))
 
     def _checkpointing(self, folder: Path) -> Checkpointing:
         return Checkpointing(folder / CHECKPOINT_FILE, 60 * self.config.run.checkpointing_minutes)

@@ -24,21 +24,23 @@ from dilt_hf.errors import RunError
 from dilt_hf.experiments.folder import open_folder
 from dilt_hf.experiments.networks import Label
 from dilt_hf.experiments.route_figure import draw_routes
-from dilt_hf.experiments.routed import ALONE, ROUTED, SINGLE, TOLD, Routes, Scored
+from dilt_hf.experiments.routed import ALONE, MERGED, ROUTED, SINGLE, TOLD, Routes, Scored
 from dilt_hf.experiments.search import Search
 from dilt_hf.experiments.settings import RouteConfig
 from dilt_hf.files import pretty_json, write_atomically
+from dilt_hf.masking import MaskedWeights
 from dilt_hf.masks import count_kept, count_total, union
 from dilt_hf.models import logits_of
 from dilt_hf.opening import Subset
 from dilt_hf.overlap import mean_overlap
+from dilt_hf.pruning.merging import consensus_merge, ties
 from dilt_hf.pruning.rtl import Similarity
-from dilt_hf.routing import RoutedNetwork
+from dilt_hf.routing import RoutedNetwork, batchnorm_statistics
 from dilt_hf.schedule import Job, carry_out
 from dilt_hf.stages import Stage
 from dilt_hf.teams import Team
 from dilt_hf.training import total_steps
-from dilt_hf.weights import WEIGHTS_FILE, load_weights, read_weights
+from dilt_hf.weights import WEIGHTS_FILE, checkpoint_tensors, load_weights, read_weights, save_weights
 from dilt_hf.workbench import NETWORKS, Purpose, Workbench, route_file
 
 NUMBERS_FILE, TEXT_FILE, PICTURE_FILE = "routes.json", "routes.md", "routes.png"
@@ -135,6 +137,7 @@ class Routing:
             kept = self._kept(sparsity)
             masks = self._masks(sparsity)
             weights = {ROUTED: count_kept(union(masks)), ALONE: kept * len(masks), SINGLE: kept, TOLD: kept}
+            weights |= dict.fromkeys(MERGED.values(), weights[ROUTED])
             for name, make in self._ways().items():
                 found.append(Scored(name, self.seed, sparsity, make(sparsity).record, weights[name]))
         return found
@@ -149,7 +152,10 @@ class Routing:
 
     def _ways(self) -> dict[str, Callable[[float], Stage]]:
         ways: dict[str, Callable[[float], Stage]] = {ROUTED: self._routed, SINGLE: self._single, TOLD: self._told}
-        return ways | ({ALONE: self._alone} if self.settings.networks_alone else {})
+        if self.settings.networks_alone:
+            ways |= {ALONE: self._alone}
+            ways |= {name: functools.partial(self._merged, kind) for kind, name in MERGED.items()}
+        return ways
 
     def _kept(self, sparsity: float) -> int:
         return round((1 - sparsity) * self.total)
@@ -208,6 +214,44 @@ class Routing:
             return call
 
         return self._score("alone", trained[0], network, told=True, about=[each.address for each in trained])
+
+    def _merged(self, kind: str, sparsity: float) -> Stage:
+        """The networks alone composed without training, by their changes since the rewind point; one network for all,
+        which is told the partition as the routed one is."""
+        bench, start = self.bench, self.bench.start(self.seed)
+        alone = [self._trained_alone(k, subset, sparsity) for k, subset in enumerate(bench.subsets)]
+        addresses = [each.address for each in alone]
+
+        def merge(folder: Path) -> dict[str, Any]:
+            statistics, masks = batchnorm_statistics(bench.model), self._masks(sparsity)
+            first, *trained = (
+                {name: w for name, w in read_weights(stage.path / WEIGHTS_FILE).items() if name not in statistics}
+                for stage in (start, *alone)
+            )
+            for network, mask in zip(trained, masks, strict=True):  # that a weight is not there was not learned
+                network |= {name: torch.where(mask[name], network[name], first[name]) for name in mask}
+            merged = ties(first, trained) if kind == "TIES" else consensus_merge(first, trained, at_least=1)
+            load_weights(bench.model, start.path / WEIGHTS_FILE)
+            live = checkpoint_tensors(bench.model)
+            with torch.no_grad():
+                for name, tensor in merged.items():
+                    live[name].copy_(tensor)
+            MaskedWeights(bench.model, union(masks)).mask_weights()
+            bench.recalibrate(bench.everything)
+            save_weights(bench.model, folder / WEIGHTS_FILE)
+            return {}
+
+        merged = bench.stages.get(
+            "merged", {"kind": kind, "start": start.address, "networks": addresses}, merge,
+            description=f"seed {self.seed}: {MERGED[kind]}", derived_from=[start.address, *addresses],
+        )  # fmt: skip
+
+        def network() -> Callable[[Tensor, Tensor], Tensor]:
+            load_weights(bench.model, merged.path / WEIGHTS_FILE)
+            bench.model.eval()
+            return lambda pixels, routes: logits_of(bench.model, pixels)
+
+        return self._score("merged", merged, network, told=True)
 
     def _trained_alone(self, number: int, subset: Subset, sparsity: float) -> Stage:
         name = f"{subset.name} alone at sparsity {sparsity:g}"

@@ -14,6 +14,7 @@ from dilt_hf.results import Estimate, estimate
 from dilt_hf.tables import markdown_table
 
 ROUTED, ALONE, SINGLE, TOLD = "routed", "networks alone", "single", "single, told the partition"
+MERGED = {"TIES": "networks merged by TIES", "consensus": "networks merged by consensus"}
 
 
 @dataclasses.dataclass(frozen=True)

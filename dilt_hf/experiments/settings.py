@@ -85,7 +85,9 @@ class RouteConfig:
     statistics: Literal["own", "shared"] = option(
         "own", "Batch norm statistics: each route's own, over its training rows, or those of the joint training."
     )
-    networks_alone: bool = option(True, "Also train each subnetwork alone on its rows: as many networks as routes.")
+    networks_alone: bool = option(
+        True, "Also train each subnetwork alone on its rows, as many networks as routes, and merge them untrained."
+    )
 
     def __post_init__(self) -> None:
         require(bool(self.sparsities), "--sparsities needs at least one.")

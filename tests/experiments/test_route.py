@@ -11,7 +11,8 @@ from safetensors.torch import load_file
 from dilt_hf import data
 from dilt_hf.errors import ConfigError
 from dilt_hf.experiments import route as experiment
-from dilt_hf.experiments.route import ALONE, ROUTED, SINGLE, TOLD, Routing, route
+from dilt_hf.experiments.route import Routing, route
+from dilt_hf.experiments.routed import ALONE, MERGED, ROUTED, SINGLE, TOLD
 from dilt_hf.experiments.settings import RouteConfig
 from dilt_hf.masks import count_kept, count_total, union
 from dilt_hf.weights import WEIGHTS_FILE, load_weights
@@ -29,8 +30,8 @@ def config(quick_config, change):
 def test_routes_are_trained_scored_and_found_again(config, monkeypatch, tmp_path):
     found = route(config, SETTINGS, progress=False)
     total = found.total
-    assert found.names == [ROUTED, SINGLE, TOLD, ALONE]
-    assert len(found.scored) == 2 * 2 * 4
+    assert found.names == [ROUTED, SINGLE, TOLD, ALONE, *MERGED.values()]
+    assert len(found.scored) == 2 * 2 * 6
     assert {len(curve) for curve in found.curves.values()} == {6}
     bench = Workbench(config, progress=False)
     run = Routing(bench, 0, SETTINGS)
