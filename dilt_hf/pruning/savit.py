@@ -58,7 +58,7 @@ def find_structure(model: nn.Module, batches: Batches, target: float, at_once: i
         ModelError: for another architecture, or a target that cannot be met.
     """
     scores = gate_scores(model, batches, at_once)
-    together = interactions(model, batches)
+    together = interactions(model, batches, scores)
     return best_structure(shape_of(model), scores, together, target)
 
 
@@ -125,26 +125,41 @@ def gate_scores(model: nn.Module, batches: Batches, at_once: int = 16) -> dict[s
     return {kind: each / examples for kind, each in total.items()}
 
 
-def interactions(model: nn.Module, batches: Batches) -> Tensor:
-    """C: how the loss curves when all gates of a kind are lowered together, float64 (3, 3) in the order of `KINDS`.
+def interactions(model: nn.Module, batches: Batches, scores: Mapping[str, Tensor]) -> Tensor:
+    """C: how the loss curves when kinds are lowered together, float64 (3, 3) in the order of `KINDS`.
 
-    C_st = u_sᵀ H u_t with H the Hessian of the mean loss in the gates and u_s one for the gates of kind s, else zero.
-    Directions of falling curvature, which would reward removal, count as flat.
+    C_st = u_sᵀ H u_t with H the Hessian of the mean loss in the gates and u_s the direction of `directions`, so that
+    rᵀCr / 2 is what removing the shares r costs. Directions of falling curvature, which would reward removal, count as
+    flat.
     """
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
-    gates = {kind: gate.requires_grad_() for kind, gate in open_gates(model).items()}
+    gates, along = {kind: gate.requires_grad_() for kind, gate in open_gates(model).items()}, directions(scores)
     found = torch.zeros(len(KINDS), len(KINDS), dtype=torch.double)
     examples = sum(len(labels) for _, labels in batches)
     with _evaluating(model), sdpa_kernel(SDPBackend.MATH), gated(model, gates):
         for pixels, labels in batches:
             loss = nn.functional.cross_entropy(logits_of(model, pixels), labels) * (len(labels) / examples)
             slopes = torch.autograd.grad(loss, [gates[kind] for kind in KINDS], create_graph=True)
-            for row, slope in enumerate(slopes):
-                curved = torch.autograd.grad(slope.sum(), [gates[kind] for kind in KINDS], retain_graph=True)
-                found[row] += torch.stack([each.detach().double().sum().cpu() for each in curved])
+            for row, (kind, slope) in enumerate(zip(KINDS, slopes, strict=True)):
+                curved = torch.autograd.grad(
+                    slope, [gates[each] for each in KINDS], grad_outputs=along[kind], retain_graph=True
+                )
+                each = [(curve * along[name]).double().sum() for name, curve in zip(KINDS, curved, strict=True)]
+                found[row] += torch.stack(each).detach().cpu()
     values, vectors = torch.linalg.eigh((found + found.T) / 2)
     return vectors @ torch.diag(values.clamp(min=0)) @ vectors.T
+
+
+def directions(scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """How gates of each kind are lowered when its share r goes, per r: 2 for the lower-scoring half, which goes first,
+    0 for the others. All of them together would not do: layer norm does not see it when all channels are lowered."""
+    found = {}
+    for kind, score in scores.items():
+        lower = torch.zeros(score.numel(), dtype=score.dtype, device=score.device)
+        lower[score.flatten().sort(stable=True).indices[: score.numel() // 2]] = 2
+        found[kind] = lower.view(score.shape)
+    return found
 
 
 @contextlib.contextmanager

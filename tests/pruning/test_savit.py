@@ -67,12 +67,14 @@ def test_scores_are_the_squared_slopes_of_explicit_gates(model):
 def test_kinds_raise_the_loss_together_as_finite_differences_say(model):
     model = model.double()
     batches, size = pictures(torch.double), 1e-4
-    found = interactions(model, batches)
+    scores = gate_scores(model, batches)
+    found = interactions(model, batches, scores)
+    half = {kind: score <= score.flatten().sort().values[score.numel() // 2 - 1] for kind, score in scores.items()}
 
     def lowered(*amounts):
         gates = open_gates(model)
         for kind, amount in zip(KINDS, amounts, strict=True):
-            gates[kind] = gates[kind] - amount
+            gates[kind] = gates[kind] - 2 * amount * half[kind]
         return float(loss_of(model, gates, batches).detach())
 
     hessian = torch.zeros(3, 3, dtype=torch.double)
@@ -84,6 +86,16 @@ def test_kinds_raise_the_loss_together_as_finite_differences_say(model):
     values, vectors = torch.linalg.eigh(hessian)
     expected = vectors @ torch.diag(values.clamp(min=0)) @ vectors.T
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_channels_are_not_free(model):
+    """Layer norm hides it when all of them shrink, but not when half of them do."""
+    found = interactions(model, pictures(), gate_scores(model, pictures()))
+    everything = {kind: torch.ones_like(gate) for kind, gate in open_gates(model).items()}
+    scaled = {kind: gate * (0.5 if kind == "channels" else 1) for kind, gate in everything.items()}
+    with torch.no_grad():
+        torch.testing.assert_close(loss_of(model, scaled, pictures()), loss_of(model, everything, pictures()))
+    assert found[2, 2] > 1e-3 * found.abs().max()
 
 
 def test_operations_are_those_that_are_counted(model):
