@@ -10,9 +10,10 @@ from timing import alternate, print_table
 from torch.nn.utils import prune
 
 from dilt_hf.config import ModelConfig, TrainingConfig
+from dilt_hf.masking import MaskedWeights
 from dilt_hf.masks import full_like, random_like
 from dilt_hf.models import build_model, logits_of
-from dilt_hf.training import MaskedWeights, make_optimizer
+from dilt_hf.optimizers import make_optimizer
 from dilt_hf.weights import checkpoint_tensors, prunable_parameters
 
 CONFIG = TrainingConfig(learning_rate=0.01)

@@ -33,6 +33,7 @@ from tqdm.auto import tqdm
 from dilt_hf import data
 from dilt_hf.accounting import TRAINING_PASSES, Cost
 from dilt_hf.consensus import COLT, consented
+from dilt_hf.loop import Topology
 from dilt_hf.mask_files import load_masks, masks_to_bytes, save_masks
 from dilt_hf.masks import Masks, count_total, full_like
 from dilt_hf.pruning.cap import CapSettings, cap_scores, cap_update, sweeps
@@ -44,7 +45,7 @@ from dilt_hf.pruning.snip import snip_scores
 from dilt_hf.seeding import generator_for
 from dilt_hf.splits import dealt_by_class
 from dilt_hf.stages import Stage
-from dilt_hf.training import Topology, total_steps
+from dilt_hf.training import total_steps
 from dilt_hf.weights import WEIGHTS_FILE, load_weights, read_weights, save_tensors, save_weights, weights_sha256
 from dilt_hf.workbench import MASK_FILE, Purpose, Workbench
 

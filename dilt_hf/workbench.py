@@ -21,6 +21,7 @@ from dilt_hf.augmentation import Augmentation
 from dilt_hf.config import TrainingConfig
 from dilt_hf.errors import RunError
 from dilt_hf.inference import predict, recalibrate_batchnorm
+from dilt_hf.loop import Checkpointing, Route, Topology
 from dilt_hf.mask_files import load_masks, masks_to_bytes, save_masks
 from dilt_hf.masking import MaskedWeights
 from dilt_hf.masks import Masks, density, density_per_tensor, full_like
@@ -31,7 +32,7 @@ from dilt_hf.routing import batchnorm_statistics
 from dilt_hf.seeding import generator_for
 from dilt_hf.stages import Stage
 from dilt_hf.tracking import TrackedRun
-from dilt_hf.training import Checkpointing, Route, Topology, TrainingRecord, total_steps, train, train_routes
+from dilt_hf.training import TrainingRecord, total_steps, train, train_routes
 from dilt_hf.weights import (
     WEIGHTS_FILE,
     checkpoint_tensors,

@@ -9,11 +9,13 @@ import torch
 from accelerate import Accelerator
 from small import CPU, SGD, TINY_VIT, masks_of, network
 
-from dilt_hf import inference, training
+from dilt_hf import inference, loop, training
 from dilt_hf.augmentation import Augmentation
 from dilt_hf.errors import ConfigError, ModelError, RunError, TrainingError
+from dilt_hf.loop import Checkpointing
 from dilt_hf.masks import count_kept, full_like
 from dilt_hf.models import checkpoint_activations
+from dilt_hf.objectives import ClassLoss, Teacher
 from dilt_hf.pruning.early_bird import EarlyBird
 from dilt_hf.weights import prunable_parameters
 
@@ -173,13 +175,13 @@ def test_a_rewind_step_beyond_the_training_is_refused(feed, accelerator):
 @pytest.mark.parametrize("extra", [{}, {"ema_decay": 0.9, "max_grad_norm": 1.0}], ids=["plain", "averaged"])
 def test_an_interrupted_training_goes_on_to_the_same_bits(feed, accelerator, tmp_path, monkeypatch, name, extra):
     """Stopped between two steps, again and again, it ends where one that was left alone ends."""
-    monkeypatch.setattr(training, "SEGMENT_STEPS", 3)
+    monkeypatch.setattr(loop, "SEGMENT_STEPS", 3)
     config = dataclasses.replace(SGD, num_train_epochs=3, **(OPTIMIZERS[name] | extra))
     settings = {"architecture": "vit-tiny", **TINY_VIT, "hidden_dropout_prob": 0.2}
     whole, broken = network(**settings), network(**settings)
     masks = masks_of(whole)
     undisturbed = run(whole, masks, feed, config, accelerator)
-    checkpointing = training.Checkpointing(tmp_path / "checkpoint.safetensors", 1e-9)
+    checkpointing = Checkpointing(tmp_path / "checkpoint.safetensors", 1e-9)
     for _ in range(3):
         steps = iter(range(8))
 
@@ -203,7 +205,7 @@ def test_a_damaged_checkpoint_is_named(feed, accelerator, tmp_path):
     path = tmp_path / "checkpoint.safetensors"
     path.write_bytes(b"half")
     with pytest.raises(RunError, match=r"checkpoint.safetensors is no usable checkpoint.*delete it"):
-        run(network(), {}, feed, SGD, accelerator, checkpointing=training.Checkpointing(path, 1))
+        run(network(), {}, feed, SGD, accelerator, checkpointing=Checkpointing(path, 1))
 
 
 def test_the_average_of_the_weights_is_what_is_kept(feed, accelerator):
@@ -241,7 +243,7 @@ def test_the_mixed_loss_is_that_of_soft_targets():
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(6, 5, generator=generator)
     labels, partners = torch.tensor([3, 4, 1, 1, 3, 4]), torch.tensor([4, 3, 1, 1, 4, 3])
-    objective = training._Objective([1, 3, 4], 0.1, CPU)
+    objective = ClassLoss([1, 3, 4], 0.1, CPU)
     targets = torch.full((6, 3), 0.1 / 3)
     for weight, which in ((0.7, labels), (0.3, partners)):
         targets += 0.9 * weight * torch.nn.functional.one_hot(torch.tensor([[-1, 0, -1, 1, 2][c] for c in which]), 3)
@@ -250,7 +252,7 @@ def test_the_mixed_loss_is_that_of_soft_targets():
 
 
 def test_a_settled_mask_ends_the_round_and_survives_an_interruption(feed, accelerator, tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "SEGMENT_STEPS", 3)
+    monkeypatch.setattr(loop, "SEGMENT_STEPS", 3)
     config = dataclasses.replace(SGD, num_train_epochs=30, learning_rate=1e-3)
     before = full_like(prunable_parameters(network()))
     kept = count_kept(before) // 2
@@ -263,7 +265,7 @@ def test_a_settled_mask_ends_the_round_and_survives_an_interruption(feed, accele
         if next(steps, None) is None:
             raise KeyboardInterrupt
 
-    checkpointing = training.Checkpointing(tmp_path / "checkpoint.safetensors", 1e-9)
+    checkpointing = Checkpointing(tmp_path / "checkpoint.safetensors", 1e-9)
     with pytest.raises(KeyboardInterrupt):
         run(network(), {}, feed, config, accelerator, settled=EarlyBird(before, kept, 0.1),
             checkpointing=checkpointing, on_step=stop)  # fmt: skip
@@ -309,8 +311,6 @@ def test_a_compiled_network_trains_the_same_subnetwork(feed, accelerator):
 
 def test_a_teacher_is_imitated(feed, accelerator):
     """With all of the loss the teacher's, labels do not matter; and the student comes to agree with it."""
-    from dilt_hf.training import Teacher
-
     config = dataclasses.replace(SGD, num_train_epochs=15, learning_rate=0.1)
     teacher = network(seed=3, hidden_sizes=[16, 32])
     run(teacher, {}, feed, config, accelerator)
@@ -326,8 +326,6 @@ def test_a_teacher_is_imitated(feed, accelerator):
 
 
 def test_the_loss_of_a_teacher_is_the_divergence_of_softened_outputs():
-    from dilt_hf.training import Teacher
-
     logits, own = torch.tensor([[1.0, 2.0, 0.5], [0.0, 1.0, 0.0]]), torch.tensor([[0.5, 0.1, 0.0], [2.0, 1.0, 0.3]])
 
     class Fixed(torch.nn.Module):

@@ -7,8 +7,9 @@ import torch
 from shared_worker import doubled
 from small import SGD, masks_of, network
 
-from dilt_hf import data, training
-from dilt_hf.training import Route, train_routes
+from dilt_hf import data, loop, training
+from dilt_hf.loop import Checkpointing, Route
+from dilt_hf.training import train_routes
 from dilt_hf.weights import prunable_parameters
 
 KEY = (0, "joint")
@@ -95,11 +96,11 @@ def test_one_route_is_an_ordinary_training(feed, accelerator):
 
 
 def test_an_interrupted_joint_training_goes_on_to_the_same_bits(feed, accelerator, tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "SEGMENT_STEPS", 3)
+    monkeypatch.setattr(loop, "SEGMENT_STEPS", 3)
     whole, broken = network(), network()
     routes = routes_of(whole, feed)
     record = train_routes(whole, routes, SGD, accelerator, key=KEY)
-    checkpointing = training.Checkpointing(tmp_path / "checkpoint.safetensors", 1e-9)
+    checkpointing = Checkpointing(tmp_path / "checkpoint.safetensors", 1e-9)
     steps = iter(range(7))
 
     def stop(count):

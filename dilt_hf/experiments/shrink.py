@@ -25,12 +25,14 @@ from dilt_hf.feeds import Feed
 from dilt_hf.files import pretty_json, write_atomically
 from dilt_hf.images import Normalize, image_processor
 from dilt_hf.inference import predict
+from dilt_hf.loop import Checkpointing
 from dilt_hf.mask_files import save_masks
+from dilt_hf.objectives import Teacher
 from dilt_hf.pruning.savit import Structure, find_structure, shape_of, shrunk, structured_mask
 from dilt_hf.splits import dealt_by_class, load_splits
 from dilt_hf.stages import Stages
 from dilt_hf.tables import markdown_table
-from dilt_hf.training import Checkpointing, Teacher, train
+from dilt_hf.training import train
 from dilt_hf.weights import WEIGHTS_FILE, load_weights, read_weights, save_tensors, save_weights, tensors_sha256
 
 STRUCTURE_FILE, MASK_FILE, RESULT_FILE = "structure.safetensors", "mask.safetensors", "shrunk.json"

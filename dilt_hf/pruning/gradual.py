@@ -15,7 +15,7 @@ UPDATE_EVERY, BEGIN, END = 100, 0.0, 0.75
 
 
 class GradualPruning:
-    """The topology of a training that prunes by magnitude as it goes (`training.Topology`).
+    """The topology of a training that prunes by magnitude as it goes (`loop.Topology`).
 
     Args:
         masks: what the training starts with, by checkpoint name; usually everything.

@@ -24,7 +24,7 @@ UPDATE_EVERY, DROP_SHARE, STOP_AFTER = 100, 0.3, 0.75
 
 
 class Rewiring:
-    """The topology of a training by RigL or SET (`training.Topology`).
+    """The topology of a training by RigL or SET (`loop.Topology`).
 
     A new weight starts at 0, without momentum. A weight that was dropped and grows again in the same update keeps its
     value.

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from shared_worker import doubled
 from small import SGD, masks_of, network
 
-from dilt_hf import data, training
+from dilt_hf import data, loop, training
 from dilt_hf.errors import ConfigError
+from dilt_hf.loop import Checkpointing
 from dilt_hf.masks import count_kept
 from dilt_hf.pruning.rigl import Rewiring, rewire
 from dilt_hf.weights import prunable_parameters
@@ -128,7 +129,7 @@ def test_set_grows_at_random_and_the_same_again(feed, accelerator):
 
 
 def test_an_interrupted_rewiring_goes_on_to_the_same_bits(feed, accelerator, tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "SEGMENT_STEPS", 4)
+    monkeypatch.setattr(loop, "SEGMENT_STEPS", 4)
     config = dataclasses.replace(SGD, num_train_epochs=3, ema_decay=0.8)
     masks = masks_of(network())
 
@@ -138,7 +139,7 @@ def test_an_interrupted_rewiring_goes_on_to_the_same_bits(feed, accelerator, tmp
 
     whole, broken = network(), network()
     record, undisturbed = run(whole)
-    checkpointing = training.Checkpointing(tmp_path / "checkpoint.safetensors", 1e-9)
+    checkpointing = Checkpointing(tmp_path / "checkpoint.safetensors", 1e-9)
     steps = iter(range(10))
 
     def stop(count):
