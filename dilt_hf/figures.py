@@ -77,7 +77,7 @@ def draw_comparison(results: Results) -> bytes:
         axes.spines[side].set_visible(False)
     axes.tick_params(axis="y", length=0)
     figure.legend(loc="outside upper center", ncols=min(3, len(columns)), frameon=False, fontsize=9)
-    return _png(figure)
+    return as_png(figure)
 
 
 def draw_by_sparsity(results: Results) -> bytes:
@@ -111,7 +111,7 @@ def draw_by_sparsity(results: Results) -> bytes:
             axes.spines[side].set_visible(False)
     panels[0].set_yticks([-number for number in range(len(methods))], methods)
     panels[0].set_xlim(max(0.0, math.floor(lowest / 2) * 2 - 4), 100.5)
-    return _png(figure)
+    return as_png(figure)
 
 
 def draw_by_cost(results: Results) -> bytes:
@@ -132,7 +132,7 @@ def draw_by_cost(results: Results) -> bytes:
     right.xaxis.set_minor_locator(LogLocator(subs=()))
     right.set_xlabel("training FLOPs, search and final training")
     figure.legend(*left.get_legend_handles_labels(), loc="outside right center", frameon=False, fontsize=9)
-    return _png(figure)
+    return as_png(figure)
 
 
 def _draw_lines(axes: Any, results: Results, position: Callable[[Point], float]) -> None:
@@ -162,7 +162,8 @@ def _draw_lines(axes: Any, results: Results, position: Callable[[Point], float])
         axes.spines[side].set_visible(False)
 
 
-def _png(figure: Any) -> bytes:
+def as_png(figure: Any) -> bytes:
+    """The PNG file of a figure."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     buffer = io.BytesIO()

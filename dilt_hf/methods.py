@@ -95,7 +95,7 @@ def find(bench: Workbench, seed: int, method: str, wanted: float) -> Found:
 def _random(bench: Workbench, seed: int, method: str, wanted: float, kept: int) -> Found:
     generator = generator_for(seed, method, f"{wanted:g}")
     scores = {name: torch.rand(weight.shape, generator=generator) for name, weight in bench.prunable.items()}
-    return Found(select(scores, kept, UNIFORM if method == "random" else ERK))
+    return Found(select(scores, kept, UNIFORM if method == "random" else ERK))  # RigL and SET start so too
 
 
 def _at_initialisation(bench: Workbench, seed: int, method: str, wanted: float, kept: int) -> Found:
@@ -241,10 +241,7 @@ def _steps(bench: Workbench) -> int:
 
 
 def _rewired(bench: Workbench, seed: int, method: str, wanted: float, kept: int) -> Found:
-    settings = bench.config.methods
-    generator = generator_for(seed, method, f"{wanted:g}")
-    scores = {name: torch.rand(weight.shape, generator=generator) for name, weight in bench.prunable.items()}
-    mask = select(scores, kept, ERK)
+    settings, mask = bench.config.methods, _random(bench, seed, method, wanted, kept).mask
 
     def topology() -> Topology:
         return Rewiring(

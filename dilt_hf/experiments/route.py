@@ -186,12 +186,13 @@ class Routing:
         label = Label("LTH", matched=round(1 - sparsity, 9))
         trained = self.search.trained(label)
 
-        def network() -> Callable[[Tensor, Tensor], Tensor]:
-            load_weights(self.bench.model, trained.path / WEIGHTS_FILE)
-            self.bench.model.eval()
-            return lambda pixels, routes: logits_of(self.bench.model, pixels)
+        return self._score("single", trained, functools.partial(self._one_for_all, trained), told)
 
-        return self._score("single", trained, network, told)
+    def _one_for_all(self, network: Stage) -> Callable[[Tensor, Tensor], Tensor]:
+        """One network, whatever the route."""
+        load_weights(self.bench.model, network.path / WEIGHTS_FILE)
+        self.bench.model.eval()
+        return lambda pixels, routes: logits_of(self.bench.model, pixels)
 
     def _told(self, sparsity: float) -> Stage:
         return self._single(sparsity, told=True)
@@ -246,12 +247,7 @@ class Routing:
             description=f"seed {self.seed}: {MERGED[kind]}", derived_from=[start.address, *addresses],
         )  # fmt: skip
 
-        def network() -> Callable[[Tensor, Tensor], Tensor]:
-            load_weights(bench.model, merged.path / WEIGHTS_FILE)
-            bench.model.eval()
-            return lambda pixels, routes: logits_of(bench.model, pixels)
-
-        return self._score("merged", merged, network, told=True)
+        return self._score("merged", merged, functools.partial(self._one_for_all, merged), told=True)
 
     def _trained_alone(self, number: int, subset: Subset, sparsity: float) -> Stage:
         name = f"{subset.name} alone at sparsity {sparsity:g}"

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import io
 import math
 
 from dilt_hf.experiments.routed import Routes
-from dilt_hf.figures import COLOURS, MARKERS
+from dilt_hf.figures import COLOURS, MARKERS, as_png
 from dilt_hf.results import estimate
 
 
 def draw_routes(found: Routes) -> bytes:
     """Balanced accuracy of each way of classifying, and the similarity beyond chance of each seed's masks with its
     alarm, as PNG."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9.6, 4.2), layout="constrained", dpi=130)
@@ -48,6 +46,4 @@ def draw_routes(found: Routes) -> bytes:
         axes.set_axisbelow(True)
         for side in ("top", "right"):
             axes.spines[side].set_visible(False)
-    buffer = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(buffer)
-    return buffer.getvalue()
+    return as_png(figure)
