@@ -79,4 +79,4 @@ def test_routing_on_a_slice(tmp_path):
                "--pruning_fraction", "0.3")  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "single, told the partition" in done.stdout
-    assert "Collapse alarm" in done.stdout
+    assert "Collapse, alarm for a turn" in done.stdout

@@ -8,6 +8,8 @@ from dilt_hf.experiments.routed import Routes
 from dilt_hf.figures import COLOURS, MARKERS, as_png
 from dilt_hf.results import estimate
 
+LINES = (":", "--")  # of the kinds of alarm
+
 
 def draw_routes(found: Routes) -> bytes:
     """Balanced accuracy of each way of classifying, and the similarity beyond chance of each seed's masks with its
@@ -34,11 +36,11 @@ def draw_routes(found: Routes) -> bytes:
         colour = COLOURS[1 + number % (len(COLOURS) - 1)]
         sparsities = [100 * (1 - each.density) for each in curve]
         right.plot(sparsities, [each.beyond for each in curve], color=colour, linewidth=1.1, label=f"seed {seed}")
-        alarm = found.alarms()[seed]
-        if alarm is not None:
-            right.axvline(100 * alarm, color=colour, linestyle=":", linewidth=1)
+        for alarms, style in zip(found.alarms().values(), LINES, strict=True):
+            if alarms[seed] is not None:
+                right.axvline(100 * alarms[seed], color=colour, linestyle=style, linewidth=1)
     right.axhline(0, color="#777777", linewidth=0.8)
-    right.set_ylabel("similarity of the masks, 0 is chance (dotted: alarm)")
+    right.set_ylabel("similarity of the masks, 0 is chance (alarms: dotted jump, dashed turn)")
     right.legend(frameon=False, fontsize=9)
     for axes in (left, right):
         axes.set_xlabel("sparsity of each subnetwork in %")

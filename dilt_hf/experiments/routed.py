@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from dilt_hf.files import json_values
-from dilt_hf.pruning.rtl import Similarity, collapse
+from dilt_hf.pruning.rtl import ALARMS, Similarity
 from dilt_hf.results import Estimate, estimate
 from dilt_hf.tables import markdown_table
 
@@ -66,13 +66,16 @@ class Routes:
         one, two = self.per_seed(name, sparsity), self.per_seed(other, sparsity)
         return estimate([one[seed] - two[seed] for seed in one]) if one and two else None
 
-    def alarms(self) -> dict[int, float | None]:
-        """The sparsity at which the masks of each seed collapse; None where they do not."""
-        found = {seed: collapse(curve) for seed, curve in self.curves.items()}
-        return {
-            seed: None if position is None else 1 - self.curves[seed][position].density
-            for seed, position in found.items()
-        }
+    def alarms(self) -> dict[str, dict[int, float | None]]:
+        """By kind of alarm and seed, the sparsity at which it is raised; None where it is not."""
+        found: dict[str, dict[int, float | None]] = {}
+        for kind, alarm in ALARMS.items():
+            positions = {seed: alarm(curve) for seed, curve in self.curves.items()}
+            found[kind] = {
+                seed: None if position is None else 1 - self.curves[seed][position].density
+                for seed, position in positions.items()
+            }
+        return found
 
     def drop(self) -> float | None:
         """The lowest sparsity at which routing is worse than at the lowest of all, beyond its interval over seeds."""
@@ -110,15 +113,13 @@ class Routes:
                     for sparsity, each in known.items()
                 )
                 said.append(f"Routed against {other}: {listed} points of balanced accuracy.")
-        alarms = self.alarms()
-        raised = [f"{100 * each:.3g} %" for each in alarms.values() if each is not None]
+        for kind, alarms in self.alarms().items():
+            raised = [f"{100 * each:.3g} %" for each in alarms.values() if each is not None]
+            where = f", at {', '.join(raised)} sparsity" if raised else ""
+            said.append(f"Collapse, alarm for a {kind}: raised for {len(raised)} of {len(alarms)} seed(s){where}.")
         drop = self.drop()
-        said.append(
-            f"Collapse alarm: raised for {len(raised)} of {len(alarms)} seed(s)"
-            + (f", at {', '.join(raised)} sparsity" if raised else "")
-            + "; accuracy of the routed network "
-            + (f"has fallen at {100 * drop:.4g} %." if drop is not None else "does not fall beyond its interval.")
-        )
+        fallen = f"has fallen at {100 * drop:.4g} %" if drop is not None else "does not fall beyond its interval"
+        said.append(f"Accuracy of the routed network {fallen}.")
         return said
 
     def to_dict(self) -> dict[str, Any]:
@@ -131,7 +132,9 @@ class Routes:
                     str(seed): [dataclasses.asdict(each) | {"beyond": each.beyond} for each in curve]
                     for seed, curve in self.curves.items()
                 },
-                "alarms": {str(seed): alarm for seed, alarm in self.alarms().items()},
+                "alarms": {
+                    kind: {str(seed): alarm for seed, alarm in alarms.items()} for kind, alarms in self.alarms().items()
+                },
                 "drop": self.drop(),
             }
         )

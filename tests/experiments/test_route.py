@@ -46,7 +46,7 @@ def test_routes_are_trained_scored_and_found_again(config, monkeypatch, tmp_path
     numbers = json.loads((folder / "routes.json").read_text())
     assert numbers["prunable_weights"] == total == count_total(bench.prunable)
     assert (folder / "routes.png").read_bytes().startswith(b"\x89PNG")
-    assert "Collapse alarm" in (folder / "routes.md").read_text()
+    assert "Collapse, alarm for a turn" in (folder / "routes.md").read_text()
 
     def never(*arguments, **options):
         raise AssertionError("done before")

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dilt_hf.errors import MaskError
-from dilt_hf.pruning.rtl import Similarity, collapse
+from dilt_hf.pruning.rtl import Similarity, collapse, turn
 
 
 def curve(levels, chance=0.2):
@@ -27,6 +27,18 @@ def test_a_jump_is_found_where_it_is(place, size, up):
     assert collapse(curve(levels), direction="down" if up else "up") is None
 
 
+@given(st.integers(3, 12), st.floats(0.006, 0.3), st.floats(0.006, 0.02))
+def test_a_turn_is_found_once_it_has_risen_enough(place, size, slope):
+    falling = 0.7 - slope * np.arange(place)
+    assert turn(curve(falling)) is None
+    risen = [*falling, falling[-1] + 0.005, falling[-1] + 0.005 + size, 0.9]
+    assert turn(curve(risen)) == place + 1
+
+
+def test_a_rise_that_nothing_fell_before_is_no_turn():
+    assert turn(curve([0.1, 0.2, 0.4, 0.6, 0.595, 0.7])) is None
+
+
 def test_what_density_alone_does_is_no_change():
     """Independent masks: their Jaccard index falls with density, and there is nothing beyond chance."""
     densities = 0.8 ** np.arange(12)
@@ -41,3 +53,5 @@ def test_bad_curves_are_refused():
         collapse(curve([0.1]), direction="sideways")
     with pytest.raises(MaskError, match="from the densest"):
         collapse(curve([0.1, 0.2])[::-1])
+    with pytest.raises(MaskError, match="from the densest"):
+        turn(curve([0.1, 0.2])[::-1])
