@@ -24,11 +24,11 @@ from dilt_hf.analysis.gromov import TIERS, solve
 from dilt_hf.analysis.joint import joint_gw
 from dilt_hf.analysis.link import DIFFERENCES, PARTIAL, RAW, measure_link
 from dilt_hf.analysis.modules import find_modules, propose
-from dilt_hf.analysis.network import cores
 from dilt_hf.analysis.representations import collect
 from dilt_hf.analysis.spaces import MetricSpace
 from dilt_hf.config import ModelConfig
 from dilt_hf.models import build_model
+from dilt_hf.threads import cores
 
 PARTS = ("matching", "objective", "link", "modules", "full", "gpu")
 

@@ -97,7 +97,9 @@ def cap(arguments):
     """Memory and time of CAP on one group of DeiT-S's tensors: all groups are alike, and pass one after another."""
     context = multiprocessing.get_context("spawn")
     queue = context.Queue()
-    process = context.Process(target=_cap_alone, args=(arguments.examples, arguments.memory_gb, queue))
+    process = context.Process(
+        target=_cap_alone, args=(arguments.examples, arguments.memory_gb, arguments.image_size, queue)
+    )
     process.start()
     names, groups, weights, seconds, peak = queue.get()
     process.join()
@@ -110,14 +112,14 @@ def cap(arguments):
     print_table(f"CAP, group by group (all matrices at once: {whole:.0f} GB in double precision)", rows)
 
 
-def _cap_alone(examples, memory_gb, queue):
-    model = build_model(ModelConfig(architecture="deit-small"), list("0123456789"), 32, 0)
-    settings = CapSettings(memory_gb=memory_gb, examples_at_once=16)
+def _cap_alone(examples, memory_gb, size, queue):
+    model = build_model(ModelConfig(architecture="deit-small"), list("0123456789"), size, 0)
+    settings = CapSettings(memory_gb=memory_gb)
     prunable = prunable_parameters(model)
     groups = memory_groups(prunable, settings)
     largest = max(groups, key=lambda group: sum(prunable[name].numel() for name in group))
     weights = {name: prunable[name] for name in largest}
-    pixels, labels = crops(examples, size=32), torch.arange(examples) % 10
+    pixels, labels = crops(examples, size=size), torch.arange(examples) % 10
     start = time.perf_counter()
 
     def batches():
@@ -165,7 +167,8 @@ if __name__ == "__main__":
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--architectures", nargs="+", default=["resnet18", "mobilenetv2", "deit-tiny"])
     parser.add_argument("--examples", type=int, default=4096, help="gradients for CAP")
-    parser.add_argument("--memory_gb", type=float, default=2.0, help="for CAP's matrices")
+    parser.add_argument("--image_size", type=int, default=224, help="for CAP's pictures")
+    parser.add_argument("--memory_gb", type=float, default=1.5, help="for CAP's matrices")
     arguments = parser.parse_args()
     for part in arguments.parts:
         globals()[part](arguments)

@@ -338,7 +338,7 @@ class MethodConfig:
     fisher_examples: int = option(4096, "CAP: training pictures that Fisher matrices are estimated from.")
     fisher_block: int = option(192, "CAP: consecutive weights whose interactions are modelled.")
     fisher_dampening: float = option(1e-8, "CAP: what is added to the diagonal of the Fisher matrices.")
-    fisher_memory_gb: float = option(2.0, "CAP: memory for Fisher matrices; with less of it gradients are taken anew.")
+    fisher_memory_gb: float = option(1.5, "CAP: memory for Fisher matrices; with less of it gradients are taken anew.")
     cap_cycles: int = option(1, "CAP: prune in so many equal shares of what is left, each followed by a training.")
 
     def __post_init__(self) -> None:

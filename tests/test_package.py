@@ -14,13 +14,13 @@ import dilt_hf
 ROOT = Path(dilt_hf.__file__).parent
 # A file imports only from files further left.
 LAYERS = [
-    "lazy", "errors", "files", "tables", "seeding", "config", "masks", "selection", "overlap", "packed",
+    "lazy", "errors", "threads", "files", "tables", "seeding", "config", "masks", "selection", "overlap", "packed",
     "mask_files", "bitwise", "images", "augmentation", "splits", "data", "feeds", "partitions", "architectures",
     "weights", "models", "loading", "accounting", "metrics", "masking", "optimizers", "checkpoints",
     "shared_batchnorm", "objectives", "loop", "training", "inference", "pruning.distributions", "pruning.imp",
     "pruning.early_bird", "pruning.colt", "pruning.gradients", "pruning.snip", "pruning.grasp", "pruning.rigl",
-    "pruning.gradual", "pruning.cap", "pruning.merging", "pruning.savit", "pruning.rtl", "routing", "claims",
-    "teams", "stages.store", "schedule", "progress", "tracking", "hub", "repository", "trained", "results",
+    "pruning.gradual", "pruning.surgeon", "pruning.cap", "pruning.merging", "pruning.savit", "pruning.rtl", "routing",
+    "claims", "teams", "stages.store", "schedule", "progress", "tracking", "hub", "repository", "trained", "results",
     "comparison", "cards", "tickets", "switching", "opening", "workbench", "consensus", "methods", "figures",
     "analysis.assignment", "analysis.swaps", "analysis.spaces", "analysis.gromov", "analysis.gpu", "analysis.pot",
     "analysis.network", "analysis.matrix", "analysis.joint", "analysis.layers", "analysis.representations",
@@ -81,11 +81,11 @@ def test_files_import_only_from_layers_to_their_left():
     [
         "masks", "selection", "overlap", "packed", "mask_files", "bitwise", "masking", "augmentation", "data",
         "tables", "pruning.imp", "pruning.colt", "pruning.early_bird", "pruning.distributions", "pruning.rigl",
-        "pruning.gradual", "pruning.cap", "pruning.merging", "pruning.rtl", "routing", "accounting", "config",
-        "results", "partitions", "teams", "models", "splits", "claims", "stages.store", "progress", "hub",
-        "trained", "files", "analysis.assignment", "analysis.swaps", "analysis.spaces", "analysis.gromov",
-        "analysis.network", "analysis.matrix", "analysis.layers", "analysis.representations", "analysis.similarity",
-        "analysis.modules", "analysis.link", "analysis.profile", "analysis.figures", "lazy",
+        "pruning.gradual", "pruning.surgeon", "pruning.cap", "pruning.merging", "pruning.rtl", "routing", "accounting",
+        "threads", "config", "results", "partitions", "teams", "models", "splits", "claims", "stages.store",
+        "progress", "hub", "trained", "files", "analysis.assignment", "analysis.swaps", "analysis.spaces",
+        "analysis.gromov", "analysis.network", "analysis.matrix", "analysis.layers", "analysis.representations",
+        "analysis.similarity", "analysis.modules", "analysis.link", "analysis.profile", "analysis.figures", "lazy",
     ],
 )  # fmt: skip
 def test_the_examples_in_the_docstrings_are_true(name, tmp_path, monkeypatch):

@@ -5,18 +5,17 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 from tqdm.auto import tqdm
 
 from dilt_hf.analysis.matrix import GwMatrix, gw_matrix
-from dilt_hf.analysis.network import Layers, NetworkSpaces, cores
+from dilt_hf.analysis.network import Layers, NetworkSpaces
 from dilt_hf.analysis.spaces import NEGATIVE_TYPE
 from dilt_hf.errors import AnalysisError
 from dilt_hf.seeding import derive_seed
+from dilt_hf.threads import cores, single_threaded
 
 HALVES = 20
 
@@ -110,7 +109,7 @@ def _on_halves(joint: JointGw, networks: Mapping[str, NetworkSpaces], halves: in
             values = _coupled(one.distances, other.distances, matrix.permutation[i % count, j % count], chosen)
             result[:, i, j] = result[:, j, i] = values
 
-    with threadpool_limits(1), ThreadPoolExecutor(cores()) as pool:
+    with single_threaded(cores()) as pool:
         list(pool.map(fill, itertools.combinations_with_replacement(range(len(spaces)), 2)))
     return result
 

@@ -10,24 +10,23 @@ import contextlib
 import dataclasses
 import os
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from threadpoolctl import threadpool_limits
 from tqdm.auto import tqdm
 
 from dilt_hf.analysis.gpu import solve_together
 from dilt_hf.analysis.gromov import STARTS, Pair, check_tier, inverted, solve
-from dilt_hf.analysis.network import FEWEST_PROBES, Layers, NetworkSpaces, cores
+from dilt_hf.analysis.network import FEWEST_PROBES, Layers, NetworkSpaces
 from dilt_hf.analysis.pot import solve_with_pot
 from dilt_hf.analysis.spaces import NEGATIVE_TYPE, MetricSpace
 from dilt_hf.errors import AnalysisError
 from dilt_hf.files import sha256_of_file
 from dilt_hf.seeding import derive_seed
 from dilt_hf.stages import Stage, Stages
+from dilt_hf.threads import cores, single_threaded
 
 SELF = "self"
 WINNERS = (*STARTS, "POT", "POT from identity", SELF)  # what `start` counts
@@ -262,18 +261,10 @@ class _Work:
                 found[position] = pair
                 done(1)
             return [found[position] for position in range(len(pairs))]
-        threads = torch.get_num_threads()
-        # a thread a pair, and none inside: products are too small to be shared
-        with (
-            threadpool_limits(1),
-            ThreadPoolExecutor(self.workers, initializer=torch.set_num_threads, initargs=(1,)) as pool,
-        ):
-            try:
-                for pair in pool.map(self._solve_one, pairs):
-                    found[len(found)] = pair
-                    done(1)
-            finally:
-                torch.set_num_threads(threads)
+        with single_threaded(self.workers) as pool:
+            for pair in pool.map(self._solve_one, pairs):
+                found[len(found)] = pair
+                done(1)
         return list(found.values())
 
     def _solve_one(self, pair: tuple[MetricSpace, MetricSpace]) -> Pair:

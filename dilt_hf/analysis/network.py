@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from dilt_hf.analysis.spaces import MetricSpace
 from dilt_hf.errors import AnalysisError
+from dilt_hf.threads import cores
 
 FEWEST_PROBES = 2
 Layers = Mapping[str, Tensor | np.ndarray]
@@ -69,11 +69,6 @@ class NetworkSpaces:
     def coincident(self) -> np.ndarray:
         """How many probes each layer maps to the place of another, int (L,)."""
         return np.array([0 if space is None else space.coincident for space in self.spaces.values()])
-
-
-def cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _checked(layers: Layers, network: str) -> dict[str, np.ndarray]:

@@ -22,7 +22,6 @@ from dilt_hf.analysis.gromov import solve
 from dilt_hf.analysis.joint import joint_gw
 from dilt_hf.analysis.layers import GRANULARITIES
 from dilt_hf.analysis.matrix import WINNERS
-from dilt_hf.analysis.network import cores
 from dilt_hf.analysis.representations import Representations, check_pooling, collect
 from dilt_hf.analysis.similarity import linear_cka, rsa
 from dilt_hf.analysis.spaces import MetricSpace
@@ -36,6 +35,7 @@ from dilt_hf.files import canonical_json, pretty_json, write_atomically
 from dilt_hf.overlap import mean_overlap
 from dilt_hf.stages import Stages
 from dilt_hf.stages.store import BusyError
+from dilt_hf.threads import cores
 
 REPRESENTATIONS_FILE = "representations.safetensors"
 NUMBERS_FILE, TEXT_FILE, FIGURE_FOLDER = "analysis.json", "analysis.md", "figures"

@@ -16,6 +16,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -23,8 +24,11 @@ from torch import Tensor, nn
 from dilt_hf.errors import TrainingError
 from dilt_hf.masks import full_like
 from dilt_hf.models import logits_of
+from dilt_hf.pruning import surgeon
+from dilt_hf.threads import single_threaded
 
-CHUNK_BYTES = 2**25  # of matrices that are worked on together
+CHUNK_BYTES = 2**22  # of matrices that are worked on together
+Result = TypeVar("Result")
 Batches = Callable[[], Iterable[tuple[Tensor, Tensor]]]
 
 
@@ -35,14 +39,14 @@ class CapSettings:
     Attributes:
         block: B, weights whose interactions are modelled, consecutive in memory.
         dampening: λ.
-        memory_gb: for the matrices of a group of tensors, in GB.
+        memory_gb: for the matrices of a group of tensors, and gradients that wait to be added to them, in GB.
         examples_at_once: whose gradients are computed together.
     """
 
     block: int = 192
     dampening: float = 1e-8
-    memory_gb: float = 2.0
-    examples_at_once: int = 16
+    memory_gb: float = 1.5
+    examples_at_once: int = 4
 
 
 def cap_scores(
@@ -68,12 +72,11 @@ def cap_scores(
         TrainingError: when a gradient is not finite.
     """
     within = full_like(weights) if within is None else within
-    scores: dict[str, Tensor] = {}
-    for fishers in _fishers_by_group(model, weights, batches, settings or CapSettings(), progress):
-        for name, fisher in fishers.items():
-            there = within[name].to(fisher.device)
-            scores[name] = removal_losses(fisher, weights[name].detach(), there).cpu()
-    return {name: scores[name] for name in weights}
+
+    def score(name: str, fisher: Tensor) -> Tensor:
+        return removal_losses(fisher, weights[name].detach(), within[name].to(fisher.device))
+
+    return _by_tensor(score, model, weights, batches, settings or CapSettings(), progress)
 
 
 def cap_update(
@@ -90,28 +93,30 @@ def cap_update(
     Arguments and errors as for `cap_scores`.
     """
     within = full_like(weights) if within is None else within
-    updated: dict[str, Tensor] = {}
-    for fishers in _fishers_by_group(model, weights, batches, settings or CapSettings(), progress):
-        for name, fisher in fishers.items():
-            there, stays = (each[name].to(fisher.device) for each in (within, mask))
-            updated[name] = compensated(fisher, weights[name].detach(), there, stays)
-    return {name: updated[name] for name in weights}
+
+    def update(name: str, fisher: Tensor) -> Tensor:
+        there, stays = (each[name].to(fisher.device) for each in (within, mask))
+        return compensated(fisher, weights[name].detach(), there, stays)
+
+    return _by_tensor(update, model, weights, batches, settings or CapSettings(), progress)
 
 
-def _fishers_by_group(
+def _by_tensor(
+    work: Callable[[str, Tensor], Tensor],
     model: nn.Module,
     weights: Mapping[str, Tensor],
     batches: Batches,
     settings: CapSettings,
     progress: Callable[[int], object],
-) -> Iterator[dict[str, Tensor]]:
-    """The Fisher matrices of one group of tensors after the other; those of the last are gone when the next come."""
-    fishers: dict[str, Tensor] = {}
+) -> dict[str, Tensor]:
+    """`work` on the name and the Fisher matrices of each tensor; nothing else holds on to them."""
+    found: dict[str, Tensor] = {}
     for group in memory_groups(weights, settings):
-        fishers.clear()
         gradients = per_example_gradients(model, {name: weights[name] for name in group}, batches, settings, progress)
-        fishers.update(block_fishers(gradients, settings))
-        yield fishers
+        fishers = block_fishers(gradients, settings)
+        for name in group:
+            found[name] = work(name, fishers.pop(name))
+    return found
 
 
 def memory_groups(weights: Mapping[str, Tensor], settings: CapSettings) -> list[list[str]]:
@@ -119,7 +124,7 @@ def memory_groups(weights: Mapping[str, Tensor], settings: CapSettings) -> list[
     groups: list[list[str]] = []
     filled = math.inf
     for name, weight in weights.items():
-        size = 8 * settings.block**2 * math.ceil(weight.numel() / settings.block)
+        size = 10 * settings.block**2 * math.ceil(weight.numel() / settings.block)  # 8 B + 4 B / 2 bytes a weight
         if filled + size > settings.memory_gb * 1e9:
             groups.append([])
             filled = 0
@@ -163,17 +168,17 @@ def per_example_gradients(
     model.eval()
     values = {inside[name]: weight.detach() for name, weight in weights.items()}
     differentiate = vmap(grad(loss), in_dims=(None, 0, 0))
-    with sdpa_kernel(SDPBackend.MATH):  # the others have no rule for single examples
-        for pixels, labels in batches():
-            for part in torch.arange(len(labels)).split(settings.examples_at_once):
-                part = part.to(labels.device)
-                found = differentiate(values, pixels[part], labels[part])
-                gradients = {name: found[inside[name]].flatten(1) for name in weights}
-                for name, gradient in gradients.items():
-                    if not bool(torch.isfinite(gradient).all()):
-                        raise TrainingError(f"the gradient of '{name}' is not finite, so its weights cannot be scored.")
-                yield gradients
-                progress(len(part))
+    for pixels, labels in batches():
+        for some, classes in zip(*(each.split(settings.examples_at_once) for each in (pixels, labels)), strict=True):
+            # no graph of the gradients themselves; and the other kernels have no rule for single examples
+            with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+                found = differentiate(values, some, classes)
+            gradients = {name: found[inside[name]].flatten(1) for name in weights}
+            for name, gradient in gradients.items():
+                if not bool(torch.isfinite(gradient).all()):
+                    raise TrainingError(f"the gradient of '{name}' is not finite, so its weights cannot be scored.")
+            yield gradients
+            progress(len(some))
 
 
 def block_fishers(gradients: Iterable[Mapping[str, Tensor]], settings: CapSettings) -> dict[str, Tensor]:
@@ -181,20 +186,50 @@ def block_fishers(gradients: Iterable[Mapping[str, Tensor]], settings: CapSettin
 
     In double precision: rounding of sums in single precision is larger than λ, and leaves matrices without an inverse.
     """
-    sums: dict[str, Tensor] = {}
+    sums: dict[str, _BlockSums] = {}
     examples = 0
     for some in gradients:
         for name, gradient in some.items():
-            blocks = _in_blocks(gradient.double(), settings.block)  # (S, blocks, B)
             if name not in sums:
-                size = (blocks.shape[1], settings.block, settings.block)
-                sums[name] = torch.zeros(size, device=gradient.device, dtype=torch.double)
-            by_block = blocks.transpose(0, 1)
-            sums[name].baddbmm_(by_block.transpose(1, 2), by_block)
+                sums[name] = _BlockSums(gradient, settings.block)
+            sums[name].add(gradient)
         examples += len(gradient)
-    for total in sums.values():
-        total.div_(examples).diagonal(dim1=1, dim2=2).add_(settings.dampening)
-    return sums
+    fishers = {}
+    for name in list(sums):
+        fishers[name] = sums.pop(name).finished().div_(examples)
+        fishers[name].diagonal(dim1=1, dim2=2).add_(settings.dampening)
+    return fishers
+
+
+class _BlockSums:
+    """The sum of g gᵀ of each block of a tensor. Every addition passes all matrices through memory, so gradients wait
+    until there are B / 2."""
+
+    def __init__(self, gradient: Tensor, block: int):
+        examples, size = gradient.shape
+        self.waiting = gradient.new_zeros(max(block // 2, examples), size + -size % block)
+        self.filled = 0
+        blocks = self.waiting.shape[1] // block
+        self.total = torch.zeros(blocks, block, block, device=gradient.device, dtype=torch.double)
+
+    def add(self, gradient: Tensor) -> None:
+        """More gradients, (S, n), not more of them than in the beginning."""
+        if self.filled + len(gradient) > len(self.waiting):
+            self.finished()
+        self.waiting[self.filled : self.filled + len(gradient), : gradient.shape[1]] = gradient
+        self.filled += len(gradient)
+
+    def finished(self) -> Tensor:
+        """The sum of all so far, (blocks, B, B)."""
+        by_block = _in_blocks(self.waiting[: self.filled], self.total.shape[1]).transpose(0, 1)  # (blocks, S, B)
+
+        def add(total: Tensor, vectors: Tensor) -> None:
+            vectors = vectors.double()
+            total.baddbmm_(vectors.transpose(1, 2), vectors)
+
+        _for_chunks(add, self.total, by_block)
+        self.filled = 0
+        return self.total
 
 
 def removal_losses(fishers: Tensor, weight: Tensor, there: Tensor) -> Tensor:
@@ -212,37 +247,14 @@ def removal_losses(fishers: Tensor, weight: Tensor, there: Tensor) -> Tensor:
     """
     block = fishers.shape[1]
     values, live = (_in_blocks(each.flatten(), block) for each in (weight.double(), there))
-    losses = [
-        _eliminate(_restricted(fisher, alive), value, alive)
-        for fisher, value, alive in zip(*(_chunks(each, block) for each in (fishers, values, live)), strict=True)
-    ]
-    return torch.cat(losses).flatten()[: weight.numel()].view(weight.shape).float()
 
+    def remove(fisher: Tensor, value: Tensor, alive: Tensor) -> Tensor:
+        inverse = torch.cholesky_inverse(torch.linalg.cholesky(_restricted(fisher.cpu(), alive.cpu())))
+        losses = surgeon.removal_losses(inverse.numpy(), value.cpu().numpy(), alive.cpu().numpy())
+        return torch.from_numpy(losses)
 
-def _eliminate(fisher: Tensor, values: Tensor, live: Tensor) -> Tensor:
-    """Optimal brain surgeon in each of K blocks at once, until nothing is left: losses added up, (K, B).
-
-    Removing weight q costs w_q² / 2[F⁻¹]_qq and moves the others by -F⁻¹[:, q] w_q / [F⁻¹]_qq, and F⁻¹ of the others
-    is what is left after eliminating q from it (equations 5 and 6 of the paper).
-    """
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(fisher))
-    values, live = values.clone(), live.clone()
-    losses, total = torch.zeros_like(values), values.new_zeros(len(values))
-    rows = torch.arange(len(values), device=values.device)
-    for _ in range(values.shape[1]):
-        costs = (values**2 / inverse.diagonal(dim1=1, dim2=2)).masked_fill(~live, torch.inf)
-        chosen = costs.argmin(dim=1)
-        left = live[rows, chosen]  # False where a block has run out of weights
-        total = torch.where(left, total + costs[rows, chosen] / 2, total)
-        losses[rows, chosen] = torch.where(left, total, losses[rows, chosen])
-        column = inverse[rows, :, chosen] * left[:, None]
-        pivot = inverse[rows, chosen, chosen]
-        values.addcmul_(column, (values[rows, chosen] / pivot)[:, None], value=-1)
-        inverse.baddbmm_(column[:, :, None] / pivot[:, None, None], column[:, None, :], alpha=-1)
-        inverse[rows, chosen, chosen] = 1.0  # nothing but zeros stands beside it
-        live[rows, chosen] = False
-        values[rows, chosen] = 0.0
-    return losses
+    losses = torch.cat(_for_chunks(remove, fishers, values, live))
+    return losses.flatten()[: weight.numel()].view(weight.shape).float()
 
 
 def compensated(fishers: Tensor, weight: Tensor, there: Tensor, mask: Tensor) -> Tensor:
@@ -259,13 +271,23 @@ def compensated(fishers: Tensor, weight: Tensor, there: Tensor, mask: Tensor) ->
     """
     block = fishers.shape[1]
     values, live, stays = (_in_blocks(each.flatten(), block) for each in (weight.double(), there, mask))
-    found = []
-    for fisher, value, alive, stay in zip(*(_chunks(e, block) for e in (fishers, values, live, stays)), strict=True):
+
+    def update(fisher: Tensor, value: Tensor, alive: Tensor, stay: Tensor) -> Tensor:
         gone = torch.where(alive & ~stay, value, 0.0)
         pull = torch.where(stay, torch.einsum("kij,kj->ki", fisher, gone), 0.0)
         factor = torch.linalg.cholesky(_restricted(fisher, stay))
-        found.append(torch.where(stay, value + torch.cholesky_solve(pull[:, :, None], factor)[:, :, 0], 0.0))
-    return torch.cat(found).flatten()[: weight.numel()].view(weight.shape).to(weight.dtype)
+        return torch.where(stay, value + torch.cholesky_solve(pull[:, :, None], factor)[:, :, 0], 0.0)
+
+    found = torch.cat(_for_chunks(update, fishers, values, live, stays))
+    return found.flatten()[: weight.numel()].view(weight.shape).to(weight.dtype)
+
+
+def _for_chunks(work: Callable[..., Result], matrices: Tensor, *others: Tensor) -> list[Result]:
+    """`work` on some blocks at a time, with matrices of `CHUNK_BYTES` in double precision, on all threads."""
+    size = max(1, CHUNK_BYTES // (8 * matrices.shape[1] ** 2))
+    chunks = zip(*(each.split(size) for each in (matrices, *others)), strict=True)
+    with single_threaded(torch.get_num_threads()) as pool:
+        return list(pool.map(lambda chunk: work(*chunk), chunks))
 
 
 def _restricted(matrices: Tensor, live: Tensor) -> Tensor:
@@ -278,8 +300,3 @@ def _in_blocks(values: Tensor, block: int) -> Tensor:
     """The last dimension in blocks, the last of them filled up with zeros: (…, n) to (…, blocks, B)."""
     missing = -values.shape[-1] % block
     return nn.functional.pad(values, (0, missing)).unflatten(-1, (-1, block))
-
-
-def _chunks(values: Tensor, block: int) -> tuple[Tensor, ...]:
-    """As many blocks at a time as have matrices of `CHUNK_BYTES` in double precision."""
-    return values.split(max(1, CHUNK_BYTES // (8 * block**2)))

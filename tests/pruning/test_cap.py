@@ -1,10 +1,12 @@
 """CAP against optimal brain surgeon on dense matrices, and its pruned networks."""
 
+import copy
 import dataclasses
 
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from hypothesis import given
 from hypothesis import strategies as st
 from small import SGD, TINY_VIT, network
@@ -81,12 +83,18 @@ def test_scores_and_updates_are_those_of_dense_surgery(seed, size, gone):
     assert (scores[~there] == 0).all()
 
 
-@pytest.fixture(params=["conv3", "vit-tiny"])
-def trained(request, feed, accelerator):
+@pytest.fixture(scope="module", params=["conv3", "vit-tiny"])
+def trained_once(request, feed):
     settings = {"conv3": {"hidden_sizes": [8, 16]}, "vit-tiny": TINY_VIT}[request.param]
     model = network(architecture=request.param, **settings)
     config = dataclasses.replace(SGD, num_train_epochs=12, optimizer="AdamW", learning_rate=5e-3)
-    training.train(model, {}, feed, config, accelerator, key=(0,))
+    training.train(model, {}, feed, config, Accelerator(cpu=True), key=(0,))
+    return model
+
+
+@pytest.fixture
+def trained(trained_once, feed):
+    model = copy.deepcopy(trained_once)
     return model, prunable_parameters(model), examples(feed, 120)
 
 
