@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 
-from dilt_hf.config import METHODS
+from dilt_hf.config import METHODS, STRUCTURED
 from dilt_hf.results import Entry, Estimate, Results, estimate
 from dilt_hf.tables import markdown_table
 
@@ -98,4 +98,10 @@ def methods_caption(results: Results) -> str:
         f"Test accuracy in %, {interval}; beyond random: paired difference to random masks with one density in every "
         "layer, in points. Rounds: trainings, one after the other, before the mask is found. Steps, FLOPs (as dense "
         "hardware runs them, and of kept weights only) and seconds: of finding the mask and of the final training."
+        + "".join(
+            f" {method}: a smaller network with as many operations as masks of that sparsity leave, from the trained "
+            "weights."
+            for method in STRUCTURED
+            if any(point.method == method for point in compared(results))
+        )
     )

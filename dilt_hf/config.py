@@ -18,8 +18,9 @@ from dilt_hf.errors import ConfigError
 
 METHODS = (
     "core", "union", "LTH", "one-shot", "magnitude", "gradual", "random", "ERK-random", "SNIP", "GraSP", "RigL", "SET",
-    "COLT", "IMP-COLT", "CAP",
+    "COLT", "IMP-COLT", "CAP", "SAViT",
 )  # fmt: skip
+STRUCTURED = ("SAViT",)  # of vision transformers whole heads, units and channels go; of other networks nothing
 
 
 def option(default: Any, text: str) -> Any:
@@ -339,14 +340,19 @@ class MethodConfig:
     fisher_block: int = option(192, "CAP: consecutive weights whose interactions are modelled.")
     fisher_dampening: float = option(1e-8, "CAP: what is added to the diagonal of the Fisher matrices.")
     fisher_memory_gb: float = option(1.5, "CAP: memory for Fisher matrices; with less of it gradients are taken anew.")
+    gate_examples: int = option(1024, "SAViT: training pictures that heads, units and channels are scored on.")
+    distillation: float = option(0.5, "SAViT: share of the loss that is agreement with the dense network; 0 is none.")
+    temperature: float = option(1.0, "SAViT: what logits are divided by where networks are compared.")
     cap_cycles: int = option(1, "CAP: prune in so many equal shares of what is left, each followed by a training.")
 
     def __post_init__(self) -> None:
-        for name in ("update_every", "scoring_examples", "fisher_examples", "fisher_block", "cap_cycles"):
+        counts = ("update_every", "scoring_examples", "fisher_examples", "fisher_block", "gate_examples", "cap_cycles")
+        for name in counts:
             require(getattr(self, name) >= 1, f"--{name} must be at least 1, not {getattr(self, name)}.")
         for name in ("drop_share", "update_until"):
             require(0 < getattr(self, name) <= 1, f"--{name} must lie between 0 and 1, not {getattr(self, name)}.")
-        for name in ("fisher_dampening", "fisher_memory_gb"):
+        require(0 <= self.distillation <= 1, "--distillation is a share, between 0 and 1.")
+        for name in ("fisher_dampening", "fisher_memory_gb", "temperature"):
             require(getattr(self, name) > 0, f"--{name} must be positive, not {getattr(self, name)}.")
 
 

@@ -11,10 +11,13 @@
 | CAP        | second-order                            | trained weights | global  | the trained weights, moved |
 | gradual    | magnitude, while training               |                 | global  | θ0                       |
 | RigL, SET  | magnitude, and gradient or random growth, while training | | ERK   | θ0                       |
+| SAViT      | slopes of gates on heads, units, channels | trained weights | by kind | the trained weights, fewer |
 | COLT       | magnitude, consensus of the partitions  | trained weights | global  | θ0                       |
 | IMP-COLT   | magnitude, all classes, as many a round as COLT | trained weights | global | θ0                 |
 
-θ0 stands for the rewind point. LTH, core and union are the removal orders of `experiments.search`.
+θ0 stands for the rewind point. SAViT's network is as small as makes its operations those of masks that keep the wanted
+fraction of every tensor; it does not keep that fraction exactly. LTH, core and union are the removal orders of
+`experiments.search`.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from dilt_hf import data
@@ -36,13 +39,17 @@ from dilt_hf.consensus import COLT, consented
 from dilt_hf.loop import Topology
 from dilt_hf.mask_files import load_masks, masks_to_bytes, save_masks
 from dilt_hf.masks import Masks, count_total, full_like
+from dilt_hf.objectives import Teacher
 from dilt_hf.pruning.cap import CapSettings, cap_scores, cap_update, sweeps
 from dilt_hf.pruning.distributions import ERK, UNIFORM, select
 from dilt_hf.pruning.gradual import GradualPruning
 from dilt_hf.pruning.grasp import grasp_scores
 from dilt_hf.pruning.rigl import Rewiring
+from dilt_hf.pruning.savit import shrunk, structured_mask
 from dilt_hf.pruning.snip import snip_scores
 from dilt_hf.seeding import generator_for
+from dilt_hf.shrinking import GRADIENTS as GATE_GRADIENTS
+from dilt_hf.shrinking import chosen_structure, load_structure
 from dilt_hf.splits import dealt_by_class
 from dilt_hf.stages import Stage
 from dilt_hf.training import total_steps
@@ -52,9 +59,17 @@ from dilt_hf.workbench import MASK_FILE, Purpose, Workbench
 SCORES_FILE = "scores.safetensors"
 IMP_COLT = "IMP-COLT"
 TOPOLOGIES = ("RigL", "SET", "gradual")  # train their masks
-AFTER_TRAINING = ("one-shot", "magnitude", "CAP")  # begin with the trained dense network
+AFTER_TRAINING = ("one-shot", "magnitude", "CAP", "SAViT")  # begin with the trained dense network
 # of the passes of a training step: the gradient is one, the product of Hessian and gradient about two more
 GRADIENTS = {"SNIP": 1, "GraSP": 3}
+
+
+@dataclasses.dataclass(frozen=True)
+class Smaller:
+    """A network of other sizes that takes the place of the run's, and the teacher that it is trained with, if any."""
+
+    network: Callable[[], nn.Module]
+    teacher: Callable[[], Teacher] | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +83,7 @@ class Found:
         origin: the stages it comes from.
         start: trained weights to go on from; None for the rewind point.
         topology: makes what changes the mask while the network trains.
+        smaller: what is trained, without a mask, where it is not the network itself.
     """
 
     mask: Masks
@@ -76,6 +92,7 @@ class Found:
     origin: Sequence[str] = ()
     start: Stage | None = None
     topology: Callable[[], Topology] | None = None
+    smaller: Smaller | None = None
 
 
 def find(bench: Workbench, seed: int, method: str, wanted: float) -> Found:
@@ -233,6 +250,45 @@ def _cycle_trained(bench: Workbench, seed: int, pruned: Stage, mask: Masks, cycl
         run.end()
 
 
+def _by_gates(bench: Workbench, seed: int, method: str, wanted: float, kept: int) -> Found:
+    """A smaller network with as many operations as masks leave that keep the fraction `wanted` of every tensor."""
+    dense, settings = _dense(bench, seed), bench.config.methods
+    target = bench.forward.under(dict.fromkeys(bench.prunable, wanted)) / bench.forward.total
+    order = dealt_by_class(bench.splits.train.labels, seed, "gates")
+    rows = torch.from_numpy(order[: settings.gate_examples])
+
+    def trained() -> nn.Module:
+        model = bench.new_model(seed).to(bench.accelerator.device)
+        load_weights(model, dense.path / WEIGHTS_FILE)
+        return model.eval()
+
+    chosen = chosen_structure(
+        bench.stages, trained, lambda: list(_examples(bench, rows)), target,
+        {"batch": bench.config.training.train_batch_size, **_identity(bench, dense, rows)},
+        description=f"seed {seed}: structure of SAViT", derived_from=[dense.address],
+    )  # fmt: skip
+    structure = load_structure(chosen, bench.model)
+
+    def network() -> nn.Module:
+        return shrunk(trained(), structure)
+
+    def make(folder: Path) -> dict[str, Any]:
+        save_weights(network(), folder / WEIGHTS_FILE)
+        return {"sha256": weights_sha256(folder)}
+
+    smaller = bench.stages.get(
+        "shrunk", {"structure": chosen.address, "network": dense.address}, make,
+        description=f"seed {seed}: SAViT's network", derived_from=[chosen.address, dense.address],
+    )  # fmt: skip
+
+    def teacher() -> Teacher:
+        return Teacher(trained(), settings.distillation, settings.temperature)
+
+    cost = Cost(**dense.record["cost"]) + _gradients_cost(bench, GATE_GRADIENTS * len(rows))
+    instead = Smaller(network, teacher if settings.distillation else None)
+    return Found(structured_mask(bench.model, structure), cost, 1, [smaller.address], smaller, smaller=instead)
+
+
 # --- while training --------------------------------------------------------------------------------------------------
 
 
@@ -294,6 +350,7 @@ FINDERS: dict[str, Callable[[Workbench, int, str, float, int], Found]] = {
     "one-shot": _by_magnitude,
     "magnitude": _by_magnitude,
     "CAP": _by_cap,
+    "SAViT": _by_gates,
     "gradual": _gradually,
     "RigL": _rewired,
     "SET": _rewired,

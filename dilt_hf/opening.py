@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import hashlib
@@ -144,7 +145,25 @@ class OpenRun:
     @cached_property
     def forward(self) -> ForwardCost:
         """Operations of one forward pass of one picture."""
-        return forward_cost(self.model, self.image_size, self.channels, self.config.model.prune_head)
+        return self._forward_of(self.model)
+
+    def _forward_of(self, model: nn.Module) -> ForwardCost:
+        return forward_cost(model, self.image_size, self.channels, self.config.model.prune_head)
+
+    @contextlib.contextmanager
+    def using(self, model: nn.Module) -> Iterator[None]:
+        """Work on another model, for these pictures and classes, as long as it lasts."""
+        facts, before = ("model", "prunable", "forward"), dict(self.__dict__)
+        for name in facts:
+            self.__dict__.pop(name, None)
+        self.model = model
+        try:
+            yield
+        finally:
+            for name in facts:
+                self.__dict__.pop(name, None)
+                if name in before:
+                    self.__dict__[name] = before[name]
 
     @cached_property
     def processor(self) -> Any:

@@ -25,6 +25,7 @@ from dilt_hf.loop import Checkpointing, Route, Topology
 from dilt_hf.mask_files import load_masks, masks_to_bytes, save_masks
 from dilt_hf.masking import MaskedWeights
 from dilt_hf.masks import Masks, density, density_per_tensor, full_like
+from dilt_hf.objectives import Teacher
 from dilt_hf.opening import EVERYTHING, OpenRun, Subset
 from dilt_hf.pruning.early_bird import EarlyBird
 from dilt_hf.pruning.imp import Round, Weights, iterative_magnitude_pruning, prune_smallest, removal_ranks
@@ -153,6 +154,7 @@ class Workbench(OpenRun):
         training: TrainingConfig,
         purpose: Purpose,
         topology: Callable[[], Topology] | None = None,
+        teacher: Callable[[], Teacher] | None = None,
     ) -> Stage:
         """The weights `start` trained under `masks` on `subset`; records losses and cost.
 
@@ -168,6 +170,9 @@ class Workbench(OpenRun):
         changing = None if topology is None else topology()
         if changing is not None:
             inputs |= {"topology": changing.settings}
+        taught = None if teacher is None else teacher()
+        if taught is not None:
+            inputs |= {"teacher": [taught.share, taught.temperature, tensors_sha256(checkpoint_tensors(taught.model))]}
         address = self.stages.path("train", inputs).name
 
         def make(folder: Path) -> dict[str, Any]:
@@ -185,6 +190,7 @@ class Workbench(OpenRun):
                 checkpointing=self._checkpointing(folder),
                 settled=settled,
                 topology=changing,
+                teacher=taught,
                 on_step=lambda count: self.board.add(purpose.line, address, count),
                 on_epoch=lambda step, loss, rate: purpose.run.log(
                     {"loss": loss, "learning_rate": rate, **share}, purpose.step + step
@@ -198,6 +204,9 @@ class Workbench(OpenRun):
                 if changing is not None:
                     save_masks(changing.masks, folder / MASK_FILE)
             cost = self._cost(record, masks, changing is not None and changing.needs_gradient)
+            if taught is not None:
+                looked = float(record.examples * self._forward_of(taught.model).total)
+                cost += Cost(dense_flops=looked, sparse_flops=looked)
             return {"losses": record.losses, "cost": dataclasses.asdict(cost)}
 
         stage = self.stages.get(
@@ -392,6 +401,7 @@ class Workbench(OpenRun):
         derived_from: Sequence[str] = (),
         start: Stage | None = None,
         topology: Callable[[], Topology] | None = None,
+        teacher: Callable[[], Teacher] | None = None,
     ) -> Stage:
         """A ticket trained on all classes. The dense ticket's training is round 0 of LTH, if their epochs agree.
 
@@ -403,7 +413,7 @@ class Workbench(OpenRun):
         try:
             training = self.config.training.for_tickets()
             start = start or self.start(seed)
-            return self.trained(start, masks, self.everything, seed, 0, training, purpose, topology)
+            return self.trained(start, masks, self.everything, seed, 0, training, purpose, topology, teacher)
         finally:
             run.end()
 

@@ -6,18 +6,21 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from small import TINY_VIT
 
-from dilt_hf.config import METHODS
-from dilt_hf.errors import ConfigError
+from dilt_hf.accounting import TRAINING_PASSES
+from dilt_hf.comparison import methods_caption
+from dilt_hf.config import METHODS, STRUCTURED
+from dilt_hf.errors import ConfigError, ModelError
 from dilt_hf.experiments.find import find_tickets
 from dilt_hf.experiments.folder import load_results
-from dilt_hf.experiments.networks import network_labels
+from dilt_hf.experiments.networks import Label, network_labels
 from dilt_hf.experiments.search import Search
 from dilt_hf.mask_files import load_masks
 from dilt_hf.masks import count_kept, count_total, density_per_tensor
 from dilt_hf.methods import FINDERS, TOPOLOGIES, find
 from dilt_hf.pruning.distributions import erk_counts
-from dilt_hf.weights import WEIGHTS_FILE
+from dilt_hf.weights import WEIGHTS_FILE, load_weights
 from dilt_hf.workbench import MASK_FILE, Workbench
 
 OPTIMIZERS = {
@@ -33,7 +36,12 @@ def configured(quick_config, change, optimizer="SGD", **run):
     config = change(
         config, "methods", update_every=1, scoring_examples=3, fisher_examples=60, fisher_block=32, cap_cycles=2
     )
-    settings = {"methods": list(METHODS), "matched_density": DENSITIES, "tickets": [], "controls": False} | run
+    settings = {
+        "methods": [name for name in METHODS if name not in STRUCTURED],
+        "matched_density": DENSITIES,
+        "tickets": [],
+        "controls": False,
+    } | run
     return change(config, "run", **settings)
 
 
@@ -41,7 +49,9 @@ def configured(quick_config, change, optimizer="SGD", **run):
 def test_every_method_keeps_exactly_what_was_asked_and_nothing_else(quick_config, change, optimizer):
     config = configured(quick_config, change, optimizer)
     results = find_tickets(config, progress=False)
-    assert {(entry.ticket, entry.matched) for entry in results.entries} == {(m, d) for m in METHODS for d in DENSITIES}
+    assert {(entry.ticket, entry.matched) for entry in results.entries} == {
+        (m, d) for m in config.run.methods for d in DENSITIES
+    }
     bench = Workbench(config, progress=False)
     search, total = Search(bench, 0), count_total(bench.prunable)
     by_name = {(entry.name, entry.matched): entry for entry in results.entries}
@@ -54,13 +64,13 @@ def test_every_method_keeps_exactly_what_was_asked_and_nothing_else(quick_config
             assert not bool(weights[name][~tensor].any())
             assert bool(weights[name].any()) == bool(tensor.any())
         assert entry.cost["sparse_flops"] < entry.cost["dense_flops"]
-    rounds = {name: by_name[name, 0.1].rounds for name in METHODS}
+    rounds = {name: by_name[name, 0.1].rounds for name in config.run.methods}
     nothing = ("random", "ERK-random", "SNIP", "GraSP", "RigL", "SET", "gradual")
     assert {rounds[name] for name in nothing} == {0}
     assert (rounds["one-shot"], rounds["magnitude"], rounds["CAP"]) == (1, 1, 2)
     assert rounds["core"] <= rounds["LTH"] == 5 <= rounds["union"]
     assert rounds["IMP-COLT"] == rounds["COLT"] > 5
-    costs = {name: by_name[name, 0.1].search_cost for name in METHODS}
+    costs = {name: by_name[name, 0.1].search_cost for name in config.run.methods}
     assert costs["SNIP"]["examples"] == 30
     assert costs["GraSP"]["examples"] == 90
     assert costs["random"]["steps"] == costs["RigL"]["steps"] == 0
@@ -105,7 +115,7 @@ def test_every_method_finds_exact_masks_of_every_architecture(quick_config, chan
     config = change(config, "model", architecture=architecture, config_overrides=ARCHITECTURES[architecture])
     bench = Workbench(config, progress=False)
     total = count_total(bench.prunable)
-    for method in FINDERS.keys() - {"COLT", "IMP-COLT", *TOPOLOGIES}:
+    for method in FINDERS.keys() - {"COLT", "IMP-COLT", *TOPOLOGIES, *STRUCTURED}:
         few = architecture.startswith("timm:") or method == "CAP"
         for wanted in (0.3,) if few else (0.5, 0.3, 0.1, 0.02):
             caplog.clear()
@@ -137,3 +147,36 @@ def test_the_mask_that_a_training_came_to_is_kept_beside_its_weights(quick_confi
     assert all(torch.equal(final[name], stored[name]) for name in stored)
     assert not all(torch.equal(final[name], first[name]) for name in first)
     assert density_per_tensor(final) == density_per_tensor(first)
+
+
+def test_a_smaller_transformer_has_the_operations_of_masks_and_learns_from_the_dense_one(quick_config, change):
+    config = configured(quick_config, change, "AdamW", methods=["magnitude", "SAViT"], matched_density=[0.5])
+    sizes = TINY_VIT | {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+    config = change(config, "model", architecture="vit-tiny", config_overrides=sizes)
+    config = change(config, "methods", gate_examples=40)
+    results = find_tickets(config, progress=False)
+    assert "SAViT: a smaller network" in methods_caption(results)
+    entry = next(entry for entry in results.entries if entry.ticket == "SAViT")
+    bench = Workbench(config, progress=False)
+    search, label = Search(bench, 0), Label("SAViT", matched=0.5)
+    found, whole, before = search.found(label), bench.forward, bench.model
+    asked = whole.under(dict.fromkeys(bench.prunable, 0.5))
+    with bench.using(found.smaller.network()):
+        operations = bench.forward.total
+        assert 0.9 * asked < operations <= asked
+        assert entry.density == count_kept(found.mask) / count_total(found.mask)
+        assert count_kept(found.mask) == count_total(bench.prunable)
+        load_weights(bench.model, bench.stages.root / entry.stage / WEIGHTS_FILE)
+    assert bench.model is before
+    assert bench.forward == whole
+    examples = entry.cost["examples"]
+    assert entry.cost["dense_flops"] == examples * (TRAINING_PASSES * operations + whole.total)
+    assert entry.search_cost["steps"] == entry.cost["steps"]
+    assert entry.rounds == 1
+
+
+def test_what_cannot_be_shrunk_is_said_before_anything_is_trained(quick_config, change):
+    config = configured(quick_config, change, methods=["SAViT"])
+    with pytest.raises(ModelError, match="SAViT shrinks only those"):
+        find_tickets(config, progress=False)
+    assert not Path(config.run.output_dir).exists()

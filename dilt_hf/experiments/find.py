@@ -16,7 +16,7 @@ from typing import cast
 
 import torch
 
-from dilt_hf.config import DiltConfig
+from dilt_hf.config import STRUCTURED, DiltConfig
 from dilt_hf.consensus import COLT, consented
 from dilt_hf.errors import ConfigError, PartitionError, RunError
 from dilt_hf.experiments.folder import load_results, open_folder, save_results, ticket_folder
@@ -31,6 +31,7 @@ from dilt_hf.masks import (
 from dilt_hf.methods import TOPOLOGIES, find
 from dilt_hf.opening import Subset
 from dilt_hf.progress import Board
+from dilt_hf.pruning.savit import shape_of
 from dilt_hf.results import Results
 from dilt_hf.schedule import Job, carry_out
 from dilt_hf.teams import Team
@@ -102,7 +103,7 @@ def jobs_of(search: Search) -> list[Job]:
     def train(label: Label) -> None:
         network = search.trained(label)
         for split in ("test", "validation"):
-            bench.scored(network, split)
+            search.scored(label, network, split)
 
     pruning = [
         Job(f"seed {seed}: pruning on {subset.name}", functools.partial(prune, subset))
@@ -180,6 +181,8 @@ def check_requests(bench: Workbench) -> None:
     if (config.run.push_to_hub or config.run.materialise) and not makes_tickets(bench):
         raise ConfigError("--push_to_hub and --materialise need tickets; add core or union to --methods, or --tickets.")
     for label in network_labels(bench):
+        if label.ticket in STRUCTURED:
+            shape_of(bench.model)
         if label.ticket in TOPOLOGIES:  # a schedule that does nothing is refused
             find(bench, config.run.seeds[0], label.ticket, cast(float, label.matched)).topology()  # type: ignore[misc]
     for wanted in config.run.matched_density:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import logging
@@ -136,7 +137,20 @@ class Search:
         if label.ticket not in FINDERS:
             return self._trained(label, self.mask(label))
         found = self.found(label)
-        return self.bench.ticket_trained(found.mask, self.seed, str(label), found.origin, found.start, found.topology)
+        if found.smaller is None:
+            return self.bench.ticket_trained(
+                found.mask, self.seed, str(label), found.origin, found.start, found.topology
+            )
+        with self.bench.using(found.smaller.network()):
+            return self.bench.ticket_trained(
+                {}, self.seed, str(label), found.origin, found.start, teacher=found.smaller.teacher
+            )
+
+    def scored(self, label: Label, network: Stage, split: str = "test") -> Stage:
+        """The scores of a network that has been trained."""
+        smaller = self.found(label).smaller if label.ticket in FINDERS else None
+        with contextlib.nullcontext() if smaller is None else self.bench.using(smaller.network()):
+            return self.bench.scored(network, split)
 
     def _trained(self, label: Label, mask: Masks) -> Stage:
         origin = [self.ranked(name).address for name in label.pruned_on(self.bench)]
@@ -150,8 +164,8 @@ class Search:
             seed=self.seed,
             **dataclasses.asdict(label),
             density=density(mask),
-            scores=self.bench.scored(network).record,
-            validation_accuracy=self.bench.scored(network, "validation").record["accuracy"],
+            scores=self.scored(label, network).record,
+            validation_accuracy=self.scored(label, network, "validation").record["accuracy"],
             cost=network.record["cost"],
             search_cost=dataclasses.asdict(self._search_cost(label)),
             rounds=self._rounds(label),

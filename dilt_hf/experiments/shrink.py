@@ -28,14 +28,15 @@ from dilt_hf.inference import predict
 from dilt_hf.loop import Checkpointing
 from dilt_hf.mask_files import save_masks
 from dilt_hf.objectives import Teacher
-from dilt_hf.pruning.savit import Structure, find_structure, shape_of, shrunk, structured_mask
+from dilt_hf.pruning.savit import shape_of, shrunk, structured_mask
+from dilt_hf.shrinking import chosen_structure, load_structure
 from dilt_hf.splits import dealt_by_class, load_splits
 from dilt_hf.stages import Stages
 from dilt_hf.tables import markdown_table
 from dilt_hf.training import train
-from dilt_hf.weights import WEIGHTS_FILE, load_weights, read_weights, save_tensors, save_weights, tensors_sha256
+from dilt_hf.weights import WEIGHTS_FILE, load_weights, save_weights, tensors_sha256
 
-STRUCTURE_FILE, MASK_FILE, RESULT_FILE = "structure.safetensors", "mask.safetensors", "shrunk.json"
+MASK_FILE, RESULT_FILE = "mask.safetensors", "shrunk.json"
 TIMED, CHECKPOINT_FILE, CHECKPOINT_SECONDS = 15, "checkpoint.safetensors", 300.0
 
 
@@ -90,15 +91,13 @@ def shrink(
     stages = Stages(folder / "stages")
     rows = torch.from_numpy(dealt_by_class(splits.train.labels, config.seed, "scoring")[: config.scoring_examples])
 
-    def choose(place: Path) -> dict[str, Any]:
-        batches = list(data.in_order(pictures["train"], rows, training.train_batch_size, normalize))
-        _save_structure(find_structure(dense, batches, config.target), place / STRUCTURE_FILE)
-        return {}
+    def examples() -> list[tuple[torch.Tensor, torch.Tensor]]:
+        return list(data.in_order(pictures["train"], rows, training.train_batch_size, normalize))
 
-    chosen = stages.get(
-        "structure", identity | {"rows": rows.tolist(), "target": config.target}, choose, description="structure"
+    chosen = chosen_structure(
+        stages, lambda: dense, examples, config.target, identity | {"rows": rows.tolist()}, description="structure"
     )
-    structure = _load_structure(chosen.path / STRUCTURE_FILE, shape_of(dense).layers)
+    structure = load_structure(chosen, dense)
     smaller = shrunk(dense, structure)
 
     def fine_tune(place: Path) -> dict[str, Any]:
@@ -153,15 +152,3 @@ def latency(network: nn.Module, pixels: torch.Tensor) -> float:
         if number >= 3:
             times.append(time.perf_counter() - start)
     return 1e3 * statistics.median(times)
-
-
-def _save_structure(structure: Structure, path: Path) -> None:
-    tensors = {f"heads_{number}": kept for number, kept in enumerate(structure.heads)}
-    tensors |= {f"units_{number}": kept for number, kept in enumerate(structure.units)}
-    save_tensors(tensors | {"channels": structure.channels}, path)
-
-
-def _load_structure(path: Path, layers: int) -> Structure:
-    found = read_weights(path)
-    heads, units = (tuple(found[f"{kind}_{number}"] for number in range(layers)) for kind in ("heads", "units"))
-    return Structure(heads, units, found["channels"])

@@ -357,7 +357,7 @@ def _kept_of(model: nn.Module, structure: Structure) -> dict[int, dict[int, Tens
 def _body(model: nn.Module) -> Any:
     body = getattr(model, "base_model", None)
     if type(body).__name__ not in ("ViTModel", "DeiTModel"):
-        raise ModelError(f"{type(model).__name__} is no ViT or DeiT of transformers; only those can be shrunk.")
+        raise ModelError(f"{type(model).__name__} is no ViT or DeiT of transformers; SAViT shrinks only those.")
     return body
 
 

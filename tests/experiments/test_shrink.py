@@ -48,7 +48,7 @@ def test_a_vit_is_shrunk_and_kept(tmp_path, monkeypatch):
         raise AssertionError("done before")
 
     monkeypatch.setattr(experiment, "train", never)
-    monkeypatch.setattr(experiment, "find_structure", never)
+    monkeypatch.setattr("dilt_hf.shrinking.find_structure", never)
     again = shrink(settings(tmp_path), DATA, MODEL, TRAINING)
     assert again.smaller["accuracy"] == found.smaller["accuracy"]
     assert torch.equal(load_masks(tmp_path / "mask.safetensors")[next(iter(mask))], mask[next(iter(mask))])
