@@ -20,6 +20,7 @@ CLASSES = [f"class {i}" for i in range(10)]
 SMALL = {"num_hidden_layers": 2}
 CASES = [
     ("resnet-micro", 32, {}),
+    ("vit-micro", 32, {}),
     ("resnet18", 32, {}),
     ("resnet18-cifar", 32, {"depths": [1, 1, 1, 1]}),
     ("resnet50", 40, {"depths": [1, 1, 1, 1], "hidden_sizes": [32, 64, 64, 128]}),

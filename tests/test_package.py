@@ -22,13 +22,13 @@ LAYERS = [
     "pruning.gradual", "pruning.surgeon", "pruning.cap", "pruning.merging", "pruning.savit", "pruning.rtl", "routing",
     "claims", "teams", "stages.store", "schedule", "progress", "tracking", "hub", "repository", "trained", "results",
     "shrinking", "comparison", "cards", "tickets", "switching", "opening", "workbench", "consensus", "methods",
-    "figures", "analysis.assignment", "analysis.swaps", "analysis.spaces", "analysis.gromov", "analysis.gpu", "analysis.pot",
-    "analysis.network", "analysis.matrix", "analysis.joint", "analysis.layers", "analysis.representations",
-    "analysis.probes", "analysis.similarity", "analysis.modules", "analysis.link", "analysis.profile",
-    "analysis.findings", "analysis.summary", "analysis.figures", "experiments.settings", "experiments.folder",
-    "experiments.networks", "experiments.plan", "experiments.search", "experiments.find", "experiments.apply",
-    "experiments.sources", "experiments.analyze", "experiments.routed", "experiments.route_figure",
-    "experiments.route", "experiments.shrink", "callbacks", "stages.__main__", "cli",
+    "figures", "analysis.assignment", "analysis.swaps", "analysis.spaces", "analysis.gromov", "analysis.gpu",
+    "analysis.pot", "analysis.network", "analysis.matrix", "analysis.joint", "analysis.layers",
+    "analysis.representations", "analysis.probes", "analysis.similarity", "analysis.modules", "analysis.link",
+    "analysis.profile", "analysis.findings", "analysis.summary", "analysis.figures", "experiments.settings",
+    "experiments.folder", "experiments.networks", "experiments.plan", "experiments.search", "experiments.find",
+    "experiments.apply", "experiments.sources", "experiments.analyze", "experiments.routed",
+    "experiments.route_figure", "experiments.route", "experiments.shrink", "callbacks", "stages.__main__", "cli",
 ]  # fmt: skip
 
 
