@@ -117,8 +117,8 @@ class ModelConfig:
     architecture: str | None = option(
         None,
         "What to build with new weights: a preset (resnet18, resnet50, resnet18-cifar, resnet50-cifar, resnet20, "
-        "resnet56, resnet-micro, vit-micro, vit-tiny, vit-small, deit-tiny, deit-small, mobilenetv2, conv3), timm:NAME, "
-        "or the config of any transformers image classifier (Hub id, folder or JSON file).",
+        "resnet56, resnet-micro, vit-micro, vit-tiny, vit-small, deit-tiny, deit-small, mobilenetv2, conv3), "
+        "timm:NAME, or the config of any transformers image classifier (Hub id, folder or JSON file).",
     )
     model_name_or_path: str | None = option(
         None, "Take θ0 from this checkpoint instead: a transformers one (Hub id or folder), or timm:NAME."

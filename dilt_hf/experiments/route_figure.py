@@ -12,8 +12,8 @@ LINES = (":", "--")  # of the kinds of alarm
 
 
 def draw_routes(found: Routes) -> bytes:
-    """Balanced accuracy of each way of classifying, and the similarity beyond chance of each seed's masks with its
-    alarm, as PNG."""
+    """Balanced accuracy of each way of classifying (mean and 95 % interval), and the similarity beyond chance of each
+    seed's masks with its alarms (dotted: a jump, dashed: a turn), as PNG."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9.6, 4.2), layout="constrained", dpi=130)
@@ -21,7 +21,7 @@ def draw_routes(found: Routes) -> bytes:
     for number, name in enumerate(found.names):
         values = [estimate(list(found.per_seed(name, sparsity).values())) for sparsity in found.sparsities]
         left.errorbar(
-            [100 * sparsity for sparsity in found.sparsities],
+            [1 - sparsity for sparsity in found.sparsities],
             [value.mean for value in values],
             yerr=[0.0 if math.isnan(value.half_width) else value.half_width for value in values],
             marker=MARKERS[number],
@@ -30,19 +30,29 @@ def draw_routes(found: Routes) -> bytes:
             linewidth=1.1,
             label=name,
         )
-    left.set_ylabel("balanced test accuracy in %, mean and 95 % interval")
+    left.set_ylabel("balanced test accuracy in %")
     left.legend(frameon=False, fontsize=9)
     for number, (seed, curve) in enumerate(found.curves.items()):
         colour = COLOURS[1 + number % (len(COLOURS) - 1)]
-        sparsities = [100 * (1 - each.density) for each in curve]
-        right.plot(sparsities, [each.beyond for each in curve], color=colour, linewidth=1.1, label=f"seed {seed}")
+        right.plot(
+            [each.density for each in curve],
+            [each.beyond for each in curve],
+            color=colour,
+            linewidth=1.1,
+            label=f"seed {seed}",
+        )
         for alarms, style in zip(found.alarms().values(), LINES, strict=True):
             if alarms[seed] is not None:
-                right.axvline(100 * alarms[seed], color=colour, linestyle=style, linewidth=1)
+                right.axvline(1 - alarms[seed], color=colour, linestyle=style, linewidth=1)
     right.axhline(0, color="#777777", linewidth=0.8)
-    right.set_ylabel("similarity of the masks, 0 is chance (alarms: dotted jump, dashed turn)")
+    right.set_ylabel("similarity of the masks, 0 is chance")
     right.legend(frameon=False, fontsize=9)
     for axes in (left, right):
+        axes.set_xscale("log")
+        axes.invert_xaxis()
+        axes.set_xticks([1 - sparsity for sparsity in found.sparsities], minor=False)
+        axes.set_xticklabels([f"{100 * sparsity:.4g}" for sparsity in found.sparsities])
+        axes.minorticks_off()
         axes.set_xlabel("sparsity of each subnetwork in %")
         axes.grid(color="#dddddd", linewidth=0.6)
         axes.set_axisbelow(True)
