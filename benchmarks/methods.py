@@ -18,6 +18,8 @@ from timing import alternate, print_table
 
 from dilt_hf.accounting import forward_cost
 from dilt_hf.config import (
+    METHODS,
+    STRUCTURED,
     DataConfig,
     DiltConfig,
     MethodConfig,
@@ -30,7 +32,6 @@ from dilt_hf.config import (
 from dilt_hf.experiments.networks import Label
 from dilt_hf.experiments.search import Search
 from dilt_hf.masks import count_kept, count_total
-from dilt_hf.methods import FINDERS
 from dilt_hf.models import build_model
 from dilt_hf.pruning.cap import CapSettings, cap_scores, cap_update, memory_groups
 from dilt_hf.pruning.distributions import select
@@ -58,12 +59,13 @@ def counts(arguments):
     warned = Warned()
     logging.getLogger("dilt_hf").addHandler(warned)
     rows = [["method", *arguments.architectures]]
-    found = {method: [] for method in FINDERS}
+    methods = [method for method in METHODS if method not in STRUCTURED]
+    found = {method: [] for method in methods}
     for architecture in arguments.architectures:
         with tempfile.TemporaryDirectory() as folder:
             bench = Workbench(_tiny(architecture, folder), progress=False)
             search, total = Search(bench, 0), count_total(bench.prunable)
-            for method in FINDERS:
+            for method in methods:
                 cells = []
                 for sparsity in SPARSITIES:
                     warned.texts.clear()
@@ -86,7 +88,7 @@ def _tiny(architecture, folder):
         training=TrainingConfig(num_train_epochs=3, train_batch_size=20, learning_rate=0.01),
         pruning=PruningConfig(pruning_fraction=0.5, target_sparsity=0.98),
         run=RunConfig(
-            output_dir=folder, cpu=True, controls=False, checkpointing_minutes=0, methods=list(FINDERS),
+            output_dir=folder, cpu=True, controls=False, checkpointing_minutes=0, methods=[method for method in METHODS if method not in STRUCTURED],
             matched_density=[round(1 - sparsity, 9) for sparsity in SPARSITIES],
         ),
         methods=MethodConfig(update_every=1, fisher_examples=40, fisher_block=32, scoring_examples=2),

@@ -264,6 +264,9 @@ class PruningConfig:
     target_ticket: Literal["partition", "core", "union"] = option(
         "partition", "What has the target sparsity: each partition's mask, or their core or union (see the README)."
     )
+    scope: Literal["global", "layer"] = option(
+        "global", "Weights compete over all layers, or every layer loses the same share of what it has left."
+    )
     rewind_step: int = option(
         0, "k: rewind to weights trained k steps on all classes, shared by all partitions; 0 is strict θ0."
     )

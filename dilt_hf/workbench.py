@@ -217,11 +217,16 @@ class Workbench(OpenRun):
         return stage
 
     def jointly_trained(
-        self, masks: Sequence[Mapping[str, Tensor]], subsets: Sequence[Subset], seed: int, purpose: Purpose
+        self,
+        start: Stage,
+        masks: Sequence[Mapping[str, Tensor]],
+        subsets: Sequence[Subset],
+        seed: int,
+        purpose: Purpose,
     ) -> Stage:
-        """One set of weights in which each subset trains its own subnetwork (`training.train_routes`), from the rewind
-        point; beside them, the statistics of batch norm of each (`route_file`)."""
-        start, training = self.start(seed), self.config.training.for_tickets()
+        """The weights `start`, in which each subset trains its own subnetwork (`training.train_routes`); beside them,
+        the statistics of batch norm of each (`route_file`)."""
+        training = self.config.training.for_tickets()
         own = [
             self._training_inputs(start, mask, subset, seed, 0, training)
             for mask, subset in zip(masks, subsets, strict=True)
@@ -357,12 +362,14 @@ class Workbench(OpenRun):
         return load
 
     def _mask_stage(self, network: Stage, weights: Weights, mask: Masks, kept: int, description: str) -> Stage:
+        scope = self.config.pruning.scope
+
         def make(folder: Path) -> dict[str, Any]:
-            save_masks(prune_smallest(weights, mask, kept), folder / MASK_FILE)
+            save_masks(prune_smallest(weights, mask, kept, scope), folder / MASK_FILE)
             return {"kept": kept}
 
         return self.stages.get(
-            "mask", {"network": network.address, "kept": kept}, make,
+            "mask", {"network": network.address, "kept": kept, "scope": scope}, make,
             description=f"{description} at {kept} weights", derived_from=[network.address],
         )  # fmt: skip
 
@@ -381,7 +388,7 @@ class Workbench(OpenRun):
         def make(folder: Path) -> dict[str, Any]:
             from safetensors.torch import save_file
 
-            save_file(removal_ranks(rounds()), folder / RANKS_FILE)
+            save_file(removal_ranks(rounds(), self.config.pruning.scope), folder / RANKS_FILE)
             return {
                 "densities": [each.density for each in done],
                 "costs": [each.network.record["cost"] for each in done],

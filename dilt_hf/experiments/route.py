@@ -80,6 +80,7 @@ def route(config: DiltConfig, routes: RouteConfig, team: Team | None = None, pro
         [each for run in runs for each in run.scored()],
         {run.seed: run.curve() for run in runs},
         count_total(bench.prunable),
+        routes.alarm_direction,
     )
     write_atomically(folder / NUMBERS_FILE, pretty_json(found.to_dict()))
     said = "\n".join(f"- {sentence}" for sentence in found.sentences())
@@ -124,11 +125,24 @@ class Routing:
         ]
         names = [job.name for job in pruning]
         scoring = [
-            Job(f"seed {self.seed}: {name} at sparsity {sparsity:g}", functools.partial(make, sparsity), names)
+            Job(self._job(name, sparsity), functools.partial(make, sparsity), names + self._before(name, sparsity))
             for sparsity in self.settings.sparsities
             for name, make in self._ways().items()
         ]
         return [*pruning, *scoring]
+
+    def _job(self, name: str, sparsity: float) -> str:
+        return f"seed {self.seed}: {name} at sparsity {sparsity:g}"
+
+    def _before(self, name: str, sparsity: float) -> list[str]:
+        lower = self._lower(sparsity)
+        return [] if name != ROUTED or lower is None else [self._job(ROUTED, lower)]
+
+    def _lower(self, sparsity: float) -> float | None:
+        """The sparsity whose joint training that at `sparsity` goes on from."""
+        if self.settings.retraining == "once":
+            return None
+        return max((each for each in self.settings.sparsities if each < sparsity), default=None)
 
     def scored(self) -> list[Scored]:
         """All scores, from their stages."""
@@ -166,14 +180,18 @@ class Routing:
 
     # --- the ways of classifying ---
 
-    def _routed(self, sparsity: float) -> Stage:
-        masks, name = self._masks(sparsity), f"routes at sparsity {sparsity:g}"
+    def _joint(self, sparsity: float) -> Stage:
+        masks, name, lower = self._masks(sparsity), f"routes at sparsity {sparsity:g}", self._lower(sparsity)
+        start = self.bench.start(self.seed) if lower is None else self._joint(lower)
         run = self.bench.tracked(f"seed_{self.seed}/{name}")
         purpose = Purpose(f"seed {self.seed}: {name}", NETWORKS, run, derived_from=self._origin())
         try:
-            joint = self.bench.jointly_trained(masks, self.bench.subsets, self.seed, purpose)
+            return self.bench.jointly_trained(start, masks, self.bench.subsets, self.seed, purpose)
         finally:
             run.end()
+
+    def _routed(self, sparsity: float) -> Stage:
+        masks, joint = self._masks(sparsity), self._joint(sparsity)
 
         def network() -> Callable[[Tensor, Tensor], Tensor]:
             load_weights(self.bench.model, joint.path / WEIGHTS_FILE)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from dilt_hf.files import json_values
-from dilt_hf.pruning.rtl import ALARMS, Similarity
+from dilt_hf.pruning.rtl import Similarity, collapse, turn
 from dilt_hf.results import Estimate, estimate
 from dilt_hf.tables import markdown_table
 
@@ -41,11 +42,13 @@ class Routes:
         scored: every way, seed and sparsity.
         curves: per seed, the similarity of the masks from the densest to the sparsest.
         total: how many prunable weights there are.
+        direction: which way a jump must go for the alarm.
     """
 
     scored: Sequence[Scored]
     curves: Mapping[int, Sequence[Similarity]]
     total: int
+    direction: str = "either"
 
     @property
     def sparsities(self) -> list[float]:
@@ -69,7 +72,8 @@ class Routes:
     def alarms(self) -> dict[str, dict[int, float | None]]:
         """By kind of alarm and seed, the sparsity at which it is raised; None where it is not."""
         found: dict[str, dict[int, float | None]] = {}
-        for kind, alarm in ALARMS.items():
+        jump = functools.partial(collapse, direction=self.direction)
+        for kind, alarm in (("jump", jump), ("turn", turn)):
             positions = {seed: alarm(curve) for seed, curve in self.curves.items()}
             found[kind] = {
                 seed: None if position is None else 1 - self.curves[seed][position].density

@@ -85,6 +85,10 @@ class RouteConfig:
     statistics: Literal["own", "shared"] = option(
         "own", "Batch norm statistics: each route's own, over its training rows, or those of the joint training."
     )
+    retraining: Literal["once", "continued"] = option(
+        "once", "Joint training starts from the rewind point, or from the one at the next lower sparsity."
+    )
+    alarm_direction: Literal["either", "up", "down"] = option("either", "Which way similarity must jump for the alarm.")
     networks_alone: bool = option(
         True, "Also train each subnetwork alone on its rows, as many networks as routes, and merge them untrained."
     )

@@ -18,6 +18,7 @@ from dilt_hf.masks import Masks, full_like
 from dilt_hf.pruning.distributions import select
 
 Weights = Callable[[], Mapping[str, Tensor]]
+GLOBAL, LAYER = "global", "layer"  # among which others a weight must be large
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,17 +70,37 @@ def iterative_magnitude_pruning(
         mask = pruned
 
 
-def prune_smallest(weights: Weights, mask: Masks, kept: int) -> Masks:
-    """The `kept` largest weights of `mask` by magnitude, over all tensors together."""
-    return select(_magnitudes(weights, mask), kept, within=mask)
+def prune_smallest(weights: Weights, mask: Masks, kept: int, scope: str = GLOBAL) -> Masks:
+    """The `kept` largest weights of `mask` by magnitude: over all tensors together, or, with the scope "layer", so that
+    every tensor loses the same share of what it has left (and at most one weight more or less).
+
+    Example:
+        >>> theta = {"a": torch.tensor([9.0, 8.0]), "b": torch.tensor([2.0, 1.0])}
+        >>> prune_smallest(lambda: theta, full_like(theta), 2, "layer")
+        {'a': tensor([ True, False]), 'b': tensor([ True, False])}
+    """
+    return select(_magnitudes(weights, mask, scope), kept, within=mask)
 
 
-def _magnitudes(weights: Weights, mask: Masks) -> dict[str, Tensor]:
+def _magnitudes(weights: Weights, mask: Masks, scope: str) -> dict[str, Tensor]:
+    """What weights are compared by: magnitudes, or the place that they take among those left in their tensor, from 0 to
+    1, so that comparing over all tensors is comparing within each."""
     trained = weights()
-    return {name: trained[name].detach().abs().cpu() for name in mask}
+    found = {name: trained[name].detach().abs().cpu() for name in mask}
+    if scope == GLOBAL:
+        return found
+    places = {}
+    for name, magnitudes in found.items():
+        left = magnitudes[mask[name]]
+        order = left.flip(0).sort(stable=True).indices  # of equal ones the earlier comes last, and stays
+        place = torch.empty(len(left))
+        place[len(left) - 1 - order] = (torch.arange(len(left)) + 0.5) / max(1, len(left))
+        places[name] = torch.zeros_like(magnitudes, dtype=place.dtype)
+        places[name][mask[name]] = torch.where(left.isnan(), torch.nan, place)
+    return places
 
 
-def removal_ranks(rounds: Iterable[Round]) -> dict[str, Tensor]:
+def removal_ranks(rounds: Iterable[Round], scope: str = GLOBAL) -> dict[str, Tensor]:
     """The order in which one IMP process lets weights go, as int32 ranks per weight; rank 0 would go last.
 
     The rounds are looked at one by one, in their order, and none is kept.
@@ -94,7 +115,7 @@ def removal_ranks(rounds: Iterable[Round]) -> dict[str, Tensor]:
     """
     ranks: Tensor | None = None
     for done in rounds:
-        magnitudes = _flat(_magnitudes(done.weights, done.before))
+        magnitudes = _flat(_magnitudes(done.weights, done.before, scope))
         if ranks is None:
             shapes = {name: tensor.shape for name, tensor in done.before.items()}
             # whatever was gone before the first of these rounds has the last rank

@@ -6,10 +6,11 @@
 4. *Collapse*: the similarity of the masks against sparsity says, without labels, where subnetworks stop being of their
    subset.
 
-Where the paper contradicts itself, this is what is done. Masks are by magnitude over all layers together, as in the
-rest of this package. Joint retraining starts once, from the rewind point, after extraction has ended. A collapse may be
-a rise or a fall of similarity: one alarm looks for a jump either way, and one, which is ours, for the turn from falling
-to rising that was seen on CIFAR-10 where accuracy fell; `ALARMS` has both, to be judged apart.
+Where the paper contradicts itself, there are options. Weights compete over all layers, as in the rest of this package,
+or within their layer (`--scope`). Joint retraining starts from the rewind point, at every sparsity anew, and so is like
+the training of a network alone, or it goes on from the sparsity before (`--retraining`). A collapse may be a rise or a
+fall of similarity (`--alarm_direction`): one alarm looks for a jump, by default either way, and one, which is ours, for
+the turn from falling to rising that was seen on CIFAR-10 where accuracy fell.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 
 from dilt_hf.errors import MaskError
 
@@ -109,6 +110,3 @@ def turn(curve: Sequence[Similarity], least: float = LEAST_RISE) -> int | None:
 def _check_order(curve: Sequence[Similarity]) -> None:
     if any(after.density >= before.density for before, after in itertools.pairwise(curve)):
         raise MaskError("similarities must go from the densest masks to the sparsest.")
-
-
-ALARMS: Mapping[str, Callable[[Sequence[Similarity]], int | None]] = {"jump": collapse, "turn": turn}

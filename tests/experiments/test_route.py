@@ -78,6 +78,22 @@ def test_routed_scores_are_those_of_pruned_copies(config):
     assert stage.record["accuracy"] == pytest.approx(float(torch.cat(right).mean()))
 
 
+def test_the_options_of_the_paper_change_what_they_say(config, change):
+    config = change(change(config, "run", seeds=[0], output_dir=config.run.output_dir + "_2"), "pruning", scope="layer")
+    continued = dataclasses.replace(SETTINGS, retraining="continued", networks_alone=False, alarm_direction="up")
+    found = route(config, continued, progress=False)
+    assert found.names == [ROUTED, SINGLE, TOLD]
+    assert found.direction == "up"
+    bench = Workbench(config, progress=False)
+    run, total = Routing(bench, 0, continued), count_total(bench.prunable)
+    for mask in run._masks(0.8):
+        for tensor in mask.values():
+            assert float(tensor.float().mean()) == pytest.approx(0.2, abs=8 / tensor.numel() + 0.01)
+    assert count_kept(run._masks(0.8)[0]) == round(0.2 * total)
+    assert bench.start(0).address in run._joint(0.5).derived_from
+    assert run._joint(0.5).address in run._joint(0.8).derived_from
+
+
 def test_bad_settings_are_refused():
     with pytest.raises(ConfigError, match="must lie between 0 and 1"):
         RouteConfig(sparsities=[1.0])

@@ -9,7 +9,14 @@ from hypothesis import strategies as st
 from dilt_hf import masks as M
 from dilt_hf.config import PruningConfig
 from dilt_hf.errors import ConfigError, MaskError
-from dilt_hf.pruning.imp import iterative_magnitude_pruning, mask_at, match_density, removal_ranks
+from dilt_hf.pruning.imp import (
+    Round,
+    iterative_magnitude_pruning,
+    mask_at,
+    match_density,
+    prune_smallest,
+    removal_ranks,
+)
 
 SHAPES = {"a": (4, 5), "b": (3, 2, 3, 3), "c": (7,)}
 TOTAL = 20 + 54 + 7
@@ -52,6 +59,24 @@ def test_ranks_replay_every_round_and_are_a_permutation(seed, kept, distinct):
     for done, count in zip(rounds, kept, strict=True):
         replayed = mask_at(ranks, count)
         assert all(torch.equal(replayed[name], done.mask[name]) for name in replayed)
+
+
+@given(st.integers(0, 1000), rounds_of, st.sampled_from([None, 1]))
+def test_with_the_scope_of_a_layer_each_loses_its_share_and_its_smallest(seed, kept, distinct):
+    left = kept[0]
+    for done in search(seed, kept, distinct):
+        mask = prune_smallest(done.weights, done.before, left, "layer")
+        assert M.count_kept(mask) == left
+        share = left / M.count_kept(done.before)
+        for name, stays in mask.items():
+            before, magnitudes = done.before[name], done.weights()[name].abs()
+            assert abs(int(stays.sum()) - share * int(before.sum())) <= 1
+            gone = before & ~stays
+            if bool(gone.any()) and bool(stays.any()):
+                assert magnitudes[gone].max() <= magnitudes[stays].min()
+        ranks = removal_ranks([Round(0, done.before, mask, done.weights)], "layer")
+        assert all(torch.equal(mask_at(ranks, left)[name], mask[name]) for name in mask)
+        left = max(1, min(left, M.count_kept(done.mask)) // 2)
 
 
 @given(st.integers(0, 1000), st.integers(2, 5), st.integers(1, TOTAL), st.sampled_from(["core", "union"]))
