@@ -40,6 +40,7 @@ from dilt_hf.weights import prunable_parameters
 from dilt_hf.workbench import Workbench
 
 PARTS = ("counts", "cap", "savit")
+MASKING = [method for method in METHODS if method not in STRUCTURED]
 SPARSITIES = (0.5, 0.7, 0.9, 0.98)
 
 
@@ -59,13 +60,12 @@ def counts(arguments):
     warned = Warned()
     logging.getLogger("dilt_hf").addHandler(warned)
     rows = [["method", *arguments.architectures]]
-    methods = [method for method in METHODS if method not in STRUCTURED]
-    found = {method: [] for method in methods}
+    found = {method: [] for method in MASKING}
     for architecture in arguments.architectures:
         with tempfile.TemporaryDirectory() as folder:
             bench = Workbench(_tiny(architecture, folder), progress=False)
             search, total = Search(bench, 0), count_total(bench.prunable)
-            for method in methods:
+            for method in MASKING:
                 cells = []
                 for sparsity in SPARSITIES:
                     warned.texts.clear()
@@ -88,7 +88,7 @@ def _tiny(architecture, folder):
         training=TrainingConfig(num_train_epochs=3, train_batch_size=20, learning_rate=0.01),
         pruning=PruningConfig(pruning_fraction=0.5, target_sparsity=0.98),
         run=RunConfig(
-            output_dir=folder, cpu=True, controls=False, checkpointing_minutes=0, methods=[method for method in METHODS if method not in STRUCTURED],
+            output_dir=folder, cpu=True, controls=False, checkpointing_minutes=0, methods=MASKING,
             matched_density=[round(1 - sparsity, 9) for sparsity in SPARSITIES],
         ),
         methods=MethodConfig(update_every=1, fisher_examples=40, fisher_block=32, scoring_examples=2),
