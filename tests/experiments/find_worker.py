@@ -36,7 +36,7 @@ def config_of(folder, partitions, network):
         data=DataConfig(dataset_name="digits", augmentation="shift", max_train_samples=400, max_eval_samples=100),
         model=NETWORKS[network],
         partition=PartitionConfig(num_partitions=partitions),
-        training=TrainingConfig(num_train_epochs=8, train_batch_size=16, learning_rate=0.02),
+        training=TrainingConfig(num_train_epochs=5, train_batch_size=16, learning_rate=0.02),
         pruning=PruningConfig(num_rounds=2, pruning_fraction=0.3),
         run=RunConfig(
             output_dir=str(folder), cpu=True, controls=False, tickets=["core", "union"], checkpointing_minutes=0.0001

@@ -1,5 +1,6 @@
 """The main job in real processes: however many there are, and whatever befalls them, the same tickets."""
 
+import functools
 import os
 import socket
 import subprocess
@@ -36,20 +37,23 @@ def launch(*arguments):
     return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False, timeout=240)
 
 
-@pytest.fixture
-def alone(tmp_path):
-    """The same job by one process, with one thread as the launched ones have; by number of partitions and network."""
+def work_alone(folder, partitions, network):
+    """The same job by one process, with one thread as the launched ones have."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        find_tickets(config_of(folder, partitions, network), progress=False)
+    finally:
+        torch.set_num_threads(threads)
+    return folder
 
-    def run(partitions, network, folder="alone"):
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
-            find_tickets(config_of(tmp_path / folder, partitions, network), progress=False)
-        finally:
-            torch.set_num_threads(threads)
-        return tmp_path / folder
 
-    return run
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """What one process finds, by number of partitions and network; not to be changed."""
+    return functools.cache(
+        lambda partitions, network: work_alone(tmp_path_factory.mktemp("alone") / "run", partitions, network)
+    )
 
 
 def stages_of(folder):
@@ -61,14 +65,14 @@ def test_two_processes_under_one_launch_find_what_one_alone_finds(alone, tmp_pat
     assert codes == [0, 0], output
     assert output.count("networks are trained and scored") == 1
     assert_same_tickets(alone(2, "conv") / SEED_0, tmp_path / "shared" / SEED_0)
-    assert stages_of(tmp_path / "alone").keys() == stages_of(tmp_path / "shared").keys()
+    assert stages_of(alone(2, "conv")).keys() == stages_of(tmp_path / "shared").keys()
 
 
 def test_two_processes_share_five_partitions(alone, tmp_path):
     codes, output = Crew(2, tmp_path, work, tmp_path / "shared", 5, "conv").finish()
     assert codes == [0, 0], output
     assert_same_tickets(alone(5, "conv") / SEED_0, tmp_path / "shared" / SEED_0)
-    assert stages_of(tmp_path / "alone").keys() == stages_of(tmp_path / "shared").keys()
+    assert stages_of(alone(5, "conv")).keys() == stages_of(tmp_path / "shared").keys()
 
 
 def test_two_processes_a_partition_agree_with_one_to_rounding(alone, tmp_path):
@@ -102,7 +106,7 @@ def test_a_partition_that_fails_does_not_stop_the_others(alone, tmp_path):
     assert "seed 0: order of removal on partition_0" in descriptions
     assert "seed 0: partition_1, round 0" in descriptions
     assert "seed 0: partition_1, round 1" not in descriptions
-    assert_same_tickets(alone(2, "conv") / SEED_0, alone(2, "conv", "run") / SEED_0)
+    assert_same_tickets(alone(2, "conv") / SEED_0, work_alone(tmp_path / "run", 2, "conv") / SEED_0)
     after = stages_of(tmp_path / "run")
     assert before.items() <= after.items()
 
@@ -124,7 +128,7 @@ def test_after_a_killed_rank_the_same_command_goes_on_mid_round(alone, tmp_path)
     ]
     assert interrupted
     before = stages_of(tmp_path / "run")
-    assert_same_tickets(alone(2, "conv") / SEED_0, alone(2, "conv", "run") / SEED_0)
+    assert_same_tickets(alone(2, "conv") / SEED_0, work_alone(tmp_path / "run", 2, "conv") / SEED_0)
     assert before.items() <= stages_of(tmp_path / "run").items()
     assert not [path for path in (tmp_path / "run/stages").glob(".*") if path.name != ".claims"]
 
@@ -160,7 +164,7 @@ def test_two_launches_in_one_folder_share_the_work(alone, tmp_path):
     codes, output = Crew(2, tmp_path, work, tmp_path / "shared", 2, "conv", launched=False).finish()
     assert codes == [0, 0], output
     assert_same_tickets(alone(2, "conv") / SEED_0, tmp_path / "shared" / SEED_0)
-    assert stages_of(tmp_path / "alone").keys() == stages_of(tmp_path / "shared").keys()
+    assert stages_of(alone(2, "conv")).keys() == stages_of(tmp_path / "shared").keys()
     assert not list(tmp_path.rglob("*.partial"))
 
 

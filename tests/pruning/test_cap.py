@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from small import SGD, TINY_VIT, network
 
@@ -29,6 +29,7 @@ from dilt_hf.pruning.cap import (
 from dilt_hf.pruning.distributions import select
 from dilt_hf.weights import prunable_parameters
 
+EXAMPLES = 60
 SMALL = CapSettings(block=8, dampening=1e-3, examples_at_once=30)
 
 
@@ -58,6 +59,7 @@ def surgeon(inverse, weights):
     return order, losses, after
 
 
+@settings(max_examples=40)
 @given(st.integers(0, 10_000), st.integers(2, 20), st.integers(0, 9))
 def test_scores_and_updates_are_those_of_dense_surgery(seed, size, gone):
     rng = np.random.default_rng(seed)
@@ -95,7 +97,7 @@ def trained_once(request, feed):
 @pytest.fixture
 def trained(trained_once, feed):
     model = copy.deepcopy(trained_once)
-    return model, prunable_parameters(model), examples(feed, 120)
+    return model, prunable_parameters(model), examples(feed, EXAMPLES)
 
 
 def examples(feed, count):
@@ -156,7 +158,7 @@ def test_groups_that_fit_into_less_memory_change_nothing(trained):
     assert len(memory_groups(weights, tight)) == len(weights)
     parts = cap(model, weights, batches, kept, settings=tight, progress=seen.append)
     assert sweeps(weights, tight) == len(weights)
-    assert sum(seen) == 2 * 120 * len(weights)
+    assert sum(seen) == 2 * EXAMPLES * len(weights)
     for name in weights:
         assert torch.equal(whole[0][name], parts[0][name])
         torch.testing.assert_close(whole[1][name], parts[1][name])
