@@ -209,11 +209,18 @@ class Workbench(OpenRun):
                 cost += Cost(dense_flops=looked, sparse_flops=looked)
             return {"losses": record.losses, "cost": dataclasses.asdict(cost)}
 
+        return self._counted("train", inputs, make, start, purpose, steps)
+
+    def _counted(
+        self, kind: str, inputs: dict[str, Any], make: Callable[[Path], dict[str, Any]], start: Stage,
+        purpose: Purpose, steps: int,
+    ) -> Stage:  # fmt: skip
+        """A training as a stage, on its progress line."""
         stage = self.stages.get(
-            "train", inputs, make, description=purpose.description,
+            kind, inputs, make, description=purpose.description,
             derived_from=[start.address, *purpose.derived_from], together=True,
         )  # fmt: skip
-        self.board.found(purpose.line, address, steps)
+        self.board.found(purpose.line, stage.address, steps)
         return stage
 
     def jointly_trained(
@@ -258,12 +265,7 @@ class Workbench(OpenRun):
             cost = self._cost(dataclasses.replace(record, densities=[(0, mean)]), {})
             return {"losses": record.losses, "cost": dataclasses.asdict(cost)}
 
-        stage = self.stages.get(
-            "joint", inputs, make, description=purpose.description,
-            derived_from=[start.address, *purpose.derived_from], together=True,
-        )  # fmt: skip
-        self.board.found(purpose.line, address, steps)
-        return stage
+        return self._counted("joint", inputs, make, start, purpose, steps)
 
     def _save_statistics(self, folder: Path, number: int, mask: Mapping[str, Tensor], subset: Subset) -> None:
         """The statistics of batch norm of one route, over (at most so many of) its rows."""

@@ -29,6 +29,23 @@ def network(seed=0, architecture="conv3", **overrides):
     return models.build_model(config, list("0123456789"), 8, seed)
 
 
+def stop_after(steps):
+    """For `on_step`: an interruption once so many steps have been taken."""
+    left = iter(range(steps))
+
+    def stop(count):
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+
+    return stop
+
+
+def assert_same_state(one, other):
+    """Equal to the bit."""
+    for mine, its in zip(one.state_dict().values(), other.state_dict().values(), strict=True):
+        assert torch.equal(mine, its)
+
+
 def masks_of(model, kept=0.4, seed=0):
     full = {
         name: torch.arange(p.numel()).view(p.shape) < kept * p.numel() for name, p in prunable_parameters(model).items()

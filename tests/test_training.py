@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from small import CPU, SGD, TINY_VIT, masks_of, network
+from small import CPU, SGD, TINY_VIT, masks_of, network, stop_after
 
 from dilt_hf import inference, loop, training
 from dilt_hf.augmentation import Augmentation
@@ -183,15 +183,9 @@ def test_an_interrupted_training_goes_on_to_the_same_bits(feed, accelerator, tmp
     undisturbed = run(whole, masks, feed, config, accelerator)
     checkpointing = Checkpointing(tmp_path / "checkpoint.safetensors", 1e-9)
     for _ in range(3):
-        steps = iter(range(8))
-
-        def stop(count, steps=steps):
-            if next(steps, None) is None:
-                raise KeyboardInterrupt
-
         model = network(**settings)  # a new process knows nothing of the weights of the last
         with pytest.raises(KeyboardInterrupt):
-            run(model, masks, feed, config, accelerator, checkpointing=checkpointing, on_step=stop)
+            run(model, masks, feed, config, accelerator, checkpointing=checkpointing, on_step=stop_after(8))
     counted = []
     record = run(broken, masks, feed, config, accelerator, checkpointing=checkpointing, on_step=counted.append)
     assert counted[0] > 1  # it did go on
@@ -259,16 +253,10 @@ def test_a_settled_mask_ends_the_round_and_survives_an_interruption(feed, accele
     whole, broken = network(), network()
     record = run(whole, {}, feed, config, accelerator, settled=EarlyBird(before, kept, 0.1))
     assert 5 * (len(feed.rows) // 32) <= record.steps < 30 * (len(feed.rows) // 32)
-    steps = iter(range(record.steps - 4))
-
-    def stop(count):
-        if next(steps, None) is None:
-            raise KeyboardInterrupt
-
     checkpointing = Checkpointing(tmp_path / "checkpoint.safetensors", 1e-9)
     with pytest.raises(KeyboardInterrupt):
         run(network(), {}, feed, config, accelerator, settled=EarlyBird(before, kept, 0.1),
-            checkpointing=checkpointing, on_step=stop)  # fmt: skip
+            checkpointing=checkpointing, on_step=stop_after(record.steps - 4))  # fmt: skip
     again = run(
         broken, {}, feed, config, accelerator, settled=EarlyBird(before, kept, 0.1), checkpointing=checkpointing
     )

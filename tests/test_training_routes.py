@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 from shared_worker import doubled
-from small import SGD, masks_of, network
+from small import SGD, assert_same_state, masks_of, network, stop_after
 
 from dilt_hf import data, loop, training
 from dilt_hf.loop import Checkpointing, Route
@@ -91,8 +91,7 @@ def test_one_route_is_an_ordinary_training(feed, accelerator):
     masks = masks_of(one)
     training.train(one, masks, feed, SGD, accelerator, key=KEY)
     train_routes(other, [Route(masks, feed)], SGD, accelerator, key=KEY)
-    for mine, its in zip(one.state_dict().values(), other.state_dict().values(), strict=True):
-        assert torch.equal(mine, its)
+    assert_same_state(one, other)
 
 
 def test_an_interrupted_joint_training_goes_on_to_the_same_bits(feed, accelerator, tmp_path, monkeypatch):
@@ -101,15 +100,8 @@ def test_an_interrupted_joint_training_goes_on_to_the_same_bits(feed, accelerato
     routes = routes_of(whole, feed)
     record = train_routes(whole, routes, SGD, accelerator, key=KEY)
     checkpointing = Checkpointing(tmp_path / "checkpoint.safetensors", 1e-9)
-    steps = iter(range(7))
-
-    def stop(count):
-        if next(steps, None) is None:
-            raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        train_routes(network(), routes, SGD, accelerator, key=KEY, checkpointing=checkpointing, on_step=stop)
+        train_routes(network(), routes, SGD, accelerator, key=KEY, checkpointing=checkpointing, on_step=stop_after(7))
     again = train_routes(broken, routes, SGD, accelerator, key=KEY, checkpointing=checkpointing)
     assert again.losses == record.losses
-    for mine, its in zip(whole.state_dict().values(), broken.state_dict().values(), strict=True):
-        assert torch.equal(mine, its)
+    assert_same_state(whole, broken)

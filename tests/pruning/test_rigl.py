@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from shared_worker import doubled
-from small import SGD, masks_of, network
+from small import SGD, assert_same_state, masks_of, network, stop_after
 
 from dilt_hf import data, loop, training
 from dilt_hf.errors import ConfigError
@@ -140,19 +140,12 @@ def test_an_interrupted_rewiring_goes_on_to_the_same_bits(feed, accelerator, tmp
     whole, broken = network(), network()
     record, undisturbed = run(whole)
     checkpointing = Checkpointing(tmp_path / "checkpoint.safetensors", 1e-9)
-    steps = iter(range(10))
-
-    def stop(count):
-        if next(steps, None) is None:
-            raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        run(network(), checkpointing=checkpointing, on_step=stop)
+        run(network(), checkpointing=checkpointing, on_step=stop_after(10))
     resumed, rewiring = run(broken, checkpointing=checkpointing)
     assert (resumed.rewirings, resumed.densities) == (record.rewirings, record.densities)
     assert all(torch.equal(rewiring.masks[name], undisturbed.masks[name]) for name in masks)
-    for one, other in zip(whole.state_dict().values(), broken.state_dict().values(), strict=True):
-        assert torch.equal(one, other)
+    assert_same_state(whole, broken)
     for name, weight in prunable_parameters(broken).items():
         assert not bool(weight[~rewiring.masks[name]].any()), "the average of the weights is masked too"
 
