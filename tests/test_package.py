@@ -21,13 +21,13 @@ LAYERS = [
     "pruning.early_bird", "pruning.colt", "pruning.gradients", "pruning.snip", "pruning.grasp", "pruning.rigl",
     "pruning.gradual", "pruning.surgeon", "pruning.cap", "pruning.merging", "pruning.savit", "pruning.rtl", "routing",
     "claims", "teams", "stages.store", "schedule", "progress", "tracking", "hub", "repository", "trained", "results",
-    "shrinking", "comparison", "cards", "tickets", "switching", "opening", "workbench", "consensus", "methods",
-    "figures", "analysis.assignment", "analysis.swaps", "analysis.spaces", "analysis.gromov", "analysis.gpu",
-    "analysis.pot", "analysis.network", "analysis.matrix", "analysis.joint", "analysis.layers",
+    "verdicts", "hypotheses", "shrinking", "comparison", "cards", "tickets", "switching", "opening", "workbench",
+    "consensus", "methods", "figures", "analysis.assignment", "analysis.swaps", "analysis.spaces", "analysis.gromov",
+    "analysis.gpu", "analysis.pot", "analysis.network", "analysis.matrix", "analysis.joint", "analysis.layers",
     "analysis.representations", "analysis.probes", "analysis.similarity", "analysis.modules", "analysis.link",
     "analysis.profile", "analysis.findings", "analysis.summary", "analysis.figures", "experiments.settings",
     "experiments.folder", "experiments.networks", "experiments.plan", "experiments.search", "experiments.find",
-    "experiments.apply", "experiments.sources", "experiments.analyze", "experiments.routed",
+    "experiments.evidence", "experiments.apply", "experiments.sources", "experiments.analyze", "experiments.routed",
     "experiments.route_figure", "experiments.route", "experiments.shrink", "callbacks", "stages.__main__", "cli",
 ]  # fmt: skip
 
@@ -81,11 +81,12 @@ def test_files_import_only_from_layers_to_their_left():
     [
         "masks", "selection", "overlap", "packed", "mask_files", "bitwise", "masking", "augmentation", "data",
         "tables", "pruning.imp", "pruning.colt", "pruning.early_bird", "pruning.distributions", "pruning.rigl",
-        "pruning.gradual", "pruning.surgeon", "pruning.cap", "pruning.merging", "pruning.rtl", "routing", "accounting",
-        "threads", "config", "results", "partitions", "teams", "models", "splits", "claims", "stages.store",
-        "progress", "hub", "trained", "files", "analysis.assignment", "analysis.swaps", "analysis.spaces",
-        "analysis.gromov", "analysis.network", "analysis.matrix", "analysis.layers", "analysis.representations",
-        "analysis.similarity", "analysis.modules", "analysis.link", "analysis.profile", "analysis.figures", "lazy",
+        "pruning.gradual", "pruning.surgeon", "pruning.cap", "pruning.merging", "pruning.rtl", "routing",
+        "accounting", "threads", "config", "results", "verdicts", "partitions", "teams", "models", "splits", "claims",
+        "stages.store", "progress", "hub", "trained", "files", "analysis.assignment", "analysis.swaps",
+        "analysis.spaces", "analysis.gromov", "analysis.network", "analysis.matrix", "analysis.layers",
+        "analysis.representations", "analysis.similarity", "experiments.evidence", "analysis.modules",
+        "analysis.link", "analysis.profile", "analysis.figures", "lazy",
     ],
 )  # fmt: skip
 def test_the_examples_in_the_docstrings_are_true(name, tmp_path, monkeypatch):
