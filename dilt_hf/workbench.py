@@ -426,20 +426,24 @@ class Workbench(OpenRun):
         finally:
             run.end()
 
+    def scores_of_model(self, split: str) -> dict[str, Any]:
+        """Scores of the model as it now is (`PartitionScores`)."""
+        from dilt_hf.metrics import PartitionScores
+
+        rows = getattr(self.splits, split)
+        batch = self.config.training.per_device_eval_batch_size
+        return PartitionScores().compute(
+            predictions=predict(self.model, self.feed(split), batch, self.accelerator),
+            references=rows.labels,
+            partitions=self.partitioning.assign(rows),
+        )
+
     def scored(self, network: Stage, split: str = "test") -> Stage:
         """Scores of trained weights on one split: overall, per partition, balanced, recall per class."""
 
         def make(folder: Path) -> dict[str, Any]:
-            from dilt_hf.metrics import PartitionScores
-
             load_weights(self.model, network.path / WEIGHTS_FILE)
-            rows = getattr(self.splits, split)
-            batch = self.config.training.per_device_eval_batch_size
-            return PartitionScores().compute(
-                predictions=predict(self.model, self.feed(split), batch, self.accelerator),
-                references=rows.labels,
-                partitions=self.partitioning.assign(rows),
-            )
+            return self.scores_of_model(split)
 
         inputs = {
             "network": network.address,

@@ -27,8 +27,9 @@ LAYERS = [
     "analysis.representations", "analysis.probes", "analysis.similarity", "analysis.modules", "analysis.link",
     "analysis.profile", "analysis.findings", "analysis.summary", "analysis.figures", "experiments.settings",
     "experiments.folder", "experiments.networks", "experiments.plan", "experiments.search", "experiments.find",
-    "experiments.evidence", "experiments.apply", "experiments.sources", "experiments.analyze", "experiments.routed",
-    "experiments.route_figure", "experiments.route", "experiments.shrink", "callbacks", "stages.__main__", "cli",
+    "experiments.specialise", "experiments.evidence", "experiments.apply", "experiments.sources",
+    "experiments.analyze", "experiments.routed", "experiments.route_figure", "experiments.route",
+    "experiments.shrink", "callbacks", "stages.__main__", "cli",
 ]  # fmt: skip
 
 
@@ -85,8 +86,8 @@ def test_files_import_only_from_layers_to_their_left():
         "accounting", "threads", "config", "results", "verdicts", "partitions", "teams", "models", "splits", "claims",
         "stages.store", "progress", "hub", "trained", "files", "analysis.assignment", "analysis.swaps",
         "analysis.spaces", "analysis.gromov", "analysis.network", "analysis.matrix", "analysis.layers",
-        "analysis.representations", "analysis.similarity", "experiments.evidence", "analysis.modules",
-        "analysis.link", "analysis.profile", "analysis.figures", "lazy",
+        "analysis.representations", "analysis.similarity", "experiments.evidence", "experiments.specialise",
+        "analysis.modules", "analysis.link", "analysis.profile", "analysis.figures", "lazy",
     ],
 )  # fmt: skip
 def test_the_examples_in_the_docstrings_are_true(name, tmp_path, monkeypatch):

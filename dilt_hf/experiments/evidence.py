@@ -11,6 +11,7 @@ from dilt_hf.analysis.findings import Findings
 from dilt_hf.analysis.link import DIFFERENCES, PARTIAL
 from dilt_hf.analysis.modules import find_modules
 from dilt_hf.analysis.profile import log_of
+from dilt_hf.experiments.specialise import Specialists, own_and_others
 from dilt_hf.hypotheses import NEAR_CHANCE
 from dilt_hf.results import Entry, Results
 from dilt_hf.verdicts import Measured
@@ -112,6 +113,20 @@ class _Comparison:
             )
 
         return _mean([of(k) for k in self.partitions])
+
+
+def of_specialists(found: Mapping[int, Specialists], pictures: int) -> dict[str, Measured]:
+    """What removing specialists, and training them alone, says about H9c."""
+    step, sources = 100 / pictures, tuple(address for each in found.values() for address in each.sources)
+    lesions = {seed: own_and_others(each.lesions) for seed, each in found.items()}
+    random = {seed: own_and_others(each.random) for seed, each in found.items()}
+    # a column holds what one partition's classes are worth to every specialist
+    alone = {seed: own_and_others(np.transpose(each.alone).tolist()) for seed, each in found.items()}
+    return {
+        "lesion": Measured(lesions, step, sources),
+        "lesion_random": Measured(_less(lesions, random), step, sources),
+        "specialist_alone": Measured(alone, step, sources),
+    }
 
 
 def of_analysis(findings: Findings) -> dict[str, Measured]:
