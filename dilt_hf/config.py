@@ -53,6 +53,9 @@ class DataConfig:
     test_files: list[str] = option([], "Parquet files with the test rows.")
     image_column_name: str | None = option(None, "The picture column; found by its feature type when not given.")
     label_column_name: str | None = option(None, "The class column; found by its feature type when not given.")
+    classes: list[str] = option(
+        [], "Only the rows of these classes: names, or numbers from one to another such as 0-4. By default all."
+    )
     validation_fraction: float = option(
         0.1, "Share of each class's training rows held out for validation when the dataset brings no such split."
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -113,6 +113,11 @@ def load_splits(config: DataConfig) -> Splits:
     validation, test = None, split("test", held_out[-1])
     if len(held_out) > 1:
         validation = split("validation", held_out[0])
+    if config.classes:
+        kept = _class_ids(config.classes, class_names)
+        class_names = tuple(class_names[number] for number in kept)
+        train, test = _only(train, kept), _only(test, kept)
+        validation = None if validation is None else _only(validation, kept)
     train = _limit(train, config.max_train_samples, config.split_seed)
     if validation is None:
         train, validation = _hold_out(train, config.validation_fraction, config.split_seed)
@@ -233,6 +238,31 @@ def _labels(tables: Mapping[str, Any], column: str, train: str) -> tuple[dict[st
                 f"the splits {train} and {name} have different classes, so their ids mean different things."
             )
     return numbers, names
+
+
+def _class_ids(wanted: Sequence[str], names: Sequence[str]) -> list[int]:
+    """The numbers of the classes that are named, in the order of the data."""
+    found: set[int] = set()
+    for each in wanted:
+        first, _, last = each.partition("-")
+        if each in names:
+            found.add(names.index(each))
+        elif first.isdecimal() and last.isdecimal() and int(first) <= int(last) < len(names):
+            found.update(range(int(first), int(last) + 1))
+        else:
+            raise DataError(
+                f"--classes names '{each}', which is neither a class of the data ({', '.join(names[:10])}"
+                f"{', …' if len(names) > 10 else ''}) nor numbers between 0 and {len(names) - 1} such as 0-4."
+            )
+    if len(found) < 2:
+        raise DataError(f"--classes {' '.join(wanted)} leaves a single class; there must be two to tell apart.")
+    return sorted(found)
+
+
+def _only(split: Split, classes: Sequence[int]) -> Split:
+    """The rows of these classes, which are numbered anew."""
+    rows = np.flatnonzero(np.isin(split.labels, classes))
+    return dataclasses.replace(split.select(rows), labels=np.searchsorted(classes, split.labels[rows]))
 
 
 def _limit(split: Split, most: int | None, seed: int) -> Split:

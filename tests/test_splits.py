@@ -119,3 +119,28 @@ def test_missing_folders_and_files_are_named(tmp_path):
         load_splits(DataConfig(train_dir=str(tmp_path / "nowhere")))
     with pytest.raises(DataError, match=r"there is no file .*none\.parquet"):
         load_splits(DataConfig(train_files=[str(tmp_path / "none.parquet")]))
+
+
+def test_some_classes_only(tmp_path):
+    whole = load_splits(DataConfig(dataset_name="digits"))
+    some = load_splits(DataConfig(dataset_name="digits", classes=["6-8", "1"]))
+    assert some.class_names == ("1", "6", "7", "8")
+    for name, split in some.items():
+        all_of_it = getattr(whole, name) if name == "test" else None
+        assert set(split.labels.tolist()) == {0, 1, 2, 3}
+        if all_of_it is not None:
+            rows = np.flatnonzero(np.isin(all_of_it.labels, [1, 6, 7, 8]))
+            assert split.source_rows.tolist() == all_of_it.source_rows[rows].tolist()
+            assert [some.class_names[label] for label in split.labels] == [str(c) for c in all_of_it.labels[rows]]
+    config = parquet(
+        tmp_path, train=table(30, kind=["pear", "apple", "0-1"] * 10), test=table(6, kind=["pear", "apple"] * 3)
+    )
+    named = {"train_files": config.train_files, "test_files": config.test_files, "label_column_name": "kind"}
+    assert load_splits(DataConfig(**named, classes=["pear", "apple"])).class_names == ("apple", "pear")
+
+
+def test_classes_that_are_not_there_are_named():
+    with pytest.raises(DataError, match=r"--classes names '7-12', which is neither .* between 0 and 9 such as 0-4"):
+        load_splits(DataConfig(dataset_name="digits", classes=["7-12"]))
+    with pytest.raises(DataError, match="--classes 3 leaves a single class"):
+        load_splits(DataConfig(dataset_name="digits", classes=["3"]))
