@@ -27,9 +27,9 @@ LAYERS = [
     "analysis.representations", "analysis.probes", "analysis.similarity", "analysis.modules", "analysis.link",
     "analysis.profile", "analysis.findings", "analysis.summary", "analysis.figures", "experiments.settings",
     "experiments.folder", "experiments.networks", "experiments.plan", "experiments.search", "experiments.find",
-    "experiments.specialise", "experiments.evidence", "experiments.apply", "experiments.sources",
-    "experiments.analyze", "experiments.routed", "experiments.route_figure", "experiments.route",
-    "experiments.shrink", "callbacks", "stages.__main__", "cli",
+    "experiments.specialise", "experiments.transfer", "experiments.evidence", "experiments.apply",
+    "experiments.sources", "experiments.analyze", "experiments.routed", "experiments.route_figure",
+    "experiments.route", "experiments.shrink", "callbacks", "stages.__main__", "cli",
 ]  # fmt: skip
 
 

@@ -16,14 +16,15 @@ from pathlib import Path
 
 from dilt_hf.comparison import has_methods, methods_caption, methods_table
 from dilt_hf.config import DiltConfig
-from dilt_hf.errors import RunError
+from dilt_hf.errors import ConfigError, RunError
 from dilt_hf.figures import draw_by_cost, draw_by_sparsity, draw_comparison
-from dilt_hf.files import PARTIAL, pretty_json, sweep, write_atomically
+from dilt_hf.files import PARTIAL, pretty_json, read_json, sweep, write_atomically
 from dilt_hf.repository import read_config
 from dilt_hf.results import RESULTS_FILE, Entry, Results
 from dilt_hf.tickets import Tickets
 
 RUN_FILE, PICTURE, TICKET_FOLDER = "run.json", "results.png", "tickets"
+MOST_RUN_BYTES = 2**20
 METHODS_TABLE = "methods.md"
 METHOD_PICTURES = {"methods_by_sparsity.png": draw_by_sparsity, "methods_by_cost.png": draw_by_cost}
 # Where a run is kept and what else it compares does not change what any stage holds.
@@ -81,6 +82,26 @@ def open_folder(folder: Path, config: DiltConfig) -> RunFolder:
             "choose another --output_dir, or repeat the settings of that run to continue it."
         )
     return RunFolder(folder, config)
+
+
+def stored_config(folder: Path, seeds: Sequence[int] = (), cpu: bool = False) -> DiltConfig:
+    """The configuration of the run in a folder, to work on with it there: nothing is tracked or published again.
+
+    Args:
+        seeds: only these; by default all of the run.
+        cpu: stay on the CPU, whatever the run did.
+
+    Raises:
+        ConfigError: when there is no run, or one with settings that this version does not know.
+    """
+    if not (folder / RUN_FILE).is_file():
+        raise ConfigError(f"{folder} is not the folder of a run: it has no {RUN_FILE}.")
+    run = DiltConfig.from_dict(read_json(folder / RUN_FILE, MOST_RUN_BYTES, ConfigError))
+    where = dataclasses.replace(
+        run.run, output_dir=str(folder), cpu=cpu or run.run.cpu, seeds=list(seeds) or run.run.seeds, report_to=[],
+        push_to_hub=False, hub_model_id=None,
+    )  # fmt: skip
+    return dataclasses.replace(run, run=where)
 
 
 def save_results(folder: Path, entries: Sequence[Entry]) -> None:

@@ -100,6 +100,24 @@ class RouteConfig:
 
 
 @dataclass(frozen=True)
+class TransferConfig:
+    """Which run the masks come from, and at which densities they are compared on the target."""
+
+    _argument_group_name: ClassVar[str] = "transfer"
+
+    source: str = option("", "The folder of the run whose masks are tried on other data.")
+    densities: list[float] = option([0.5, 0.3, 0.1], "Kept fractions, at each of which all masks have equal counts.")
+    seeds: list[int] = option([], "Of the run: the seeds, by default all.")
+    output_dir: str = option("runs/transfer", "Folder of the result. The same command continues what it finds there.")
+    cpu: bool = option(False, "Stay on the CPU even where there is a GPU.")
+
+    def __post_init__(self) -> None:
+        require(bool(self.source), "--source needs the folder of a run.")
+        require(bool(self.densities), "--densities needs at least one.")
+        require(all(0 < density < 1 for density in self.densities), "--densities must lie between 0 and 1.")
+
+
+@dataclass(frozen=True)
 class ShrinkConfig:
     """How small a vision transformer shall become, and how it recovers."""
 

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from dilt_hf import data
 from dilt_hf.analysis.probes import choose_probes
-from dilt_hf.config import DataConfig, DiltConfig
+from dilt_hf.config import DataConfig
 from dilt_hf.errors import AnalysisError, ConfigError
-from dilt_hf.experiments.folder import RUN_FILE
+from dilt_hf.experiments.folder import MOST_RUN_BYTES, RUN_FILE, stored_config
 from dilt_hf.experiments.networks import Label
 from dilt_hf.experiments.search import Search
 from dilt_hf.experiments.settings import AnalyzeConfig
@@ -33,7 +33,6 @@ from dilt_hf.workbench import Purpose, Workbench
 
 DENSE, MASKED = "dense", "masked"
 SAME_DATA = "same"  # the name that stands for the data that the tickets were found on
-MOST_RUN_BYTES = 2**20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,15 +84,10 @@ class RunSource:
     """The networks of a run's folder; what is missing is trained, by the settings of the run."""
 
     def __init__(self, folder: Path, config: AnalyzeConfig):
-        stored = read_json(folder / RUN_FILE, MOST_RUN_BYTES, ConfigError)
-        run = DiltConfig.from_dict(stored)
-        where = dataclasses.replace(
-            run.run, output_dir=str(folder), cpu=config.cpu or run.run.cpu, seeds=config.seeds or run.run.seeds,
-            report_to=[], push_to_hub=False, hub_model_id=None,
-        )  # fmt: skip
+        run = stored_config(folder, config.seeds, config.cpu)
         self.config = config
-        self.bench = Workbench(dataclasses.replace(run, run=where), progress=False)
-        self.seeds = list(where.seeds)
+        self.bench = Workbench(run, progress=False)
+        self.seeds = list(run.run.seeds)
         self.name = str(folder)
         self.has_siblings = config.siblings or run.run.siblings
 

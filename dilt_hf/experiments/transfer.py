@@ -1,0 +1,226 @@
+"""Masks that were found on one set of pictures, on new weights, for another: which kind of ticket is worth most there?
+
+    source run ─> masks of core, union and LTH at one density ┐
+                  shuffled, random: the controls              ├─> θ0′ ⊙ mask ─> trained on the target ─> scored
+    target data ─> fresh θ0′ ─────────────────────────────────┘
+
+The weights are new, so what transfers is the mask alone (Morcos et al. 2019, arXiv 1906.02773, give winning tickets
+their own weights as well). Everything costly is a stage below the output folder.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dilt_hf.config import DataConfig, DiltConfig, PartitionConfig, RunConfig, TrainingConfig
+from dilt_hf.errors import RunError
+from dilt_hf.experiments.folder import open_folder, stored_config
+from dilt_hf.experiments.networks import Label
+from dilt_hf.experiments.search import Search
+from dilt_hf.experiments.settings import TransferConfig
+from dilt_hf.files import json_values, pretty_json, write_atomically
+from dilt_hf.masks import Masks
+from dilt_hf.results import estimate
+from dilt_hf.schedule import Job, carry_out
+from dilt_hf.stages import Stage
+from dilt_hf.tables import markdown_table
+from dilt_hf.teams import Team
+from dilt_hf.workbench import NETWORKS, Purpose, Workbench
+
+NUMBERS_FILE, TEXT_FILE = "transfer.json", "transfer.md"
+CORE, SHUFFLED = "core", "core, shuffled"
+COMPARED = {
+    CORE: Label("core"), "union": Label("union"), "LTH": Label("LTH"), SHUFFLED: Label("core", "shuffled"),
+    "random": Label("core", "random"),
+}  # fmt: skip
+FRESH = 1_000_000  # added to a seed, it gives weights and an order of the data that the source has not seen
+
+
+@dataclasses.dataclass(frozen=True)
+class Transferred:
+    """One network trained on the target: its accuracy on the target's test pictures in percent."""
+
+    name: str
+    seed: int
+    density: float
+    accuracy: float
+    stage: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Transfer:
+    """What came of all masks.
+
+    Attributes:
+        networks: every kind of mask, seed and density, and the dense network (density 1).
+        pictures: of the target's test split.
+    """
+
+    networks: Sequence[Transferred]
+    pictures: int
+
+    @property
+    def densities(self) -> list[float]:
+        return sorted({each.density for each in self.networks}, reverse=True)
+
+    def per_seed(self, name: str, density: float) -> dict[int, float]:
+        """Accuracy of one kind of mask by seed."""
+        return {each.seed: each.accuracy for each in self.networks if (each.name, each.density) == (name, density)}
+
+    def table(self) -> str:
+        """One row a density and kind: accuracy, and how far the core is ahead, paired over seeds."""
+        rows = []
+        for density in self.densities:
+            core = self.per_seed(CORE, density)
+            for name in dict.fromkeys(each.name for each in self.networks if each.density == density):
+                own = self.per_seed(name, density)
+                ahead = estimate([core[seed] - own[seed] for seed in own]) if core and name != CORE else None
+                rows.append(
+                    [
+                        f"{100 * density:.4g}",
+                        name,
+                        str(estimate(list(own.values()))),
+                        "" if ahead is None else f"{ahead}",
+                    ]
+                )
+        return markdown_table(["density %", "mask", "accuracy %", "the core is ahead by"], rows)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All numbers, as JSON values."""
+        return json_values(
+            {"networks": [dataclasses.asdict(each) for each in self.networks], "pictures": self.pictures}
+        )
+
+
+def transfer(
+    config: TransferConfig,
+    data: DataConfig,
+    training: TrainingConfig,
+    team: Team | None = None,
+    progress: bool = True,
+) -> Transfer | None:
+    """Train the masks of a run on other data. The first process gets the result.
+
+    Leaves `transfer.json`, `transfer.md` and `stages/` in the output folder; what the run lacks is found in its folder.
+
+    Raises:
+        RunError: when the folder holds something else, masks do not fit the target's network, or steps failed.
+        DiltError: for a run, data or settings that do not work.
+    """
+    team = team or Team()
+    source = stored_config(Path(config.source), seeds=config.seeds, cpu=config.cpu)
+    target = DiltConfig(
+        data=data, model=source.model, partition=PartitionConfig(num_partitions=2), training=training,
+        pruning=source.pruning,
+        run=RunConfig(
+            output_dir=config.output_dir, seeds=source.run.seeds, cpu=source.run.cpu, tickets=["union"], controls=False,
+        ),
+    )  # fmt: skip
+    opened = open_folder(Path(config.output_dir), target) if team.is_first else None
+    here = progress and team.is_first
+    origin, bench = Workbench(source, team, here), Workbench(target, team, here)
+    bench.check_model()
+    _check_alike(origin, bench)
+    if opened is not None:
+        opened.begin()
+    team.wait_for_all("opened")
+    runs = [Transplants(Search(origin, seed), bench, config.densities) for seed in source.run.seeds]
+    if here:
+        print(runs[0].plan(len(runs)), flush=True)
+    failures = carry_out([job for run in runs for job in run.jobs()], team)
+    team.wait_for_all("finished")
+    if not team.is_first:
+        return None
+    if failures:
+        raise RunError(f"{len(failures)} steps failed: {' '.join(dict.fromkeys(failures.values()))}")
+    found = Transfer([each for run in runs for each in run.found()], len(bench.splits.test))
+    folder = Path(config.output_dir)
+    write_atomically(folder / NUMBERS_FILE, pretty_json(found.to_dict()))
+    write_atomically(folder / TEXT_FILE, found.table() + "\n")
+    return found
+
+
+def _check_alike(origin: Workbench, target: Workbench) -> None:
+    """Masks must fit: the same prunable tensors in the same shapes."""
+    one, other = ({n: tuple(w.shape) for n, w in bench.prunable.items()} for bench in (origin, target))
+    different = sorted(name for name in one.keys() | other.keys() if one.get(name) != other.get(name))
+    if different:
+        raise RunError(
+            f"the source's masks do not fit the target's network: {different[0]} is {one.get(different[0])} there and "
+            f"{other.get(different[0])} here; use --image_size {origin.image_size}, and a run without --prune_head."
+        )
+
+
+class Transplants:
+    """The work of one seed."""
+
+    def __init__(self, search: Search, bench: Workbench, densities: Sequence[float]):
+        self.search, self.bench, self.densities, self.seed = search, bench, densities, search.seed
+
+    def plan(self, seeds: int) -> str:
+        """What there is to do, in words."""
+        bench, networks = self.bench, seeds * (1 + len(COMPARED) * len(self.densities))
+        steps = networks * bench.steps_of(bench.everything, bench.config.training)
+        minutes = steps * bench.seconds_per_step() / bench.team.count / 60
+        return (
+            f"{networks} networks on the target = {steps:,} steps, about {minutes:.1f} minutes with the processes that "
+            "were launched, after the source's masks are found; finished steps are not repeated."
+        )
+
+    def jobs(self) -> list[Job]:
+        """The source's pruning, then the target's trainings."""
+        origin = self.search.bench
+        pruning = [
+            Job(f"seed {self.seed}: pruning on {subset.name}", functools.partial(origin.ranked, subset, self.seed))
+            for subset in [*origin.subsets, origin.everything]
+        ]
+        names = [job.name for job in pruning]
+        return pruning + [
+            Job(
+                f"seed {self.seed}: {name} at {density:g} on the target",
+                functools.partial(self._scored, name, density),
+                names,
+            )
+            for name, density in self._wanted()
+        ]
+
+    def found(self) -> list[Transferred]:
+        """All accuracies, from their stages."""
+        result = []
+        for name, density in self._wanted():
+            network, scores = self._scored(name, density)
+            result.append(Transferred(name, self.seed, density, 100 * scores.record["accuracy"], network.address))
+        return result
+
+    def _wanted(self) -> list[tuple[str, float]]:
+        return [("dense", 1.0), *((name, density) for density in self.densities for name in COMPARED)]
+
+    def _scored(self, name: str, density: float) -> tuple[Stage, Stage]:
+        bench, seed = self.bench, FRESH + self.seed
+        mask = {} if name == "dense" else self._mask(name, density)
+        about = f"{name} at density {density:g}"
+        run = bench.tracked(f"seed_{self.seed}/{about}")
+        purpose = Purpose(f"seed {self.seed}: {about} on the target", NETWORKS, run)
+        try:
+            network = bench.trained(bench.start(seed), mask, bench.everything, seed, 0, bench.config.training, purpose)
+        finally:
+            run.end()
+        return network, bench.scored(network)
+
+    def _mask(self, name: str, density: float) -> Masks:
+        return self.search.mask(dataclasses.replace(COMPARED[name], matched=density))
+
+
+def differences(found: Transfer, other: str) -> Mapping[int, float]:
+    """By how much the core is ahead of another kind of mask, by seed, the mean over densities."""
+    each = []
+    for density in found.densities:
+        core, its = found.per_seed(CORE, density), found.per_seed(other, density)
+        if core and its:
+            each.append({seed: core[seed] - its[seed] for seed in core if seed in its})
+    seeds = [seed for seed in each[0] if all(seed in values for values in each)] if each else []
+    return {seed: sum(values[seed] for values in each) / len(each) for seed in seeds}

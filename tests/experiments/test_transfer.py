@@ -1,0 +1,97 @@
+"""Masks of one run on new weights for other digits."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+
+from dilt_hf.config import DataConfig, TrainingConfig
+from dilt_hf.errors import ConfigError, RunError
+from dilt_hf.experiments.evidence import of_transfer
+from dilt_hf.experiments.find import find_tickets
+from dilt_hf.experiments.folder import stored_config
+from dilt_hf.experiments.search import Search
+from dilt_hf.experiments.settings import TransferConfig
+from dilt_hf.experiments.transfer import COMPARED, FRESH, Transfer, Transferred, Transplants, transfer
+from dilt_hf.mask_files import load_masks
+from dilt_hf.masks import count_kept, count_total, density_per_tensor
+from dilt_hf.weights import WEIGHTS_FILE, read_weights
+from dilt_hf.workbench import Workbench
+
+TARGET = DataConfig(dataset_name="digits", classes=["6-9"], max_train_samples=120, max_eval_samples=60)
+TRAINING = TrainingConfig(num_train_epochs=1, train_batch_size=40, learning_rate=0.05)
+
+
+@pytest.fixture
+def source(quick_config, change):
+    config = change(quick_config, "data", classes=["0-5"])
+    config = change(change(config, "pruning", num_rounds=3), "run", seeds=[0, 1])
+    find_tickets(config, progress=False)
+    return config.run.output_dir
+
+
+def test_masks_of_equal_counts_are_trained_on_fresh_weights(source, tmp_path, monkeypatch):
+    config = TransferConfig(source, [0.5, 0.4], output_dir=str(tmp_path / "transfer"), cpu=True)
+    found = transfer(config, TARGET, TRAINING, progress=False)
+    assert {(e.name, e.density, e.seed) for e in found.networks} == {
+        (name, density, seed) for seed in (0, 1) for name, density in
+        [("dense", 1.0), *((name, density) for name in COMPARED for density in (0.5, 0.4))]
+    }  # fmt: skip
+    assert found.pictures == 60
+    numbers = json.loads((tmp_path / "transfer/transfer.json").read_text())
+    assert len(numbers["networks"]) == len(found.networks) == 2 * (1 + 2 * len(COMPARED))
+    origin = Workbench(stored_config(tmp_path / "run"), progress=False)
+    bench = Workbench(stored_config(tmp_path / "transfer"), progress=False)
+    assert bench.splits.class_names == ("6", "7", "8", "9")
+    assert origin.splits.class_names == ("0", "1", "2", "3", "4", "5")
+    run = Transplants(Search(origin, 1), bench, [0.5])
+    masks = {name: run._mask(name, 0.5) for name in COMPARED}
+    total = count_total(bench.prunable)
+    assert {count_kept(mask) for mask in masks.values()} == {round(0.5 * total)}
+    assert density_per_tensor(masks["core"]) == density_per_tensor(masks["core, shuffled"])
+    fresh = read_weights(bench.start(FRESH + 1).path / WEIGHTS_FILE)
+    first = read_weights(origin.start(1).path / WEIGHTS_FILE)
+    name = next(iter(masks["core"]))
+    assert fresh[name].shape == first[name].shape
+    assert not torch.equal(fresh[name], first[name])
+    trained = {e.name: e.stage for e in found.networks if (e.seed, e.density) == (1, 0.5)}
+    for kind, mask in masks.items():
+        weights = read_weights(bench.stages.root / trained[kind] / WEIGHTS_FILE)
+        assert all(not bool(weights[name][~mask[name]].any()) for name in mask)
+
+    def never(*arguments, **options):
+        raise AssertionError("done before")
+
+    for function in ("train", "predict"):
+        monkeypatch.setattr(f"dilt_hf.workbench.{function}", never)
+    assert transfer(config, TARGET, TRAINING, progress=False) == found
+    assert not list((tmp_path / "transfer/stages").glob("*/mask.safetensors"))
+    assert load_masks(next((tmp_path / "run/stages").glob("mask-*/mask.safetensors")))
+
+
+def test_what_does_not_fit_is_said_before_anything_is_trained(source, tmp_path):
+    config = TransferConfig(source, [0.5], output_dir=str(tmp_path / "transfer"), cpu=True)
+    with pytest.raises(ConfigError, match="is not the folder of a run"):
+        transfer(dataclasses.replace(config, source=str(tmp_path)), TARGET, TRAINING, progress=False)
+    with pytest.raises(ConfigError, match="--source needs the folder of a run"):
+        TransferConfig()
+    vit = stored_config(tmp_path / "run")
+    assert vit.run.seeds == [0, 1]
+    (tmp_path / "transfer").mkdir()
+    (tmp_path / "transfer/mine.txt").write_text("")
+    with pytest.raises(RunError, match="holds something that is no run"):
+        transfer(config, TARGET, TRAINING, progress=False)
+
+
+def test_evidence_is_the_lead_of_the_core_over_all_densities():
+    networks = [
+        Transferred(name, seed, density, accuracy + seed, f"train-{name}")
+        for seed in range(3)
+        for density, shift in ((0.5, 0.0), (0.1, 4.0))
+        for name, accuracy in (("core", 90.0), ("union", 88.0 + shift), ("LTH", 89.0), ("core, shuffled", 90.0))
+    ]
+    evidence = of_transfer(Transfer([*networks, Transferred("dense", 0, 1.0, 99.0, "train-d")], 100))
+    assert evidence["transfer_union"].values == {0: 0.0, 1: 0.0, 2: 0.0}
+    assert evidence["transfer_lth"].values == {0: 1.0, 1: 1.0, 2: 1.0}
+    assert evidence["transfer_positions"].step == 0.5
