@@ -21,7 +21,7 @@ from typing import Any
 
 import safetensors
 
-from dilt_hf.errors import MaskError, TicketError
+from dilt_hf.errors import DiltError, MaskError, TicketError
 from dilt_hf.files import own_file, read_json, sha256_of_file
 from dilt_hf.mask_files import check_header_size, read_packed
 from dilt_hf.masks import ticket_formula
@@ -92,18 +92,16 @@ def check_materialised(table: Any, count: int, path: Path) -> None:
 
 
 @contextlib.contextmanager
-def reading(what: str) -> Iterator[None]:
+def reading(what: str, kind: type[DiltError] = TicketError) -> Iterator[None]:
     """Around code that uses facts from a configuration that may come from a stranger.
 
     Raises:
-        TicketError: in place of whatever facts of an unexpected form lead to.
+        kind: in place of whatever facts of an unexpected form lead to.
     """
     try:
         yield
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
-        raise TicketError(
-            f"{what} is not of the form that this version writes ({type(error).__name__}: {error})."
-        ) from error
+        raise kind(f"{what} is not of the form that this version writes ({type(error).__name__}: {error}).") from error
 
 
 def read_partitions(folder: Path, config: Mapping[str, Any]) -> list[PackedMask]:

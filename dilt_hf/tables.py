@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 
-def markdown_table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
-    """A table whose first column is text, aligned left, and whose others are numbers, aligned right.
+def markdown_table(head: Sequence[str], body: Sequence[Sequence[str]], numbers: bool = True) -> str:
+    """A table whose first column is text, aligned left, and whose others are numbers, aligned right, or text too.
 
     Example:
         >>> print(markdown_table(["ticket", "kept"], [["core", "12"]]))
@@ -18,8 +18,11 @@ def markdown_table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
     widths = [max(len(row[i]) for row in cells) for i in range(len(head))]
 
     def line(row: Sequence[str]) -> str:
-        padded = [row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]
+        padded = [
+            cell.rjust(width) if number and numbers else cell.ljust(width)
+            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
         return f"| {' | '.join(padded)} |"
 
-    rule = f"|-{'-' * widths[0]}-|{'|'.join('-' * (w + 1) + ':' for w in widths[1:])}|"
+    rule = f"|-{'-' * widths[0]}-|{'|'.join('-' * (w + 1) + (':' if numbers else '-') for w in widths[1:])}|"
     return "\n".join([line(cells[0]), rule, *map(line, cells[1:])])

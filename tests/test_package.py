@@ -27,9 +27,9 @@ LAYERS = [
     "analysis.representations", "analysis.probes", "analysis.similarity", "analysis.modules", "analysis.link",
     "analysis.profile", "analysis.findings", "analysis.summary", "analysis.figures", "experiments.settings",
     "experiments.folder", "experiments.networks", "experiments.plan", "experiments.search", "experiments.find",
-    "experiments.specialise", "experiments.transfer", "experiments.evidence", "experiments.apply",
-    "experiments.sources", "experiments.analyze", "experiments.routed", "experiments.route_figure",
-    "experiments.route", "experiments.shrink", "callbacks", "stages.__main__", "cli",
+    "experiments.specialise", "experiments.transfer", "experiments.evidence", "experiments.judgement",
+    "experiments.apply", "experiments.sources", "experiments.analyze", "experiments.routed",
+    "experiments.route_figure", "experiments.route", "experiments.shrink", "callbacks", "stages.__main__", "cli",
 ]  # fmt: skip
 
 
@@ -87,7 +87,7 @@ def test_files_import_only_from_layers_to_their_left():
         "stages.store", "progress", "hub", "trained", "files", "analysis.assignment", "analysis.swaps",
         "analysis.spaces", "analysis.gromov", "analysis.network", "analysis.matrix", "analysis.layers",
         "analysis.representations", "analysis.similarity", "experiments.evidence", "experiments.specialise",
-        "analysis.modules", "analysis.link", "analysis.profile", "analysis.figures", "lazy",
+        "analysis.modules", "analysis.link", "analysis.profile", "analysis.figures", "lazy", "experiments.judgement",
     ],
 )  # fmt: skip
 def test_the_examples_in_the_docstrings_are_true(name, tmp_path, monkeypatch):
