@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
 import logging
@@ -24,7 +25,7 @@ from dilt_hf.config import (
     TrainingConfig,
 )
 from dilt_hf.errors import ConfigError, DiltError
-from dilt_hf.experiments.settings import AnalyzeConfig
+from dilt_hf.experiments.settings import AnalyzeConfig, LayerConfig, SourceConfig
 
 SECTIONS = {
     "data": DataConfig,
@@ -163,6 +164,44 @@ def run_recipe(
         if analysis is not None:
             with reporting_errors():
                 run_analysis(AnalyzeConfig(sources=[str(folder)], cpu=config.run.cpu, **analysis))
+
+
+def run_experiment(description: str, experiment: str) -> None:
+    """The whole of one of the four experiments: parse `--preset` and options, run, print what it found and what all
+    that the folder holds says about the hypotheses; on an error one sentence, and exit 1.
+
+    Args:
+        description: what `--help` says.
+        experiment: "benchmark", "disentanglement", "specialisation" or "transfer".
+    """
+    from dilt_hf.presets import PRESETS, TRANSFER, VARIANTS
+
+    chosen = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    chosen.add_argument("--preset", choices=list(PRESETS), default="digits")
+    preset, arguments = chosen.parse_known_args()
+    name, sections = preset.preset, dict(SECTIONS)
+    defaults = dict(PRESETS[name])
+    if experiment == "disentanglement":
+        sections["more"] = LayerConfig
+        defaults |= {"layers": ["weights"], "num_probes": 256}
+    if experiment == "transfer":
+        sections["more"] = SourceConfig
+        defaults |= {} if "--source" in arguments else TRANSFER[name]
+    with reporting_errors():
+        parsed = parse_sections(sections, arguments, defaults, description, VARIANTS[name])
+        more = [parsed.pop("more")] if "more" in parsed else []
+        config = DiltConfig(**parsed)
+        from dilt_hf.experiments import programme
+        from dilt_hf.experiments.judgement import VERDICT_CAPTION, VERDICTS_TEXT, judge_folder, verdict_table
+        from dilt_hf.teams import join_team
+
+        team = join_team(config.partition.num_partitions, config.run.cpu)
+        said = programme.EXPERIMENTS[experiment](config, *more, team)
+        if said is not None:
+            folder = Path(config.run.output_dir)
+            found = judge_folder(folder)
+            print("", said, "", verdict_table(found), "", VERDICT_CAPTION, "", sep="\n")
+            print(f"Verdicts: {folder / VERDICTS_TEXT}", flush=True)
 
 
 def run_analysis(config: AnalyzeConfig, data: DataConfig | None = None) -> None:

@@ -14,9 +14,9 @@ import dilt_hf
 ROOT = Path(dilt_hf.__file__).parent
 # A file imports only from files further left.
 LAYERS = [
-    "lazy", "errors", "threads", "files", "tables", "seeding", "config", "masks", "selection", "overlap", "packed",
-    "mask_files", "bitwise", "images", "augmentation", "splits", "data", "feeds", "partitions", "architectures",
-    "weights", "models", "loading", "accounting", "metrics", "masking", "optimizers", "checkpoints",
+    "lazy", "errors", "threads", "files", "tables", "seeding", "config", "presets", "masks", "selection", "overlap",
+    "packed", "mask_files", "bitwise", "images", "augmentation", "splits", "data", "feeds", "partitions",
+    "architectures", "weights", "models", "loading", "accounting", "metrics", "masking", "optimizers", "checkpoints",
     "shared_batchnorm", "objectives", "loop", "training", "inference", "pruning.distributions", "pruning.imp",
     "pruning.early_bird", "pruning.colt", "pruning.gradients", "pruning.snip", "pruning.grasp", "pruning.rigl",
     "pruning.gradual", "pruning.surgeon", "pruning.cap", "pruning.merging", "pruning.savit", "pruning.rtl", "routing",
@@ -27,9 +27,10 @@ LAYERS = [
     "analysis.representations", "analysis.probes", "analysis.similarity", "analysis.modules", "analysis.link",
     "analysis.profile", "analysis.findings", "analysis.summary", "analysis.figures", "experiments.settings",
     "experiments.folder", "experiments.networks", "experiments.plan", "experiments.search", "experiments.find",
-    "experiments.specialise", "experiments.transfer", "experiments.evidence", "experiments.judgement",
-    "experiments.apply", "experiments.sources", "experiments.analyze", "experiments.routed",
-    "experiments.route_figure", "experiments.route", "experiments.shrink", "callbacks", "stages.__main__", "cli",
+    "experiments.specialise", "experiments.transfer", "experiments.apply", "experiments.sources",
+    "experiments.analyze", "experiments.routed", "experiments.route_figure", "experiments.route",
+    "experiments.shrink", "experiments.evidence", "experiments.judgement", "experiments.programme", "callbacks",
+    "stages.__main__", "cli",
 ]  # fmt: skip
 
 

@@ -31,7 +31,35 @@ class ApplyConfig:
 
 
 @dataclass(frozen=True)
-class AnalyzeConfig:
+class LayerConfig:
+    """How networks are compared layer by layer, on how many pictures, and how thoroughly."""
+
+    _argument_group_name: ClassVar[str] = "layers"
+
+    layers: list[str] = option(["blocks"], "Residual 'blocks', all 'weights', 'hidden_states', or names of modules.")
+    pooling: str = option("mean", "Of maps and tokens: mean, cls, or grid_2, grid_3, …")
+    num_probes: int = option(512, "Held-out pictures that are passed through the networks, evenly from each class.")
+    probe_split: Literal["test", "validation"] = option("test", "The split that they are taken from.")
+    probe_seed: int = option(0, "Seed of their choice.")
+    tier: Literal["fast", "default", "thorough"] = option("default", "How hard Gromov-Wasserstein is tried.")
+    num_modules: int | None = option(None, "How many modules of layers; by default as many as are proposed.")
+    clustering: Literal["joint", "cross"] = option(
+        "joint", "All layers of all networks as points; or the plan's literal form, layers by what two networks share."
+    )
+    eval_batch_size: int = option(128, "Pictures in a forward pass.")
+
+    def __post_init__(self) -> None:
+        require(self.num_probes >= 2, "--num_probes must be at least 2, and should be some hundred.")
+        require(self.num_modules is None or self.num_modules >= 2, "--num_modules must be at least 2.")
+        for name, known in (("probe_split", ("test", "validation")), ("clustering", ("joint", "cross"))):
+            value = getattr(self, name)
+            require(value in known, f"--{name} must be one of {', '.join(known)}, not {value}.")
+        require(self.eval_batch_size >= 1, "--eval_batch_size must be at least 1.")
+        require(bool(self.layers), "--layers must name something.")
+
+
+@dataclass(frozen=True)
+class AnalyzeConfig(LayerConfig):
     """Which networks are compared layer by layer, on what, and how thoroughly."""
 
     _argument_group_name: ClassVar[str] = "analysis"
@@ -44,16 +72,6 @@ class AnalyzeConfig:
         "Of a run: 'dense' (each partition's first, dense training; the default), 'masked' (each partition's ticket "
         "trained on its classes), or tickets. Of repositories: tickets with trained weights; by default partitions.",
     )
-    layers: list[str] = option(["blocks"], "Residual 'blocks', all 'weights', 'hidden_states', or names of modules.")
-    pooling: str = option("mean", "Of maps and tokens: mean, cls, or grid_2, grid_3, …")
-    num_probes: int = option(512, "Held-out pictures that are passed through the networks, evenly from each class.")
-    probe_split: Literal["test", "validation"] = option("test", "The split that they are taken from.")
-    probe_seed: int = option(0, "Seed of their choice.")
-    tier: Literal["fast", "default", "thorough"] = option("default", "How hard Gromov-Wasserstein is tried.")
-    num_modules: int | None = option(None, "How many modules of layers; by default as many as are proposed.")
-    clustering: Literal["joint", "cross"] = option(
-        "joint", "All layers of all networks as points; or the plan's literal form, layers by what two networks share."
-    )
     siblings: bool = option(
         False,
         "Of a run: also train on a sibling split (the same classes, disjoint rows), the null of the link.",
@@ -61,18 +79,11 @@ class AnalyzeConfig:
     seeds: list[int] = option([], "Of a run: the seeds, by default all.")
     revision: str | None = option(None, "The commit, tag or branch of the repositories on the Hub.")
     output_dir: str | None = option(None, "Folder of the results; by default 'analysis' in the run, or runs/analysis.")
-    eval_batch_size: int = option(128, "Pictures in a forward pass.")
     cpu: bool = option(False, "Stay on the CPU even where there is a GPU.")
 
     def __post_init__(self) -> None:
         require(bool(self.sources), "name the folder of a run, or ticket repositories, first.")
-        require(self.num_probes >= 2, "--num_probes must be at least 2, and should be some hundred.")
-        require(self.num_modules is None or self.num_modules >= 2, "--num_modules must be at least 2.")
-        for name, known in (("probe_split", ("test", "validation")), ("clustering", ("joint", "cross"))):
-            value = getattr(self, name)
-            require(value in known, f"--{name} must be one of {', '.join(known)}, not {value}.")
-        require(self.eval_batch_size >= 1, "--eval_batch_size must be at least 1.")
-        require(bool(self.layers), "--layers must name something.")
+        super().__post_init__()
 
 
 @dataclass(frozen=True)
@@ -100,19 +111,20 @@ class RouteConfig:
 
 
 @dataclass(frozen=True)
-class TransferConfig:
-    """Which run the masks come from, and at which densities they are compared on the target."""
+class SourceConfig:
+    """Where masks that are tried on other data come from, and at which densities they are compared there."""
 
-    _argument_group_name: ClassVar[str] = "transfer"
+    _argument_group_name: ClassVar[str] = "source"
 
     source: str = option("", "The folder of the run whose masks are tried on other data.")
+    source_classes: list[str] = option([], "Without --source: find masks on these classes of the same data first.")
     densities: list[float] = option([0.5, 0.3, 0.1], "Kept fractions, at each of which all masks have equal counts.")
-    seeds: list[int] = option([], "Of the run: the seeds, by default all.")
-    output_dir: str = option("runs/transfer", "Folder of the result. The same command continues what it finds there.")
-    cpu: bool = option(False, "Stay on the CPU even where there is a GPU.")
 
     def __post_init__(self) -> None:
-        require(bool(self.source), "--source needs the folder of a run.")
+        require(
+            bool(self.source) != bool(self.source_classes),
+            "name a run with --source, or classes of the same data with --source_classes.",
+        )
         require(bool(self.densities), "--densities needs at least one.")
         require(all(0 < density < 1 for density in self.densities), "--densities must lie between 0 and 1.")
 

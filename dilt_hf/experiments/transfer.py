@@ -16,12 +16,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dilt_hf.config import DataConfig, DiltConfig, PartitionConfig, RunConfig, TrainingConfig
+from dilt_hf.config import DiltConfig
 from dilt_hf.errors import RunError
 from dilt_hf.experiments.folder import open_folder, stored_config
 from dilt_hf.experiments.networks import Label
 from dilt_hf.experiments.search import Search
-from dilt_hf.experiments.settings import TransferConfig
 from dilt_hf.files import json_values, pretty_json, write_atomically
 from dilt_hf.masks import Masks
 from dilt_hf.results import estimate
@@ -97,48 +96,43 @@ class Transfer:
 
 
 def transfer(
-    config: TransferConfig,
-    data: DataConfig,
-    training: TrainingConfig,
-    team: Team | None = None,
-    progress: bool = True,
+    source: Path, config: DiltConfig, densities: Sequence[float], team: Team | None = None, progress: bool = True
 ) -> Transfer | None:
     """Train the masks of a run on other data. The first process gets the result.
 
     Leaves `transfer.json`, `transfer.md` and `stages/` in the output folder; what the run lacks is found in its folder.
 
+    Args:
+        source: the folder of the run that the masks are from; its network is the target's too.
+        config: the target's data and training, and the folder of the result; seeds are those of masks.
+        densities: kept fractions, at each of which all masks have equal counts.
+
     Raises:
-        RunError: when the folder holds something else, masks do not fit the target's network, or steps failed.
+        RunError: when a folder holds something else, masks do not fit the target's network, or steps failed.
         DiltError: for a run, data or settings that do not work.
     """
     team = team or Team()
-    source = stored_config(Path(config.source), seeds=config.seeds, cpu=config.cpu)
-    target = DiltConfig(
-        data=data, model=source.model, partition=PartitionConfig(num_partitions=2), training=training,
-        pruning=source.pruning,
-        run=RunConfig(
-            output_dir=config.output_dir, seeds=source.run.seeds, cpu=source.run.cpu, tickets=["union"], controls=False,
-        ),
-    )  # fmt: skip
-    opened = open_folder(Path(config.output_dir), target) if team.is_first else None
+    run = stored_config(source, config.run.seeds, config.run.cpu)
+    target = dataclasses.replace(config, model=run.model)
+    folder = Path(config.run.output_dir)
+    opened = open_folder(folder, target) if team.is_first else None
     here = progress and team.is_first
-    origin, bench = Workbench(source, team, here), Workbench(target, team, here)
+    origin, bench = Workbench(run, team, here), Workbench(target, team, here)
     bench.check_model()
     _check_alike(origin, bench)
     if opened is not None:
         opened.begin()
     team.wait_for_all("opened")
-    runs = [Transplants(Search(origin, seed), bench, config.densities) for seed in source.run.seeds]
+    runs = [Transplants(Search(origin, seed), bench, densities) for seed in run.run.seeds]
     if here:
         print(runs[0].plan(len(runs)), flush=True)
-    failures = carry_out([job for run in runs for job in run.jobs()], team)
+    failures = carry_out([job for each in runs for job in each.jobs()], team)
     team.wait_for_all("finished")
     if not team.is_first:
         return None
     if failures:
         raise RunError(f"{len(failures)} steps failed: {' '.join(dict.fromkeys(failures.values()))}")
-    found = Transfer([each for run in runs for each in run.found()], len(bench.splits.test))
-    folder = Path(config.output_dir)
+    found = Transfer([network for each in runs for network in each.found()], len(bench.splits.test))
     write_atomically(folder / NUMBERS_FILE, pretty_json(found.to_dict()))
     write_atomically(folder / TEXT_FILE, found.table() + "\n")
     return found
@@ -164,7 +158,7 @@ class Transplants:
     def plan(self, seeds: int) -> str:
         """What there is to do, in words."""
         bench, networks = self.bench, seeds * (1 + len(COMPARED) * len(self.densities))
-        steps = networks * bench.steps_of(bench.everything, bench.config.training)
+        steps = networks * bench.steps_of(bench.everything, bench.config.training.for_tickets())
         minutes = steps * bench.seconds_per_step() / bench.team.count / 60
         return (
             f"{networks} networks on the target = {steps:,} steps, about {minutes:.1f} minutes with the processes that "
@@ -206,7 +200,9 @@ class Transplants:
         run = bench.tracked(f"seed_{self.seed}/{about}")
         purpose = Purpose(f"seed {self.seed}: {about} on the target", NETWORKS, run)
         try:
-            network = bench.trained(bench.start(seed), mask, bench.everything, seed, 0, bench.config.training, purpose)
+            network = bench.trained(
+                bench.start(seed), mask, bench.everything, seed, 0, bench.config.training.for_tickets(), purpose
+            )
         finally:
             run.end()
         return network, bench.scored(network)

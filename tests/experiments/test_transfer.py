@@ -1,26 +1,29 @@
 """Masks of one run on new weights for other digits."""
 
-import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 import torch
 
-from dilt_hf.config import DataConfig, TrainingConfig
 from dilt_hf.errors import ConfigError, RunError
 from dilt_hf.experiments.evidence import of_transfer
 from dilt_hf.experiments.find import find_tickets
 from dilt_hf.experiments.folder import stored_config
 from dilt_hf.experiments.search import Search
-from dilt_hf.experiments.settings import TransferConfig
+from dilt_hf.experiments.settings import SourceConfig
 from dilt_hf.experiments.transfer import COMPARED, FRESH, Transfer, Transferred, Transplants, transfer
 from dilt_hf.mask_files import load_masks
 from dilt_hf.masks import count_kept, count_total, density_per_tensor
 from dilt_hf.weights import WEIGHTS_FILE, read_weights
 from dilt_hf.workbench import Workbench
 
-TARGET = DataConfig(dataset_name="digits", classes=["6-9"], max_train_samples=120, max_eval_samples=60)
-TRAINING = TrainingConfig(num_train_epochs=1, train_batch_size=40, learning_rate=0.05)
+
+@pytest.fixture
+def target(quick_config, change, tmp_path):
+    """What is to be learned with the masks."""
+    config = change(quick_config, "data", classes=["6-9"], max_train_samples=120, max_eval_samples=60)
+    return change(config, "run", output_dir=str(tmp_path / "transfer"), seeds=[0, 1])
 
 
 @pytest.fixture
@@ -28,12 +31,11 @@ def source(quick_config, change):
     config = change(quick_config, "data", classes=["0-5"])
     config = change(change(config, "pruning", num_rounds=3), "run", seeds=[0, 1])
     find_tickets(config, progress=False)
-    return config.run.output_dir
+    return Path(config.run.output_dir)
 
 
-def test_masks_of_equal_counts_are_trained_on_fresh_weights(source, tmp_path, monkeypatch):
-    config = TransferConfig(source, [0.5, 0.4], output_dir=str(tmp_path / "transfer"), cpu=True)
-    found = transfer(config, TARGET, TRAINING, progress=False)
+def test_masks_of_equal_counts_are_trained_on_fresh_weights(source, target, tmp_path, monkeypatch):
+    found = transfer(source, target, [0.5, 0.4], progress=False)
     assert {(e.name, e.density, e.seed) for e in found.networks} == {
         (name, density, seed) for seed in (0, 1) for name, density in
         [("dense", 1.0), *((name, density) for name in COMPARED for density in (0.5, 0.4))]
@@ -65,23 +67,21 @@ def test_masks_of_equal_counts_are_trained_on_fresh_weights(source, tmp_path, mo
 
     for function in ("train", "predict"):
         monkeypatch.setattr(f"dilt_hf.workbench.{function}", never)
-    assert transfer(config, TARGET, TRAINING, progress=False) == found
+    assert transfer(source, target, [0.5, 0.4], progress=False) == found
     assert not list((tmp_path / "transfer/stages").glob("*/mask.safetensors"))
     assert load_masks(next((tmp_path / "run/stages").glob("mask-*/mask.safetensors")))
 
 
-def test_what_does_not_fit_is_said_before_anything_is_trained(source, tmp_path):
-    config = TransferConfig(source, [0.5], output_dir=str(tmp_path / "transfer"), cpu=True)
+def test_what_does_not_fit_is_said_before_anything_is_trained(source, target, change, tmp_path):
     with pytest.raises(ConfigError, match="is not the folder of a run"):
-        transfer(dataclasses.replace(config, source=str(tmp_path)), TARGET, TRAINING, progress=False)
-    with pytest.raises(ConfigError, match="--source needs the folder of a run"):
-        TransferConfig()
-    vit = stored_config(tmp_path / "run")
-    assert vit.run.seeds == [0, 1]
-    (tmp_path / "transfer").mkdir()
-    (tmp_path / "transfer/mine.txt").write_text("")
+        transfer(tmp_path, target, [0.5], progress=False)
+    with pytest.raises(ConfigError, match="name a run with --source, or classes"):
+        SourceConfig()
+    folder = tmp_path / "transfer"
+    folder.mkdir()
+    (folder / "mine.txt").write_text("")
     with pytest.raises(RunError, match="holds something that is no run"):
-        transfer(config, TARGET, TRAINING, progress=False)
+        transfer(source, target, [0.5], progress=False)
 
 
 def test_evidence_is_the_lead_of_the_core_over_all_densities():

@@ -1,0 +1,139 @@
+"""The four experiments: each adds its evidence to the run's folder, and all that is there is judged anew.
+
+benchmark         tickets and published methods at the same densities                  H1, H2, H3
+disentanglement   layers of networks trained on different classes, against siblings    H4, H5, H6
+specialisation    tickets on all classes and on each partition's; lesions              H7, H8, H9
+transfer          masks on new weights for other classes or other data                 H10
+
+All share the stages of one folder, so what one has trained the next one finds.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from dilt_hf.analysis.summary import module_table, sentences
+from dilt_hf.comparison import methods_caption, methods_table
+from dilt_hf.config import STRUCTURED, DataConfig, DiltConfig
+from dilt_hf.errors import RunError
+from dilt_hf.experiments.analyze import analyze
+from dilt_hf.experiments.evidence import of_analysis, of_comparison, of_specialists, of_transfer
+from dilt_hf.experiments.find import find_tickets
+from dilt_hf.experiments.folder import open_folder
+from dilt_hf.experiments.judgement import save_evidence
+from dilt_hf.experiments.settings import AnalyzeConfig, LayerConfig, SourceConfig
+from dilt_hf.experiments.sources import SAME_DATA
+from dilt_hf.experiments.specialise import specialise
+from dilt_hf.experiments.transfer import transfer
+from dilt_hf.results import Results
+from dilt_hf.schedule import Job, carry_out
+from dilt_hf.splits import load_splits
+from dilt_hf.teams import Team
+from dilt_hf.verdicts import Measured
+from dilt_hf.workbench import Workbench
+
+METHODS = ["core", "union", "LTH", "one-shot", "COLT", "RigL", "SNIP", "GraSP", "CAP", "random"]
+TRANSFORMERS = ("vit", "deit")  # whose names mark networks that SAViT can shrink
+
+
+def benchmark(config: DiltConfig, team: Team) -> str | None:
+    """Core, union and published methods at the same densities. The first process gets what there is to say."""
+    methods = [*METHODS, *(STRUCTURED if (config.model.architecture or "").startswith(TRANSFORMERS) else ())]
+    run = dataclasses.replace(
+        config.run, methods=config.run.methods or methods, tickets=config.run.tickets or ["core", "union"]
+    )
+    results = find_tickets(dataclasses.replace(config, run=run), team)
+    if results is None or not team.is_first:
+        return None
+    _keep(config, "comparison", _of_results(config, results))
+    return f"{methods_table(results)}\n\n{methods_caption(results)}"
+
+
+def disentanglement(config: DiltConfig, layers: LayerConfig, team: Team) -> str | None:
+    """The layers of the partitions' networks beside those of networks trained on the same classes."""
+    _prune(config, team)
+    if not team.is_first:
+        return None
+    analysis = AnalyzeConfig(
+        **dataclasses.asdict(layers), sources=[config.run.output_dir], siblings=True, seeds=config.run.seeds,
+        cpu=config.run.cpu,
+    )  # fmt: skip
+    findings = analyze(analysis, DataConfig(dataset_name=SAME_DATA))
+    _keep(config, "layers", of_analysis(findings))
+    return "\n".join([module_table(findings), "", *(f"- {sentence}" for sentence in sentences(findings))])
+
+
+def specialisation(config: DiltConfig, team: Team) -> str | None:
+    """Every ticket trained on all classes, specialists removed from the union, and specialists trained alone."""
+    run = dataclasses.replace(config.run, methods=[], tickets=[], matched_density=[], controls=True)
+    results = find_tickets(dataclasses.replace(config, run=run), team)
+    found = specialise(config, team)
+    if results is None or found is None:
+        return None
+    _keep(config, "comparison", _of_results(config, results))
+    _keep(config, "specialists", of_specialists(found, _pictures(config)))
+    return "\n".join([results.table(), "", results.caption(), "", *(f"- {each}" for each in results.sentences())])
+
+
+def transferral(config: DiltConfig, source: SourceConfig, team: Team) -> str | None:
+    """Masks of a run, on new weights for the data that `config` names. Where no run is named, one on other classes of
+    the same data is made."""
+    folder, where = Path(config.run.output_dir), Path(source.source)
+    if source.source_classes:
+        where = folder / "transfer" / "source"
+        data = dataclasses.replace(config.data, classes=source.source_classes)
+        run = dataclasses.replace(config.run, output_dir=str(where))
+        _prune(dataclasses.replace(config, data=data, run=run), team, siblings=False)
+    run = dataclasses.replace(config.run, output_dir=str(folder / "transfer" / "target"))
+    found = transfer(where, dataclasses.replace(config, run=run), source.densities, team)
+    if found is None:
+        return None
+    _keep(config, "transfer", of_transfer(found))
+    return found.table()
+
+
+def _prune(config: DiltConfig, team: Team, siblings: bool = True) -> None:
+    """The pruning processes of a run, shared by all processes."""
+    run = dataclasses.replace(config.run, siblings=siblings)
+    config = dataclasses.replace(config, run=run)
+    opened = open_folder(Path(config.run.output_dir), config) if team.is_first else None
+    bench = Workbench(config, team, team.is_first)
+    bench.check_model()
+    if opened is not None:
+        opened.begin()
+    team.wait_for_all("opened")
+    every = [*bench.subsets, bench.everything, *(bench.siblings if siblings else [])]
+    jobs = [
+        Job(f"seed {seed}: pruning on {subset.name}", functools.partial(bench.ranked, subset, seed))
+        for seed in config.run.seeds
+        for subset in every
+    ]
+    if team.is_first:
+        print(f"{len(jobs)} pruning processes of {len(bench.kept_per_round())} rounds each.", flush=True)
+    failures = carry_out(jobs, team)
+    team.wait_for_all("pruned")
+    if failures and team.is_first:
+        raise RunError(f"{len(failures)} steps failed: {' '.join(dict.fromkeys(failures.values()))}")
+
+
+def _of_results(config: DiltConfig, results: Results) -> dict[str, Measured]:
+    return of_comparison(results, _pictures(config))
+
+
+def _pictures(config: DiltConfig) -> int:
+    return len(load_splits(config.data).test)
+
+
+def _keep(config: DiltConfig, experiment: str, evidence: Mapping[str, Measured]) -> None:
+    save_evidence(Path(config.run.output_dir), experiment, evidence)
+
+
+EXPERIMENTS: Mapping[str, Callable[..., str | None]] = {
+    "benchmark": benchmark,
+    "disentanglement": disentanglement,
+    "specialisation": specialisation,
+    "transfer": transferral,
+}
