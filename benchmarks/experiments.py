@@ -1,0 +1,82 @@
+"""The four experiments on real data, in pieces: it stops after --minutes, and the same command goes on from there.
+
+    python benchmarks/experiments.py --data DATA                       # everything; a GPU is used where there is one
+    python benchmarks/experiments.py --data DATA --runs tiny --minutes 9.5
+    python benchmarks/experiments.py --data DATA --slice 0.01          # does it all work? one per cent of the pictures
+
+DATA holds Parquet files: tiny_imagenet_32_c100/{train,validation}.parquet and stanford_cars_112/{train,test}.parquet.
+What has been found is in OUT/<run>/verdicts.md. Exit status 3: there is more to do.
+"""
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+RECIPES = Path(__file__).resolve().parents[1] / "recipes"
+EXPERIMENTS = ("exp1_benchmark", "exp2_disentanglement", "exp3_specialisation", "exp4_transfer")
+MORE_TO_DO = 3
+RUNS = {
+    "tiny": ("tiny", "tiny_imagenet_32_c100", "validation", []),
+    "tiny-deit": ("tiny", "tiny_imagenet_32_c100", "validation", ["--architecture", "deit-tiny"]),
+    "cars": ("cars", "stanford_cars_112", "test", ["--image_size", "112"]),
+}
+ROWS = {"tiny_imagenet_32_c100": (50_000, 5_000), "stanford_cars_112": (6_598, 1_546)}
+QUICK = ["--num_train_epochs", "1", "--pruning_fraction", "0.6", "--fisher_examples", "32", "--update_every", "1",
+         "--gate_examples", "32", "--mixed_precision", "no"]  # fmt: skip
+
+
+def options(run, arguments):
+    """What a recipe is told for one of the runs."""
+    preset, folder, held_out, more = RUNS[run]
+    found = (
+        sorted((arguments.data / folder).glob("train*.parquet")),
+        sorted((arguments.data / folder).glob(f"{held_out}*")),
+    )
+    if not all(found):
+        sys.exit(
+            f"error: {arguments.data / folder} lacks train or {held_out} Parquet files; name their place with --data."
+        )
+    command = ["--preset", preset, "--train_files", *map(str, found[0]), f"--{held_out}_files", *map(str, found[1]),
+               "--output_dir", str(arguments.out / run), "--checkpointing_minutes", "1", *more]  # fmt: skip
+    if arguments.slice < 1:
+        train, test = (max(400, round(arguments.slice * rows)) for rows in ROWS[folder])
+        command += [*QUICK, "--max_train_samples", str(train), "--max_eval_samples", str(test)]
+    return command
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=os.environ.get("DILT_DATA"), help="by default $DILT_DATA")
+    parser.add_argument("--out", type=Path, default=Path("runs"))
+    parser.add_argument("--runs", nargs="+", choices=list(RUNS), default=list(RUNS))
+    parser.add_argument("--experiments", nargs="+", choices=list(EXPERIMENTS), default=list(EXPERIMENTS))
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="stop after so many")
+    parser.add_argument("--slice", type=float, default=1.0, help="the share of the pictures, with one epoch a training")
+    arguments = parser.parse_args()
+    if arguments.data is None:
+        print(f"{Path(__file__).name}: no --data and no DILT_DATA, nothing run.")
+        sys.exit(0)
+    arguments.data = Path(arguments.data)
+    deadline = time.monotonic() + 60 * arguments.minutes
+    for run in arguments.runs:
+        for experiment in arguments.experiments:
+            print(f"--- {run}: {experiment}", flush=True)
+            process = subprocess.Popen([sys.executable, str(RECIPES / f"{experiment}.py"), *options(run, arguments)])
+            try:
+                left = deadline - time.monotonic()
+                status = process.wait(None if left == float("inf") else max(0, left))
+            except subprocess.TimeoutExpired:
+                process.send_signal(signal.SIGINT)
+                process.wait()
+                print("Time is up; the same command goes on.")
+                sys.exit(MORE_TO_DO)
+            if status:
+                sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()
