@@ -186,7 +186,7 @@ def run_experiment(description: str, experiment: str) -> None:
         defaults |= {"layers": ["weights"], "num_probes": 256}
     if experiment == "transfer":
         sections["more"] = SourceConfig
-        defaults |= {} if "--source" in arguments else TRANSFER[name]
+        defaults |= {} if any(each.split("=")[0] == "--source" for each in arguments) else TRANSFER[name]
     with reporting_errors():
         parsed = parse_sections(sections, arguments, defaults, description, VARIANTS[name])
         more = [parsed.pop("more")] if "more" in parsed else []

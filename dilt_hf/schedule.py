@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from dilt_hf.claims import POLL_SECONDS
-from dilt_hf.errors import DiltError
+from dilt_hf.errors import DiltError, RunError
 from dilt_hf.stages import BusyError
 from dilt_hf.teams import Team
 
@@ -55,6 +55,24 @@ def carry_out(jobs: Sequence[Job], team: Team) -> dict[str, str]:
         else:
             pending.remove(settled)
     return failed
+
+
+def complete(jobs: Sequence[Job], team: Team) -> bool:
+    """`carry_out`, and wait for the other teams to have done so. Whether this is the process that goes on alone.
+
+    Raises:
+        RunError: in that process, when jobs failed: all that did not need them is finished then, and the same command
+            tries only those again.
+    """
+    failures = carry_out(jobs, team)
+    team.wait_for_all()
+    if team.is_first and failures:
+        reasons = list(dict.fromkeys(failures.values()))
+        raise RunError(
+            f"{len(failures)} of {len(jobs)} steps failed, or need one that did: {' '.join(reasons)} The rest is "
+            "finished, and the same command tries only these again."
+        )
+    return team.is_first
 
 
 def _first_settled(

@@ -39,7 +39,7 @@ class Team:
         self.index, self.count, self.member, self.size, self.store = index, count, member, size, store
         self.launch = launch or f"process {os.getpid()}"
         self.is_broken = False
-        self._turns = itertools.count()
+        self._turns, self._meetings = itertools.count(), itertools.count()
         self._failures: dict[str, str] = {}
 
     @property
@@ -99,10 +99,11 @@ class Team:
                 return self._failures[job]
         return None
 
-    def wait_for_all(self, place: str) -> None:
-        """Return once every process of the launch has come to `place`, a name used once per launch."""
+    def wait_for_all(self) -> None:
+        """Return once every process of the launch has come to this meeting; all must hold the same ones, in order."""
         if self.store is None:
             return
+        place = f"meeting/{next(self._meetings)}"
         if self.store.add(f"{place}/arrived", 1) == self.count * self.size:
             self.store.set(f"{place}/open", b"1")
         self.store.wait([f"{place}/open"], PATIENCE)

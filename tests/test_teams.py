@@ -107,7 +107,7 @@ def test_waiting_ends_when_the_last_has_come():
         if team.index == 2:
             threading.Event().wait(0.3)
             order.append("last comes")
-        team.wait_for_all("here")
+        team.wait_for_all()
         order.append("on")
 
     together(members(1, count=3), act)

@@ -18,22 +18,19 @@ import torch
 
 from dilt_hf.config import STRUCTURED, DiltConfig
 from dilt_hf.consensus import COLT, consented
-from dilt_hf.errors import ConfigError, PartitionError, RunError
+from dilt_hf.errors import ConfigError, PartitionError
 from dilt_hf.experiments.folder import load_results, open_folder, save_results, ticket_folder
 from dilt_hf.experiments.networks import Label, makes_tickets, network_labels, subsets_to_prune
 from dilt_hf.experiments.plan import consensus_rounds, describe_plan, needs_consensus
 from dilt_hf.experiments.search import Search
 from dilt_hf.hub import make_repository
-from dilt_hf.masks import (
-    compose,
-    count_total,
-)
+from dilt_hf.masks import compose, count_total
 from dilt_hf.methods import TOPOLOGIES, find
 from dilt_hf.opening import Subset
 from dilt_hf.progress import Board
 from dilt_hf.pruning.savit import shape_of
 from dilt_hf.results import Results
-from dilt_hf.schedule import Job, carry_out
+from dilt_hf.schedule import Job, complete
 from dilt_hf.teams import Team
 from dilt_hf.tickets import Tickets
 from dilt_hf.workbench import NETWORKS, Workbench
@@ -69,7 +66,7 @@ def find_tickets(config: DiltConfig, team: Team | None = None, progress: bool = 
         if config.run.push_to_hub:  # who may not publish should know before the work, not after
             for seed in config.run.seeds:
                 make_repository(config.run.hub_id(seed), private=config.run.hub_private_repo)
-    team.wait_for_all("opened")
+    team.wait_for_all()
     searches = {seed: Search(bench, seed) for seed in config.run.seeds}
     jobs = [job for seed in config.run.seeds for job in jobs_of(searches[seed])]
     if team.index == 0:
@@ -77,17 +74,8 @@ def find_tickets(config: DiltConfig, team: Team | None = None, progress: bool = 
         if config.run.push_to_hub:
             jobs += [publishing_job(bench, seed, folder) for seed in config.run.seeds]
     with Board(progress_lines(bench), team, progress) as bench.board:
-        failures = carry_out(jobs, team)
-    team.wait_for_all("finished")
-    if not team.is_first:
-        return None
-    if failures:
-        reasons = list(dict.fromkeys(failures.values()))
-        raise RunError(
-            f"{len(failures)} of {len(jobs)} steps failed, or need one that did: {' '.join(reasons)} The rest is "
-            "finished, and the same command tries only these again."
-        )
-    return load_results(folder)
+        goes_on = complete(jobs, team)
+    return load_results(folder) if goes_on else None
 
 
 def jobs_of(search: Search) -> list[Job]:

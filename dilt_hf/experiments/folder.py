@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from dilt_hf.comparison import has_methods, methods_caption, methods_table
@@ -19,9 +19,12 @@ from dilt_hf.config import DiltConfig
 from dilt_hf.errors import ConfigError, RunError
 from dilt_hf.figures import draw_by_cost, draw_by_sparsity, draw_comparison
 from dilt_hf.files import PARTIAL, pretty_json, read_json, sweep, write_atomically
+from dilt_hf.masks import count_total
 from dilt_hf.repository import read_config
 from dilt_hf.results import RESULTS_FILE, Entry, Results
+from dilt_hf.teams import Team
 from dilt_hf.tickets import Tickets
+from dilt_hf.workbench import Workbench
 
 RUN_FILE, PICTURE, TICKET_FOLDER = "run.json", "results.png", "tickets"
 MOST_RUN_BYTES = 2**20
@@ -82,6 +85,30 @@ def open_folder(folder: Path, config: DiltConfig) -> RunFolder:
             "choose another --output_dir, or repeat the settings of that run to continue it."
         )
     return RunFolder(folder, config)
+
+
+def open_bench(
+    config: DiltConfig, team: Team, progress: bool = True, check: Callable[[Workbench], object] = lambda bench: None
+) -> Workbench:
+    """The folder of a run opened by all processes together, once data, model and settings are found to go together.
+
+    Args:
+        check: raises what else speaks against it; nothing is written then.
+
+    Raises:
+        RunError: when the folder holds something else, or another run.
+        DiltError: for data, models, partitions or settings that do not work.
+    """
+    opened = open_folder(Path(config.run.output_dir), config) if team.is_first else None
+    bench = Workbench(config, team, progress and team.is_first)
+    bench.check_model()
+    bench.check_steps()
+    config.pruning.check_reachable(count_total(bench.prunable), len(bench.partitioning))
+    check(bench)
+    if opened is not None:
+        opened.begin()
+    team.wait_for_all()
+    return bench
 
 
 def stored_config(folder: Path, seeds: Sequence[int] = (), cpu: bool = False) -> DiltConfig:

@@ -18,22 +18,20 @@ from pathlib import Path
 from dilt_hf.analysis.summary import module_table, sentences
 from dilt_hf.comparison import methods_caption, methods_table
 from dilt_hf.config import STRUCTURED, DataConfig, DiltConfig
-from dilt_hf.errors import RunError
 from dilt_hf.experiments.analyze import analyze
 from dilt_hf.experiments.evidence import of_analysis, of_comparison, of_specialists, of_transfer
 from dilt_hf.experiments.find import find_tickets
-from dilt_hf.experiments.folder import open_folder
+from dilt_hf.experiments.folder import open_bench
 from dilt_hf.experiments.judgement import save_evidence
 from dilt_hf.experiments.settings import AnalyzeConfig, LayerConfig, SourceConfig
 from dilt_hf.experiments.sources import SAME_DATA
 from dilt_hf.experiments.specialise import specialise
 from dilt_hf.experiments.transfer import transfer
 from dilt_hf.results import Results
-from dilt_hf.schedule import Job, carry_out
+from dilt_hf.schedule import Job, complete
 from dilt_hf.splits import load_splits
 from dilt_hf.teams import Team
 from dilt_hf.verdicts import Measured
-from dilt_hf.workbench import Workbench
 
 METHODS = ["core", "union", "LTH", "one-shot", "COLT", "RigL", "SNIP", "GraSP", "CAP", "random"]
 TRANSFORMERS = ("vit", "deit")  # whose names mark networks that SAViT can shrink
@@ -99,12 +97,7 @@ def _prune(config: DiltConfig, team: Team, siblings: bool = True) -> None:
     """The pruning processes of a run, shared by all processes."""
     run = dataclasses.replace(config.run, siblings=siblings)
     config = dataclasses.replace(config, run=run)
-    opened = open_folder(Path(config.run.output_dir), config) if team.is_first else None
-    bench = Workbench(config, team, team.is_first)
-    bench.check_model()
-    if opened is not None:
-        opened.begin()
-    team.wait_for_all("opened")
+    bench = open_bench(config, team)
     every = [*bench.subsets, bench.everything, *(bench.siblings if siblings else [])]
     jobs = [
         Job(f"seed {seed}: pruning on {subset.name}", functools.partial(bench.ranked, subset, seed))
@@ -113,10 +106,7 @@ def _prune(config: DiltConfig, team: Team, siblings: bool = True) -> None:
     ]
     if team.is_first:
         print(f"{len(jobs)} pruning processes of {len(bench.kept_per_round())} rounds each.", flush=True)
-    failures = carry_out(jobs, team)
-    team.wait_for_all("pruned")
-    if failures and team.is_first:
-        raise RunError(f"{len(failures)} steps failed: {' '.join(dict.fromkeys(failures.values()))}")
+    complete(jobs, team)
 
 
 def _of_results(config: DiltConfig, results: Results) -> dict[str, Measured]:

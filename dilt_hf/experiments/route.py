@@ -20,8 +20,7 @@ from torch import Tensor
 
 from dilt_hf import data
 from dilt_hf.config import DiltConfig
-from dilt_hf.errors import RunError
-from dilt_hf.experiments.folder import open_folder
+from dilt_hf.experiments.folder import open_bench
 from dilt_hf.experiments.networks import Label
 from dilt_hf.experiments.route_figure import draw_routes
 from dilt_hf.experiments.routed import ALONE, MERGED, ROUTED, SINGLE, TOLD, Routes, Scored
@@ -36,7 +35,7 @@ from dilt_hf.overlap import mean_overlap
 from dilt_hf.pruning.merging import consensus_merge, ties
 from dilt_hf.pruning.rtl import Similarity
 from dilt_hf.routing import RoutedNetwork, batchnorm_statistics
-from dilt_hf.schedule import Job, carry_out
+from dilt_hf.schedule import Job, complete
 from dilt_hf.stages import Stage
 from dilt_hf.teams import Team
 from dilt_hf.training import total_steps
@@ -58,24 +57,14 @@ def route(config: DiltConfig, routes: RouteConfig, team: Team | None = None, pro
     """
     team = team or Team()
     folder = Path(config.run.output_dir)
-    opened = open_folder(folder, config) if team.is_first else None
-    bench = Workbench(config, team, progress and team.is_first)
-    bench.check_model()
-    config.pruning.check_reachable(count_total(bench.prunable), len(bench.partitioning))
-    if opened is not None:
-        opened.begin()
-    team.wait_for_all("opened")
+    bench = open_bench(config, team, progress)
     runs = [Routing(bench, seed, routes) for seed in config.run.seeds]
     if team.index == 0 and progress:  # its members measure a step together
         plan = runs[0].plan(len(runs))
         if team.is_first:
             print(plan, flush=True)
-    failures = carry_out([job for run in runs for job in run.jobs()], team)
-    team.wait_for_all("finished")
-    if not team.is_first:
+    if not complete([job for run in runs for job in run.jobs()], team):
         return None
-    if failures:
-        raise RunError(f"{len(failures)} steps failed: {' '.join(dict.fromkeys(failures.values()))}")
     found = Routes(
         [each for run in runs for each in run.scored()],
         {run.seed: run.curve() for run in runs},

@@ -21,9 +21,8 @@ import numpy as np
 import torch
 
 from dilt_hf.config import DiltConfig
-from dilt_hf.errors import RunError
-from dilt_hf.experiments.find import check_requests, jobs_of
-from dilt_hf.experiments.folder import open_folder
+from dilt_hf.experiments.find import jobs_of
+from dilt_hf.experiments.folder import open_bench
 from dilt_hf.experiments.networks import Label
 from dilt_hf.experiments.search import Search
 from dilt_hf.feeds import Feed
@@ -32,13 +31,13 @@ from dilt_hf.inference import predict
 from dilt_hf.mask_files import masks_to_bytes
 from dilt_hf.masking import MaskedWeights
 from dilt_hf.masks import Masks, compose
-from dilt_hf.schedule import Job, carry_out
+from dilt_hf.schedule import Job, complete
 from dilt_hf.seeding import generator_for
 from dilt_hf.selection import keep_largest_per_tensor
 from dilt_hf.stages import Stage
 from dilt_hf.teams import Team
 from dilt_hf.weights import WEIGHTS_FILE, load_weights
-from dilt_hf.workbench import NETWORKS, Purpose, Workbench
+from dilt_hf.workbench import NETWORKS, Purpose
 
 NUMBERS_FILE = "specialists.json"
 DRAWS = 3  # random lesions of each specialist's size
@@ -75,21 +74,12 @@ def specialise(config: DiltConfig, team: Team | None = None, progress: bool = Tr
     config = dataclasses.replace(
         config, run=dataclasses.replace(config.run, tickets=["union"], methods=[], matched_density=[], controls=False)
     )
-    opened = open_folder(folder, config) if team.is_first else None
-    bench = Workbench(config, team, progress and team.is_first)
-    check_requests(bench)
-    if opened is not None:
-        opened.begin()
-    team.wait_for_all("opened")
+    bench = open_bench(config, team, progress)
     runs = [Specialisation(Search(bench, seed)) for seed in config.run.seeds]
     if progress and team.is_first:
         print(f"{len(runs)} seed(s): {runs[0].plan()}", flush=True)
-    failures = carry_out([job for run in runs for job in run.jobs()], team)
-    team.wait_for_all("finished")
-    if not team.is_first:
+    if not complete([job for run in runs for job in run.jobs()], team):
         return None
-    if failures:
-        raise RunError(f"{len(failures)} steps failed: {' '.join(dict.fromkeys(failures.values()))}")
     found = {run.search.seed: run.found() for run in runs}
     numbers = {str(seed): dataclasses.asdict(each) for seed, each in found.items()}
     write_atomically(folder / NUMBERS_FILE, pretty_json(json_values(numbers)))

@@ -18,13 +18,13 @@ from typing import Any
 
 from dilt_hf.config import DiltConfig
 from dilt_hf.errors import RunError
-from dilt_hf.experiments.folder import open_folder, stored_config
+from dilt_hf.experiments.folder import open_bench, stored_config
 from dilt_hf.experiments.networks import Label
 from dilt_hf.experiments.search import Search
 from dilt_hf.files import json_values, pretty_json, write_atomically
 from dilt_hf.masks import Masks
 from dilt_hf.results import estimate
-from dilt_hf.schedule import Job, carry_out
+from dilt_hf.schedule import Job, complete
 from dilt_hf.stages import Stage
 from dilt_hf.tables import markdown_table
 from dilt_hf.teams import Team
@@ -115,23 +115,14 @@ def transfer(
     run = stored_config(source, config.run.seeds, config.run.cpu)
     target = dataclasses.replace(config, model=run.model)
     folder = Path(config.run.output_dir)
-    opened = open_folder(folder, target) if team.is_first else None
     here = progress and team.is_first
-    origin, bench = Workbench(run, team, here), Workbench(target, team, here)
-    bench.check_model()
-    _check_alike(origin, bench)
-    if opened is not None:
-        opened.begin()
-    team.wait_for_all("opened")
+    origin = Workbench(run, team, here)
+    bench = open_bench(target, team, progress, functools.partial(_check_alike, origin))
     runs = [Transplants(Search(origin, seed), bench, densities) for seed in run.run.seeds]
     if here:
         print(runs[0].plan(len(runs)), flush=True)
-    failures = carry_out([job for each in runs for job in each.jobs()], team)
-    team.wait_for_all("finished")
-    if not team.is_first:
+    if not complete([job for each in runs for job in each.jobs()], team):
         return None
-    if failures:
-        raise RunError(f"{len(failures)} steps failed: {' '.join(dict.fromkeys(failures.values()))}")
     found = Transfer([network for each in runs for network in each.found()], len(bench.splits.test))
     write_atomically(folder / NUMBERS_FILE, pretty_json(found.to_dict()))
     write_atomically(folder / TEXT_FILE, found.table() + "\n")
