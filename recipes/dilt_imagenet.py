@@ -10,26 +10,7 @@ is (Frankle et al. 2020, arXiv 1912.05671). Pictures come from the Hub, or from 
 """
 
 from dilt_hf.cli import run_recipe
-
-# Touvron et al. (2021, arXiv 2012.12877), table 9. Without its repeated augmentation, which changes what an epoch is,
-# and its stochastic depth, which transformers' DeiT lacks (timm's has it: --architecture timm:deit_small_patch16_224
-# --config_overrides '{"drop_path_rate": 0.1}').
-DEIT = {
-    "optimizer": "AdamW",
-    "learning_rate": 1e-3,
-    "weight_decay": 0.05,
-    "decay_norm_and_bias": False,
-    "num_train_epochs": 300,
-    "lr_scheduler_type": "cosine",
-    "warmup_fraction": 5 / 300,
-    "auto_augment": "rand-m9-mstd0.5-inc1",
-    "random_erasing": 0.25,
-    "mixup": 0.8,
-    "cutmix": 1.0,
-    "ema_decay": 0.99996,
-    "channels_last": False,
-}
-DEIT_NAMES = ("deit-small", "deit-tiny", "vit-small", "vit-tiny", "timm:deit_small_patch16_224")
+from dilt_hf.presets import DEIT, DEIT_NAMES
 
 if __name__ == "__main__":
     # Goyal et al. (2017, arXiv 1706.02677), section 5.1, at a batch of 1024, as Renda et al. (2020, arXiv 2003.02389)

@@ -12,7 +12,7 @@ from dilt_hf.analysis.link import DIFFERENCES, PARTIAL
 from dilt_hf.analysis.modules import find_modules
 from dilt_hf.analysis.profile import log_of
 from dilt_hf.experiments.specialise import Specialists, own_and_others
-from dilt_hf.experiments.transfer import SHUFFLED, Transfer, differences
+from dilt_hf.experiments.transfer import CORE, SHUFFLED, Transfer
 from dilt_hf.hypotheses import NEAR_CHANCE
 from dilt_hf.results import Entry, Results
 from dilt_hf.verdicts import Measured
@@ -135,7 +135,12 @@ def of_transfer(found: Transfer) -> dict[str, Measured]:
     step = 100 / found.pictures / max(1, len(found.densities) - 1)  # the dense network has a density of its own
     sources = tuple(each.stage for each in found.networks)
     others = {"transfer_union": "union", "transfer_lth": "LTH", "transfer_positions": SHUFFLED}
-    return {key: Measured(differences(found, other), step, sources) for key, other in others.items()}
+
+    def ahead(other: str) -> PerSeed:
+        each = [_less(found.per_seed(CORE, density), found.per_seed(other, density)) for density in found.densities]
+        return _mean([values for values in each if values])
+
+    return {key: Measured(ahead(other), step, sources) for key, other in others.items()}
 
 
 def of_analysis(findings: Findings) -> dict[str, Measured]:

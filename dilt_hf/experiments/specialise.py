@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from dilt_hf.config import DiltConfig
-from dilt_hf.experiments.find import jobs_of
+from dilt_hf.experiments.find import check_requests, jobs_of
 from dilt_hf.experiments.folder import open_bench
 from dilt_hf.experiments.networks import Label
 from dilt_hf.experiments.search import Search
@@ -74,7 +74,7 @@ def specialise(config: DiltConfig, team: Team | None = None, progress: bool = Tr
     config = dataclasses.replace(
         config, run=dataclasses.replace(config.run, tickets=["union"], methods=[], matched_density=[], controls=False)
     )
-    bench = open_bench(config, team, progress)
+    bench = open_bench(config, team, progress, check_requests)
     runs = [Specialisation(Search(bench, seed)) for seed in config.run.seeds]
     if progress and team.is_first:
         print(f"{len(runs)} seed(s): {runs[0].plan()}", flush=True)

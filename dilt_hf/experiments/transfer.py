@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -200,14 +200,3 @@ class Transplants:
 
     def _mask(self, name: str, density: float) -> Masks:
         return self.search.mask(dataclasses.replace(COMPARED[name], matched=density))
-
-
-def differences(found: Transfer, other: str) -> Mapping[int, float]:
-    """By how much the core is ahead of another kind of mask, by seed, the mean over densities."""
-    each = []
-    for density in found.densities:
-        core, its = found.per_seed(CORE, density), found.per_seed(other, density)
-        if core and its:
-            each.append({seed: core[seed] - its[seed] for seed in core if seed in its})
-    seeds = [seed for seed in each[0] if all(seed in values for values in each)] if each else []
-    return {seed: sum(values[seed] for values in each) / len(each) for seed in seeds}
