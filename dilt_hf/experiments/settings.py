@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from dilt_hf.config import option, require
+from dilt_hf.options import option, require
 
 
 @dataclass(frozen=True)
