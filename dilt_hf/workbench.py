@@ -21,25 +21,22 @@ from dilt_hf.augmentation import Augmentation
 from dilt_hf.config import TrainingConfig
 from dilt_hf.errors import RunError
 from dilt_hf.inference import predict, recalibrate_batchnorm
-from dilt_hf.loop import Checkpointing, Route, Topology
+from dilt_hf.loop import Checkpointing, Topology
 from dilt_hf.mask_files import load_masks, masks_to_bytes, save_masks
-from dilt_hf.masking import MaskedWeights
 from dilt_hf.masks import Masks, density, density_per_tensor, full_like
 from dilt_hf.objectives import Teacher
 from dilt_hf.opening import EVERYTHING, OpenRun, Subset
 from dilt_hf.pruning.early_bird import EarlyBird
 from dilt_hf.pruning.imp import Round, Weights, iterative_magnitude_pruning, prune_smallest, removal_ranks
-from dilt_hf.routing import batchnorm_statistics
 from dilt_hf.seeding import generator_for
 from dilt_hf.stages import Stage
 from dilt_hf.tracking import TrackedRun
-from dilt_hf.training import TrainingRecord, total_steps, train, train_routes
+from dilt_hf.training import TrainingRecord, train
 from dilt_hf.weights import (
     WEIGHTS_FILE,
     checkpoint_tensors,
     load_weights,
     read_weights,
-    save_tensors,
     save_weights,
     tensors_sha256,
     weights_sha256,
@@ -48,11 +45,6 @@ from dilt_hf.weights import (
 NETWORKS = "networks"
 MASK_FILE, RANKS_FILE, CHECKPOINT_FILE = "mask.safetensors", "ranks.safetensors", "checkpoint.safetensors"
 MOST_STATISTICS_ROWS = 10_000
-
-
-def route_file(number: int) -> str:
-    """What differs from route to route, beside the weights of a joint training."""
-    return f"route_{number}.safetensors"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,16 +122,16 @@ class Workbench(OpenRun):
             load_weights(self.model, theta0.path / WEIGHTS_FILE)
             record = train(
                 self.model, {}, self.training_feed(self.everything), training, self.accelerator,
-                key=(seed, EVERYTHING, 0), last_step=k, checkpointing=self._checkpointing(folder),
+                key=(seed, EVERYTHING, 0), last_step=k, checkpointing=self.checkpointing(folder),
                 description=description,
             )  # fmt: skip
-            cost = dataclasses.asdict(self._cost(record, {}))
+            cost = dataclasses.asdict(self.cost(record, {}))
             if not self.team.is_leader:
                 return {}
             models.save_model(self.model, folder, self.processor)
             return {"sha256": weights_sha256(folder), "cost": cost}
 
-        inputs = self._training_inputs(theta0, {}, self.everything, seed, 0, training) | {"k": k}
+        inputs = self.training_inputs(theta0, {}, self.everything, seed, 0, training) | {"k": k}
         return self.stages.get(
             "theta_k", inputs, make, description=description, derived_from=[theta0.address], together=True
         )
@@ -162,7 +154,7 @@ class Workbench(OpenRun):
         that it came to.
         """
         kept, steps = purpose.kept, self.steps_of(subset, training)
-        inputs = self._training_inputs(start, masks, subset, seed, round_, training)
+        inputs = self.training_inputs(start, masks, subset, seed, round_, training)
         settled = None
         if training.early_bird is not None and kept is not None:
             settled = EarlyBird(dict(masks), kept, training.early_bird)
@@ -187,7 +179,7 @@ class Workbench(OpenRun):
                 key=(seed, subset.name, round_),
                 classes=subset.classes,
                 first_step=self.first_step(subset, training),
-                checkpointing=self._checkpointing(folder),
+                checkpointing=self.checkpointing(folder),
                 settled=settled,
                 topology=changing,
                 teacher=taught,
@@ -203,15 +195,15 @@ class Workbench(OpenRun):
                 save_weights(self.model, folder / WEIGHTS_FILE)
                 if changing is not None:
                     save_masks(changing.masks, folder / MASK_FILE)
-            cost = self._cost(record, masks, changing is not None and changing.needs_gradient)
+            cost = self.cost(record, masks, changing is not None and changing.needs_gradient)
             if taught is not None:
                 looked = float(record.examples * self._forward_of(taught.model).total)
                 cost += Cost(dense_flops=looked, sparse_flops=looked)
             return {"losses": record.losses, "cost": dataclasses.asdict(cost)}
 
-        return self._counted("train", inputs, make, start, purpose, steps)
+        return self.counted("train", inputs, make, start, purpose, steps)
 
-    def _counted(
+    def counted(
         self, kind: str, inputs: dict[str, Any], make: Callable[[Path], dict[str, Any]], start: Stage,
         purpose: Purpose, steps: int,
     ) -> Stage:  # fmt: skip
@@ -223,57 +215,6 @@ class Workbench(OpenRun):
         self.board.found(purpose.line, stage.address, steps)
         return stage
 
-    def jointly_trained(
-        self,
-        start: Stage,
-        masks: Sequence[Mapping[str, Tensor]],
-        subsets: Sequence[Subset],
-        seed: int,
-        purpose: Purpose,
-    ) -> Stage:
-        """The weights `start`, in which each subset trains its own subnetwork (`training.train_routes`); beside them,
-        the statistics of batch norm of each (`route_file`)."""
-        training = self.config.training.for_tickets()
-        own = [
-            self._training_inputs(start, mask, subset, seed, 0, training)
-            for mask, subset in zip(masks, subsets, strict=True)
-        ]
-        inputs = own[0] | {"routes": [{key: each[key] for key in ("mask", "subset", "key")} for each in own]}
-        steps = total_steps([len(subset.rows) for subset in subsets], training)
-        address = self.stages.path("joint", inputs).name
-
-        def make(folder: Path) -> dict[str, Any]:
-            load_weights(self.model, start.path / WEIGHTS_FILE)
-            routes = [
-                Route(dict(mask), self.training_feed(subset), subset.classes)
-                for mask, subset in zip(masks, subsets, strict=True)
-            ]
-            record = train_routes(
-                self.model, routes, training, self.accelerator,
-                key=(seed, *(subset.name for subset in subsets)),
-                checkpointing=self._checkpointing(folder),
-                on_step=lambda count: self.board.add(purpose.line, address, count),
-                on_epoch=lambda step, loss, rate: purpose.run.log({"loss": loss, "learning_rate": rate}, step),
-                description=purpose.description,
-            )  # fmt: skip
-            if self.team.is_leader:
-                save_weights(self.model, folder / WEIGHTS_FILE)
-                for number, (mask, subset) in enumerate(zip(masks, subsets, strict=True)):
-                    self._save_statistics(folder, number, mask, subset)
-            each = [density_per_tensor(mask) for mask in masks]
-            mean = {name: sum(densities[name] for densities in each) / len(each) for name in each[0]}
-            cost = self._cost(dataclasses.replace(record, densities=[(0, mean)]), {})
-            return {"losses": record.losses, "cost": dataclasses.asdict(cost)}
-
-        return self._counted("joint", inputs, make, start, purpose, steps)
-
-    def _save_statistics(self, folder: Path, number: int, mask: Mapping[str, Tensor], subset: Subset) -> None:
-        """The statistics of batch norm of one route, over (at most so many of) its rows."""
-        load_weights(self.model, folder / WEIGHTS_FILE)
-        MaskedWeights(self.model, mask).mask_weights()
-        self.recalibrate(subset)
-        save_tensors(batchnorm_statistics(self.model), folder / route_file(number))
-
     def recalibrate(self, subset: Subset) -> None:
         """Give the model's batch norms the statistics of (at most so many of) the rows of a subset."""
         rows = subset.rows[torch.randperm(len(subset.rows), generator=generator_for(subset.name, "statistics"))]
@@ -282,10 +223,11 @@ class Workbench(OpenRun):
         )
         recalibrate_batchnorm(self.model, (pixels for pixels, _ in batches))
 
-    def _checkpointing(self, folder: Path) -> Checkpointing:
+    def checkpointing(self, folder: Path) -> Checkpointing:
+        """Where, and how often, a training in the making of a stage keeps its state."""
         return Checkpointing(folder / CHECKPOINT_FILE, 60 * self.config.run.checkpointing_minutes)
 
-    def _cost(self, record: TrainingRecord, masks: Mapping[str, Tensor], gradients: bool = False) -> Cost:
+    def cost(self, record: TrainingRecord, masks: Mapping[str, Tensor], gradients: bool = False) -> Cost:
         """What a training cost; with `gradients`, changes of the mask needed those of all weights."""
         densities = record.densities or [(0, density_per_tensor(masks))]
         rewirings = record.rewirings if gradients else 0
@@ -297,7 +239,7 @@ class Workbench(OpenRun):
             seconds=record.seconds,
         )
 
-    def _training_inputs(
+    def training_inputs(
         self,
         start: Stage,
         masks: Mapping[str, Tensor],

@@ -23,6 +23,7 @@ from dilt_hf.config import DiltConfig
 from dilt_hf.experiments.folder import open_bench
 from dilt_hf.experiments.networks import Label
 from dilt_hf.experiments.route_figure import draw_routes
+from dilt_hf.experiments.route_training import jointly_trained, route_file
 from dilt_hf.experiments.routed import ALONE, MERGED, ROUTED, SINGLE, TOLD, Routes, Scored
 from dilt_hf.experiments.search import Search
 from dilt_hf.experiments.settings import RouteConfig
@@ -40,7 +41,7 @@ from dilt_hf.stages import Stage
 from dilt_hf.teams import Team
 from dilt_hf.training import total_steps
 from dilt_hf.weights import WEIGHTS_FILE, checkpoint_tensors, load_weights, read_weights, save_weights
-from dilt_hf.workbench import NETWORKS, Purpose, Workbench, route_file
+from dilt_hf.workbench import NETWORKS, Purpose, Workbench
 
 NUMBERS_FILE, TEXT_FILE, PICTURE_FILE = "routes.json", "routes.md", "routes.png"
 
@@ -175,7 +176,7 @@ class Routing:
         run = self.bench.tracked(f"seed_{self.seed}/{name}")
         purpose = Purpose(f"seed {self.seed}: {name}", NETWORKS, run, derived_from=self._origin())
         try:
-            return self.bench.jointly_trained(start, masks, self.bench.subsets, self.seed, purpose)
+            return jointly_trained(self.bench, start, masks, self.bench.subsets, self.seed, purpose)
         finally:
             run.end()
 

@@ -12,11 +12,12 @@ from dilt_hf import data
 from dilt_hf.errors import ConfigError
 from dilt_hf.experiments import route as experiment
 from dilt_hf.experiments.route import Routing, route
+from dilt_hf.experiments.route_training import route_file
 from dilt_hf.experiments.routed import ALONE, MERGED, ROUTED, SINGLE, TOLD
 from dilt_hf.experiments.settings import RouteConfig
 from dilt_hf.masks import count_kept, count_total, union
 from dilt_hf.weights import WEIGHTS_FILE, load_weights
-from dilt_hf.workbench import Workbench, route_file
+from dilt_hf.workbench import Workbench
 
 SETTINGS = RouteConfig(sparsities=[0.5, 0.8])
 
@@ -51,8 +52,8 @@ def test_routes_are_trained_scored_and_found_again(config, monkeypatch, tmp_path
     def never(*arguments, **options):
         raise AssertionError("done before")
 
-    for name in ("train", "train_routes"):
-        monkeypatch.setattr(f"dilt_hf.workbench.{name}", never)
+    monkeypatch.setattr("dilt_hf.workbench.train", never)
+    monkeypatch.setattr("dilt_hf.experiments.route_training.train_routes", never)
     monkeypatch.setattr(experiment, "_predictions", never)
     assert route(config, SETTINGS, progress=False).to_dict() == found.to_dict()
 
