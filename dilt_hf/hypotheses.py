@@ -71,10 +71,18 @@ HYPOTHESES = (
         Criterion("specialist_alone", "trained on the classes of one partition: accuracy of its specialist less that "
                   "of the others'", 0.0),
     )),
-    Hypothesis("H10", "The core transfers best.", (
+    Hypothesis("H10", "Found from strict θ0, the core transfers best.", (
         Criterion("transfer_union", "accuracy on the target of the core less that of the union, at one density", 0.0),
         Criterion("transfer_lth", "accuracy on the target of the core less that of LTH, at one density", 0.0),
         Criterion("transfer_positions", "accuracy on the target of the core less that of masks with its layer "
                   "densities", 0.0, control=True),
+    )),
+    Hypothesis("H10k", "Found from a shared θ_k, the core transfers best.", (
+        Criterion("rewound_union", "accuracy on the target of the core found from θ_k less that of the union, at one "
+                  "density", 0.0),
+        Criterion("rewound_lth", "accuracy on the target of the core found from θ_k less that of LTH, at one density",
+                  0.0),
+        Criterion("rewound_positions", "accuracy on the target of the core found from θ_k less that of masks with its "
+                  "layer densities", 0.0, control=True),
     )),
 )  # fmt: skip

@@ -175,6 +175,11 @@ class OpenRun:
         """How many prunable weights stay after each pruning round."""
         return self.config.pruning.kept_per_round(count_total(self.prunable), len(self.partitioning))
 
+    @property
+    def has_new_weights(self) -> bool:
+        """Whether θ0 is drawn anew for each seed, and not taken from a checkpoint."""
+        return not (self.config.model.model_name_or_path or self.config.model.weights_file)
+
     def new_model(self, seed: int) -> nn.Module:
         return models.build_model(self.config.model, self.splits.class_names, self.image_size, seed)
 

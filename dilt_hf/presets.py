@@ -62,6 +62,7 @@ PRESETS: Mapping[str, Options] = {
 VARIANTS: Mapping[str, Mapping[str, Options]] = {
     "digits": {
         "vit-micro": {**SMALL_VIT, "patch_size": 8, "learning_rate": 3e-3, "num_train_epochs": 20,
+                      "pruning_fraction": 0.4,
                       "output_dir": "runs/digits-vit"},
     },
     "tiny": {
@@ -71,10 +72,11 @@ VARIANTS: Mapping[str, Mapping[str, Options]] = {
     "cars": {},
     "imagenet": dict.fromkeys(DEIT_NAMES, DEIT),
 }  # fmt: skip
-# which half of the classes the masks come from, and which they are tried on
+# which half of the classes the masks come from, found from which weights (θ0, and θ_k after some five per cent of a
+# training), and which they are tried on
 TRANSFER: Mapping[str, Options] = {
-    "digits": {"source_classes": ["0-5"], "classes": ["6-9"]},
-    "tiny": {"source_classes": ["0-49"], "classes": ["50-99"]},
-    "cars": {"source_classes": ["0-97"], "classes": ["98-195"]},
-    "imagenet": {"source_classes": ["0-499"], "classes": ["500-999"]},
+    "digits": {"source_classes": ["0-5"], "classes": ["6-9"], "source_rewind_steps": [0, 12]},
+    "tiny": {"source_classes": ["0-49"], "classes": ["50-99"], "source_rewind_steps": [0, 100]},
+    "cars": {"source_classes": ["0-97"], "classes": ["98-195"], "source_rewind_steps": [0, 150]},
+    "imagenet": {"source_classes": ["0-499"], "classes": ["500-999"], "source_rewind_steps": [0, 3750]},
 }

@@ -30,7 +30,8 @@ class Entry:
 
     Attributes:
         ticket: "dense", "LTH", or a ticket name.
-        control: "" for the network itself, "random" or "shuffled" for a control with as many weights.
+        control: "" for the network itself; "random", "shuffled" (within each layer), "re-initialised" (the same mask on
+            new weights) or "sibling" (partitions of the same classes) for a control with as many weights.
         matched: the density of the comparison where all networks have the same, if it is part of one.
         density: kept fraction of the prunable weights.
         scores: of the test split, as `PartitionScores` gives them (fractions).

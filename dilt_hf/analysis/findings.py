@@ -29,12 +29,14 @@ class Compared:
         joint: their layers against each other.
         overlap_of: Jaccard index and chance level of their masks for groups of weights (`overlap.mean_overlap`).
         cka, rsa: the reference similarities, averaged over pairs of networks, (L, L).
+        sources: addresses of the stages that the networks' layers were kept in.
     """
 
     joint: JointGw
     overlap_of: Callable[[Mapping[str, Sequence[str]]], Overlap]
     cka: np.ndarray
     rsa: np.ndarray
+    sources: tuple[str, ...] = ()
 
     def counterparts(self, name: str) -> np.ndarray:
         """A field of `GwMatrix` for each layer with its counterpart, averaged over pairs of networks, (L,)."""

@@ -33,7 +33,7 @@ from dilt_hf.experiments.settings import AnalyzeConfig
 from dilt_hf.experiments.sources import Network, Probes, open_source
 from dilt_hf.files import canonical_json, pretty_json, write_atomically
 from dilt_hf.overlap import mean_overlap
-from dilt_hf.stages import Stages
+from dilt_hf.stages import Stage, Stages
 from dilt_hf.stages.store import BusyError
 from dilt_hf.threads import cores
 
@@ -100,7 +100,11 @@ class Analysis:
         Args:
             cost_of: how many such comparisons there will be, for the estimate that is printed before the first.
         """
-        reps = {network.name: self._representations(network, label) for network in networks}
+        stages = [self._representations(network, label) for network in networks]
+        reps = {
+            network.name: Representations.load(stage.path / REPRESENTATIONS_FILE)
+            for network, stage in zip(networks, stages, strict=True)
+        }
         first = reps[networks[0].name]
         points = len(networks) * len(first.layers)
         if self.config.num_modules and self.config.num_modules > points:
@@ -120,14 +124,15 @@ class Analysis:
             device=self._device(),
         )
         cka, rsas = (self._over_pairs(measure, layers) for measure in (linear_cka, rsa))
-        return Compared(joint, functools.partial(_overlap, [network.mask for network in networks]), cka, rsas)
+        overlap = functools.partial(_overlap, [network.mask for network in networks])
+        return Compared(joint, overlap, cka, rsas, tuple(stage.address for stage in stages))
 
     def _device(self) -> str:
         import torch
 
         return "cuda" if torch.cuda.is_available() and not self.config.cpu else "cpu"
 
-    def _representations(self, network: Network, label: str) -> Representations:
+    def _representations(self, network: Network, label: str) -> Stage:
         layers: str | list[str] = self.config.layers
         if len(layers) == 1 and layers[0] in GRANULARITIES:
             layers = layers[0]
@@ -143,8 +148,7 @@ class Analysis:
             "layers": layers,
             "pooling": self.config.pooling,
         }
-        stage = self.stages.get("representations", inputs, make, description=f"{label}: layers of {network.name}")
-        return Representations.load(stage.path / REPRESENTATIONS_FILE)
+        return self.stages.get("representations", inputs, make, description=f"{label}: layers of {network.name}")
 
     def _estimate(self, layers: Mapping[str, Mapping[str, Any]], comparisons: int) -> str:
         """What the comparison of all layers will take, from a few pairs solved now."""

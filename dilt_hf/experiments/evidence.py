@@ -131,10 +131,11 @@ def of_specialists(found: Mapping[int, Specialists], pictures: int) -> dict[str,
 
 
 def of_transfer(found: Transfer) -> dict[str, Measured]:
-    """What masks on new weights for other data say about H10."""
+    """What masks on new weights for other data say about H10, or H10k where they were found from θ_k."""
     step = 100 / found.pictures / max(1, len(found.densities) - 1)  # the dense network has a density of its own
     sources = tuple(each.stage for each in found.networks)
-    others = {"transfer_union": "union", "transfer_lth": "LTH", "transfer_positions": SHUFFLED}
+    kind = "rewound" if found.rewind_step else "transfer"
+    others = {f"{kind}_union": "union", f"{kind}_lth": "LTH", f"{kind}_positions": SHUFFLED}
 
     def ahead(other: str) -> PerSeed:
         each = [_less(found.per_seed(CORE, density), found.per_seed(other, density)) for density in found.densities]
@@ -146,26 +147,30 @@ def of_transfer(found: Transfer) -> dict[str, Measured]:
 def of_analysis(findings: Findings) -> dict[str, Measured]:
     """What the layers of the partitions' networks say about H4 to H6."""
     seeds, count = list(findings.seeds), len(findings.networks)
+    own = tuple(address for each in findings.compared for address in each.sources)
+    every = own + tuple(address for each in findings.siblings for address in each.sources)
     rises = _by_seed(seeds, [_late_rise(row) for row in findings.diagonals])
-    found = {"late_break": Measured(rises)}
+    found = {"late_break": Measured(rises, sources=own)}
     if findings.siblings:
         null = _by_seed(seeds, [_late_rise(each.joint.diagonal()) for each in findings.siblings])
-        found["late_break_siblings"] = Measured(_less(rises, null))
+        found["late_break_siblings"] = Measured(_less(rises, null), sources=every)
     modules = [
         find_modules(each.joint.values, count, findings.modules.count, list(each.joint.halves), findings.form)
         for each in findings.compared
     ]
     found |= {
-        "parted_depth": Measured(_by_seed(seeds, [parted_depth(each.labels) for each in modules])),
-        "modules_stable": Measured(_by_seed(seeds, [each.stability for each in modules])),
+        "parted_depth": Measured(_by_seed(seeds, [parted_depth(each.labels) for each in modules]), sources=own),
+        "modules_stable": Measured(_by_seed(seeds, [each.stability for each in modules]), sources=own),
         # modules of single layers have no links within, and no step to speak of
-        "modules_apart": Measured(_by_seed(seeds, [np.nan_to_num(each.separation) for each in modules])),
+        "modules_apart": Measured(
+            _by_seed(seeds, [np.nan_to_num(each.separation) for each in modules]), sources=own
+        ),
     }
     beyond = None if findings.link is None else findings.link.beyond
     for key, kind in (("link_depth", PARTIAL), ("link_steps", DIFFERENCES)):
         if beyond is not None and beyond[kind].p is not None:
             values = _by_seed(seeds, [-each for each in beyond[kind].per_seed])
-            found[key] = Measured(values, least_p=beyond[kind].p / 2)  # type: ignore[operator]
+            found[key] = Measured(values, sources=every, least_p=beyond[kind].p / 2)  # type: ignore[operator]
     return {key: each for key, each in found.items() if np.isfinite(list(each.values.values())).all()}
 
 

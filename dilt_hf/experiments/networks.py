@@ -10,6 +10,8 @@ from dilt_hf.opening import EVERYTHING, Subset
 from dilt_hf.workbench import Workbench
 
 SIBLING = "sibling"
+REINITIALISED = "re-initialised"
+FRESH = 1_000_000  # added to a seed, it gives weights and an order of the data that no search has seen
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,7 +19,7 @@ class Label:
     """Which network of the comparison: a ticket or a method's, as found or at a matched density, or a control of it."""
 
     ticket: str
-    control: str = ""  # "", "random", "shuffled" or "sibling"
+    control: str = ""  # "", "random", "shuffled", "re-initialised" or "sibling"
     matched: float | None = None
 
     def __str__(self) -> str:
@@ -64,6 +66,8 @@ def _ticket_labels(bench: Workbench) -> Iterator[Label]:
             yield Label(name, "shuffled")
             if name in ("core", "union"):
                 yield Label(name, "random")
+                if bench.has_new_weights:
+                    yield Label(name, REINITIALISED)
         if run.siblings and name in ("core", "union"):
             yield Label(name, SIBLING)
 

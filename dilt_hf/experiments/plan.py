@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from dilt_hf.consensus import COLT
-from dilt_hf.experiments.networks import Label, makes_tickets, network_labels, subsets_to_prune
+from dilt_hf.experiments.networks import REINITIALISED, Label, makes_tickets, network_labels, subsets_to_prune
 from dilt_hf.masks import count_total
 from dilt_hf.methods import AFTER_TRAINING, IMP_COLT
 from dilt_hf.pruning.colt import PRUNING_FRACTION
@@ -31,7 +31,7 @@ def trainings_alone(bench: Workbench, label: Label) -> int:
     nothing, and none for a control that is made from a mask: the advantage of sharing shall not be overstated.
     """
     counts, total = bench.kept_per_round(), count_total(bench.prunable)
-    if label.ticket == "dense" or label.control in ("random", "shuffled"):
+    if label.ticket == "dense" or label.control in ("random", "shuffled", REINITIALISED):
         return 0
     if needs_consensus([label.ticket]):
         lost = min(0.99, PRUNING_FRACTION * len(bench.subsets))

@@ -3,7 +3,7 @@
 benchmark         tickets and published methods at the same densities                  H1, H2, H3
 disentanglement   layers of networks trained on different classes, against siblings    H4, H5, H6
 specialisation    tickets on all classes and on each partition's; lesions              H7, H8, H9
-transfer          masks on new weights for other classes or other data                 H10
+transfer          masks on new weights for other classes or other data                 H10, H10k
 
 All share the stages of one folder, so what one has trained the next one finds.
 """
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from dilt_hf.analysis.summary import module_table, sentences
@@ -79,18 +79,27 @@ def specialisation(config: DiltConfig, team: Team) -> str | None:
 def transferral(config: DiltConfig, source: SourceConfig, team: Team) -> str | None:
     """Masks of a run, on new weights for the data that `config` names. Where no run is named, one on other classes of
     the same data is made."""
-    folder, where = Path(config.run.output_dir), Path(source.source)
-    if source.source_classes:
-        where = folder / "transfer" / "source"
-        data = dataclasses.replace(config.data, classes=source.source_classes)
+    folder = Path(config.run.output_dir) / "transfer"
+    run = dataclasses.replace(config.run, output_dir=str(folder / "target"))
+    said = []
+    for where in _found_on_source(config, source, folder, team) if source.source_classes else [Path(source.source)]:
+        found = transfer(where, dataclasses.replace(config, run=run), source.densities, team)
+        if found is not None:
+            _keep(config, found.name, of_transfer(found))
+            start = f"θ_{found.rewind_step}, trained so many steps" if found.rewind_step else "strict θ0"
+            said.append(f"Masks found from {start}:\n\n{found.table()}")
+    return "\n\n".join(said) or None
+
+
+def _found_on_source(config: DiltConfig, source: SourceConfig, folder: Path, team: Team) -> Iterator[Path]:
+    """The folders of searches on the source's classes, each once its pruning is done."""
+    data = dataclasses.replace(config.data, classes=source.source_classes)
+    for k in source.source_rewind_steps:
+        where = folder / (f"source_theta_{k}" if k else "source")
         run = dataclasses.replace(config.run, output_dir=str(where))
-        _prune(dataclasses.replace(config, data=data, run=run), team, siblings=False)
-    run = dataclasses.replace(config.run, output_dir=str(folder / "transfer" / "target"))
-    found = transfer(where, dataclasses.replace(config, run=run), source.densities, team)
-    if found is None:
-        return None
-    _keep(config, "transfer", of_transfer(found))
-    return found.table()
+        pruning = dataclasses.replace(config.pruning, rewind_step=k)
+        _prune(dataclasses.replace(config, data=data, run=run, pruning=pruning), team, siblings=False)
+        yield where
 
 
 def _prune(config: DiltConfig, team: Team, siblings: bool = True) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor
 from dilt_hf import __version__
 from dilt_hf.accounting import Cost
 from dilt_hf.errors import RunError
-from dilt_hf.experiments.networks import SIBLING, Label, subsets_to_prune
+from dilt_hf.experiments.networks import FRESH, REINITIALISED, SIBLING, Label, subsets_to_prune
 from dilt_hf.files import pretty_json, write_atomically
 from dilt_hf.mask_files import load_masks
 from dilt_hf.masks import (
@@ -111,6 +111,8 @@ class Search:
 
     def mask(self, label: Label) -> Masks:
         """The mask of one network."""
+        if label.control == REINITIALISED:
+            return self.mask(dataclasses.replace(label, control=""))
         if label.control in ("random", "shuffled"):
             mask = self.mask(dataclasses.replace(label, control=""))
             make = random_like if label.control == "random" else shuffle_like
@@ -154,7 +156,8 @@ class Search:
 
     def _trained(self, label: Label, mask: Masks) -> Stage:
         origin = [self.ranked(name).address for name in label.pruned_on(self.bench)]
-        return self.bench.ticket_trained(mask, self.seed, str(label), origin)
+        start = self.bench.start(self.seed + FRESH) if label.control == REINITIALISED else None
+        return self.bench.ticket_trained(mask, self.seed, str(label), origin, start)
 
     def entry(self, label: Label) -> Entry:
         """Scores and cost of one network, from its finished stages."""

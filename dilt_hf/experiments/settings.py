@@ -118,6 +118,9 @@ class SourceConfig:
 
     source: str = option("", "The folder of the run whose masks are tried on other data.")
     source_classes: list[str] = option([], "Without --source: find masks on these classes of the same data first.")
+    source_rewind_steps: list[int] = option(
+        [0], "With --source_classes: from which weights; 0 is strict θ0, k is θ_k. Each is a search of its own."
+    )
     densities: list[float] = option([0.5, 0.3, 0.1], "Kept fractions, at each of which all masks have equal counts.")
 
     def __post_init__(self) -> None:
@@ -127,6 +130,9 @@ class SourceConfig:
         )
         require(bool(self.densities), "--densities needs at least one.")
         require(all(0 < density < 1 for density in self.densities), "--densities must lie between 0 and 1.")
+        steps = self.source_rewind_steps
+        require(bool(steps) and all(k >= 0 for k in steps), "--source_rewind_steps needs steps, 0 or more.")
+        require(len(set(map(bool, steps))) == len(steps), "--source_rewind_steps takes 0, and one other at most.")
 
 
 @dataclass(frozen=True)

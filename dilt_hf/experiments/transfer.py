@@ -19,7 +19,7 @@ from typing import Any
 from dilt_hf.config import DiltConfig
 from dilt_hf.errors import RunError
 from dilt_hf.experiments.folder import open_bench, stored_config
-from dilt_hf.experiments.networks import Label
+from dilt_hf.experiments.networks import FRESH, Label
 from dilt_hf.experiments.search import Search
 from dilt_hf.files import json_values, pretty_json, write_atomically
 from dilt_hf.masks import Masks
@@ -30,13 +30,11 @@ from dilt_hf.tables import markdown_table
 from dilt_hf.teams import Team
 from dilt_hf.workbench import NETWORKS, Purpose, Workbench
 
-NUMBERS_FILE, TEXT_FILE = "transfer.json", "transfer.md"
 CORE, SHUFFLED = "core", "core, shuffled"
 COMPARED = {
     CORE: Label("core"), "union": Label("union"), "LTH": Label("LTH"), SHUFFLED: Label("core", "shuffled"),
     "random": Label("core", "random"),
 }  # fmt: skip
-FRESH = 1_000_000  # added to a seed, it gives weights and an order of the data that the source has not seen
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,10 +55,17 @@ class Transfer:
     Attributes:
         networks: every kind of mask, seed and density, and the dense network (density 1).
         pictures: of the target's test split.
+        rewind_step: k of the source's θ_k, which its pruning started from; 0 for strict θ0.
     """
 
     networks: Sequence[Transferred]
     pictures: int
+    rewind_step: int = 0
+
+    @property
+    def name(self) -> str:
+        """Of its files: the target folder may hold what came of several sources."""
+        return f"transfer_theta_{self.rewind_step}" if self.rewind_step else "transfer"
 
     @property
     def densities(self) -> list[float]:
@@ -90,9 +95,7 @@ class Transfer:
 
     def to_dict(self) -> dict[str, Any]:
         """All numbers, as JSON values."""
-        return json_values(
-            {"networks": [dataclasses.asdict(each) for each in self.networks], "pictures": self.pictures}
-        )
+        return json_values(dataclasses.asdict(self))
 
 
 def transfer(
@@ -100,7 +103,8 @@ def transfer(
 ) -> Transfer | None:
     """Train the masks of a run on other data. The first process gets the result.
 
-    Leaves `transfer.json`, `transfer.md` and `stages/` in the output folder; what the run lacks is found in its folder.
+    Leaves `transfer.json`, `transfer.md` (`transfer_theta_k` where the source was rewound to θ_k) and `stages/` in the
+    output folder; what the run lacks is found in its folder. The target's own weights are always a fresh θ0′.
 
     Args:
         source: the folder of the run that the masks are from; its network is the target's too.
@@ -113,7 +117,8 @@ def transfer(
     """
     team = team or Team()
     run = stored_config(source, config.run.seeds, config.run.cpu)
-    target = dataclasses.replace(config, model=run.model)
+    strict = dataclasses.replace(config.pruning, rewind_step=0)
+    target = dataclasses.replace(config, model=run.model, pruning=strict)
     folder = Path(config.run.output_dir)
     here = progress and team.is_first
     origin = Workbench(run, team, here)
@@ -123,9 +128,10 @@ def transfer(
         print(runs[0].plan(len(runs)), flush=True)
     if not complete([job for each in runs for job in each.jobs()], team):
         return None
-    found = Transfer([network for each in runs for network in each.found()], len(bench.splits.test))
-    write_atomically(folder / NUMBERS_FILE, pretty_json(found.to_dict()))
-    write_atomically(folder / TEXT_FILE, found.table() + "\n")
+    networks = [network for each in runs for network in each.found()]
+    found = Transfer(networks, len(bench.splits.test), run.pruning.rewind_step)
+    write_atomically(folder / f"{found.name}.json", pretty_json(found.to_dict()))
+    write_atomically(folder / f"{found.name}.md", found.table() + "\n")
     return found
 
 

@@ -68,6 +68,7 @@ def test_what_is_planted_is_supported():
         "H6",
         "H9c",
         "H10",
+        "H10k",
     }
 
 

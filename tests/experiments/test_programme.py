@@ -30,14 +30,17 @@ def test_every_hypothesis_is_judged_on_evidence_that_names_its_stages(config, ch
     folder = Path(config.run.output_dir)
     assert "| union" in benchmark(config, Team())
     assert {"H1", "H2", "H3"} <= {each.hypothesis.key for each in judge_folder(folder) if each.verdict != UNTESTED}
-    assert "| specialist_0, shuffled" in specialisation(config, Team())
+    said = specialisation(config, Team())
+    assert "| specialist_0, shuffled" in said
+    assert "| core, re-initialised" in said
     assert "Link of overlap" in disentanglement(config, LayerConfig(layers=["weights"], num_probes=60), Team())
     target = change(config, "data", classes=["6-9"], max_train_samples=100)
-    assert "| core, shuffled" in transferral(target, SourceConfig(source_classes=["0-5"], densities=[0.5]), Team())
+    source = SourceConfig(source_classes=["0-5"], source_rewind_steps=[0, 2], densities=[0.5])
+    assert transferral(target, source, Team()).count("| core, shuffled") == 2
     known = {criterion.key for hypothesis in HYPOTHESES for criterion in hypothesis.criteria}
     evidence = load_evidence(folder)
     assert evidence.keys() == known
-    assert all(set(each.values) == {0, 1, 2} for each in evidence.values())
+    assert all(set(each.values) == {0, 1, 2} and each.sources for each in evidence.values())
     assert all(each.verdict != UNTESTED for each in judge_folder(folder))
     stages = {path.name for path in folder.rglob("stages/*")}
     named = {source for each in evidence.values() for source in each.sources}

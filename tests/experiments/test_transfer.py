@@ -95,3 +95,23 @@ def test_evidence_is_the_lead_of_the_core_over_all_densities():
     assert evidence["transfer_union"].values == {0: 0.0, 1: 0.0, 2: 0.0}
     assert evidence["transfer_lth"].values == {0: 1.0, 1: 1.0, 2: 1.0}
     assert evidence["transfer_positions"].step == 0.5
+    rewound = of_transfer(Transfer(networks, 100, rewind_step=12))
+    assert rewound.keys() == {"rewound_union", "rewound_lth", "rewound_positions"}
+    assert rewound["rewound_lth"].values == evidence["transfer_lth"].values
+
+
+def test_masks_found_from_theta_k_are_put_on_strict_weights_beside_the_others(source, target, change, tmp_path):
+    transfer(source, target, [0.5], progress=False)
+    run = stored_config(source)
+    rewound = change(change(run, "pruning", rewind_step=2), "run", output_dir=str(tmp_path / "rewound"))
+    find_tickets(rewound, progress=False)
+    found = transfer(tmp_path / "rewound", target, [0.5], progress=False)
+    assert (found.rewind_step, found.name) == (2, "transfer_theta_2")
+    assert (tmp_path / "transfer/transfer.json").is_file()
+    assert (tmp_path / "transfer/transfer_theta_2.md").is_file()
+    first = json.loads((tmp_path / "transfer/transfer.json").read_text())["networks"]
+    dense = {each["stage"] for each in first if each["name"] == "dense"}
+    assert {each.stage for each in found.networks if each.name == "dense"} == dense
+    assert not list((tmp_path / "transfer/stages").glob("theta_k-*"))
+    with pytest.raises(ConfigError, match="takes 0, and one other at most"):
+        SourceConfig(source_classes=["0-5"], source_rewind_steps=[2, 3])
