@@ -12,30 +12,21 @@ import argparse
 
 from dilt_hf.cli import run_recipe
 from dilt_hf.config import METHODS, STRUCTURED
+from dilt_hf.presets import PRESETS
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--methods", nargs="+", default=[name for name in METHODS if name not in STRUCTURED])
     parser.add_argument("--sparsities", nargs="+", type=float, default=[0.5, 0.7, 0.9])
     asked, others = parser.parse_known_args()
+    asked_for = {
+        "methods": asked.methods,
+        "matched_density": [round(1 - sparsity, 9) for sparsity in asked.sparsities],
+        "target_sparsity": max(asked.sparsities),
+        "target_ticket": "union" if "union" in asked.methods else "partition",
+    }
     run_recipe(
         __doc__,
         arguments=others,
-        methods=asked.methods,
-        matched_density=[round(1 - sparsity, 9) for sparsity in asked.sparsities],
-        target_sparsity=max(asked.sparsities),
-        target_ticket="union" if "union" in asked.methods else "partition",
-        pruning_fraction=0.2,
-        dataset_name="digits",
-        image_size=32,
-        augmentation="shift",
-        architecture="resnet-micro",
-        num_partitions=2,
-        num_train_epochs=5,
-        train_batch_size=64,
-        learning_rate=0.1,
-        lr_scheduler_type="one_cycle",
-        update_every=10,
-        seeds=[0, 1, 2],
-        output_dir="runs/benchmark",
+        **{**PRESETS["digits"], **asked_for, "seeds": [0, 1, 2], "output_dir": "runs/benchmark"},
     )
