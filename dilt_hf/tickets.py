@@ -232,12 +232,27 @@ class Tickets:
         mask = None if name is None else self.packed(name)
         if trained:
             return self._load_trained(name or "")
-        self._fetch_theta0()
+        folder = self.theta0_folder()
         with ThreadPoolExecutor(1) as beside:
-            identity = beside.submit(check_theta0_identity, self.folder, self.config)
-            model = load_model(self.folder, mask)
+            identity = beside.submit(check_theta0_identity, folder, self.config)
+            model = load_model(folder, mask)
             identity.result()
         return model
+
+    def theta0_folder(self) -> Path:
+        """The folder that plain transformers opens for θ0 and its image processor; of a repository on the Hub, what is
+        missing of them is fetched first.
+
+        Raises:
+            TicketError: when the masks do not fit that θ0.
+
+        Example:
+            >>> AutoImageProcessor.from_pretrained(tickets.theta0_folder())
+        """
+        if self.source is not None:
+            self.source.fetch(list(THETA0_FILES))
+            check_theta0_shapes(self.folder, self.partitions[0].shapes)
+        return self.folder
 
     def materialise(self, name: str, model: nn.Module | None = None, *, sparse: bool = False) -> Path:
         """Put a ticket with its weights into the repository, as a checkpoint folder of its own.
@@ -300,7 +315,7 @@ class Tickets:
         facts = self.config.get("materialised", {}).get(name)
         if facts is None:
             known = ", ".join(self.config.get("materialised", {})) or "none"
-            raise TicketError(f"{self._place} holds no trained weights of '{name}'; it holds those of: {known}.")
+            raise TicketError(f"{self.place} holds no trained weights of '{name}'; it holds those of: {known}.")
         if self.source is not None:
             self.source.fetch(_files_of([name]))
         return load_trained(self.folder, name, facts)
@@ -312,7 +327,7 @@ class Tickets:
         Raises:
             TicketError: when the folder already holds something.
         """
-        self._fetch_theta0()
+        self.theta0_folder()
         folder = Path(folder)
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise TicketError(f"{folder} already exists; choose a new folder, so that nothing is written over.")
@@ -397,18 +412,13 @@ class Tickets:
         return summary_table(self.config, self.partitions)
 
     @property
-    def _place(self) -> str:
+    def place(self) -> str:
+        """Where they lie, in words: a folder, or "user/name@commit"."""
         return str(self.folder) if self.source is None else f"{self.source.repo_id}@{self.source.commit[:7]}"
 
     def __repr__(self) -> str:
         densities = ", ".join(f"{name} {self.packed(name).density():.1%}" for name in ("core", "union"))
-        return f"Tickets({self._place!r}, {len(self.partitions)} partitions; density: {densities})"
-
-    def _fetch_theta0(self) -> None:
-        """Make sure that θ0 is in `folder`, and that it is one for these masks."""
-        if self.source is not None:
-            self.source.fetch(list(THETA0_FILES))
-            check_theta0_shapes(self.folder, self.partitions[0].shapes)
+        return f"Tickets({self.place!r}, {len(self.partitions)} partitions; density: {densities})"
 
 
 def _folder_of(name: str) -> str:
