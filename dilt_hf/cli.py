@@ -12,7 +12,7 @@ import typing
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dilt_hf.config import (
     DataConfig,
@@ -26,6 +26,9 @@ from dilt_hf.config import (
 )
 from dilt_hf.errors import ConfigError, DiltError
 from dilt_hf.experiments.settings import AnalyzeConfig, LayerConfig, SourceConfig
+
+if TYPE_CHECKING:
+    from dilt_hf.analysis.findings import Findings
 
 SECTIONS = {
     "data": DataConfig,
@@ -130,28 +133,35 @@ def run_recipe(
     *,
     variants: Mapping[str, Mapping[str, Any]] | None = None,
     analysis: Mapping[str, Any] | None = None,
+    lesions: bool = False,
     arguments: Sequence[str] | None = None,
     **defaults: Any,
 ) -> None:
-    """The whole of a recipe: parse, run, print the table and where things are; on an error one sentence, and exit 1.
+    """The whole of a recipe: parse, run, print the table, what it says about the hypotheses and where things are; on an
+    error one sentence, and exit 1.
 
     Args:
         description, variants: as for `parse_sections`.
         arguments: by default those of the command line.
         analysis: settings of `AnalyzeConfig` with which the networks are analysed afterwards; None: they are not.
+        lesions: whether specialists are removed from the trained union afterwards, and trained alone.
         defaults: option names and values.
     """
     with reporting_errors():
         arguments = sys.argv[1:] if arguments is None else arguments
         config = parse_config(arguments, defaults, description, variants)
         from dilt_hf.comparison import has_methods, methods_caption, methods_table
+        from dilt_hf.experiments import programme
         from dilt_hf.experiments.find import find_tickets
         from dilt_hf.experiments.folder import METHOD_PICTURES, PICTURE, ticket_folder
+        from dilt_hf.experiments.specialise import specialise
         from dilt_hf.teams import join_team
 
         team = join_team(config.partition.num_partitions, config.run.cpu)
         results = find_tickets(config, team)
-    if results is not None and team.is_first:
+        removed = specialise(config, team) if lesions and not config.run.dry_run else None
+        if results is None or not team.is_first:
+            return
         folder = Path(config.run.output_dir)
         if has_methods(results):
             print("", methods_table(results), "", methods_caption(results), "", sep="\n")
@@ -161,9 +171,13 @@ def run_recipe(
             print(f"Picture: {folder / PICTURE}")
         if ticket_folder(folder, config.run.seeds[0]).exists():
             print(f"Tickets: {ticket_folder(folder, config.run.seeds[0])}", flush=True)
+        programme.keep_comparison(config, results)
+        if removed is not None:
+            programme.keep_specialists(config, removed)
         if analysis is not None:
-            with reporting_errors():
-                run_analysis(AnalyzeConfig(sources=[str(folder)], cpu=config.run.cpu, **analysis))
+            findings = run_analysis(AnalyzeConfig(sources=[str(folder)], cpu=config.run.cpu, **analysis))
+            programme.keep_layers(config, findings)
+        conclude(folder)
 
 
 def run_experiment(description: str, experiment: str) -> None:
@@ -192,19 +206,31 @@ def run_experiment(description: str, experiment: str) -> None:
         more = [parsed.pop("more")] if "more" in parsed else []
         config = DiltConfig(**parsed)
         from dilt_hf.experiments import programme
-        from dilt_hf.experiments.judgement import VERDICT_CAPTION, VERDICTS_TEXT, judge_folder, verdict_table
         from dilt_hf.teams import join_team
 
         team = join_team(config.partition.num_partitions, config.run.cpu)
         said = programme.EXPERIMENTS[experiment](config, *more, team)
         if said is not None:
-            folder = Path(config.run.output_dir)
-            found = judge_folder(folder)
-            print("", said, "", verdict_table(found), "", VERDICT_CAPTION, "", sep="\n")
-            print(f"Verdicts: {folder / VERDICTS_TEXT}", flush=True)
+            print("", said, sep="\n")
+            conclude(Path(config.run.output_dir))
 
 
-def run_analysis(config: AnalyzeConfig, data: DataConfig | None = None) -> None:
+def conclude(folder: Path) -> None:
+    """Judge the hypotheses on all evidence in the folder of a run, write its report, and say so."""
+    from dilt_hf.experiments.judgement import VERDICTS_TEXT, judge_folder, verdict_lines
+    from dilt_hf.report.page import write_report
+
+    print(
+        "\nWhat this says about the hypotheses, all that the folder holds taken together",
+        verdict_lines(judge_folder(folder)),
+        "",
+        sep="\n\n",
+    )
+    print(f"Verdicts: {folder / VERDICTS_TEXT}")
+    print(f"Report: {write_report(folder)}", flush=True)
+
+
+def run_analysis(config: AnalyzeConfig, data: DataConfig | None = None) -> Findings:
     """Analyse the layers of networks, and print what was found and where the figures are."""
     from dilt_hf.analysis.summary import module_table, sentences
     from dilt_hf.experiments.analyze import FIGURE_FOLDER, analyze, output_folder
@@ -213,7 +239,8 @@ def run_analysis(config: AnalyzeConfig, data: DataConfig | None = None) -> None:
     print("\nAnalysis of the layers of networks that were trained on different classes", flush=True)
     findings = analyze(config, data or DataConfig(dataset_name=SAME_DATA))
     print("", module_table(findings), "", *(f"- {sentence}" for sentence in sentences(findings)), "", sep="\n")
-    print(f"Figures: {output_folder(config) / FIGURE_FOLDER}")
+    print(f"Figures: {output_folder(config) / FIGURE_FOLDER}", flush=True)
+    return findings
 
 
 def _json_object(text: str | dict[str, Any]) -> dict[str, Any]:

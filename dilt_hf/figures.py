@@ -1,14 +1,14 @@
-"""Pictures of results, drawn without a display and returned as PNG bytes."""
+"""Figures of results, drawn without a display; `as_png` and `as_svg` make files of them."""
 
 from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from dilt_hf.comparison import REFERENCE, Point, compared, dense_accuracy
-from dilt_hf.results import Results
+from dilt_hf.results import Estimate, Results
 
 # Okabe and Ito's palette, distinguishable under the common forms of colour blindness; T_full first.
 COLOURS = ["#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8A8A8A"]
@@ -16,7 +16,7 @@ GAP = 0.8  # between comparisons, in rows
 MARKERS = ["o", "s", "D", "^", "v", "P", "X", "*"]
 
 
-def draw_comparison(results: Results) -> bytes:
+def comparison_figure(results: Results) -> Any:
     """Test accuracy of every network, on all classes and per partition, with its interval: one row a network."""
     from matplotlib.figure import Figure
 
@@ -77,46 +77,61 @@ def draw_comparison(results: Results) -> bytes:
         axes.spines[side].set_visible(False)
     axes.tick_params(axis="y", length=0)
     figure.legend(loc="outside upper center", ncols=min(3, len(columns)), frameon=False, fontsize=9)
-    return as_png(figure)
+    return figure
 
 
-def draw_by_sparsity(results: Results) -> bytes:
+def methods_figure(results: Results) -> Any:
     """Test accuracy of every method with its interval: a panel a sparsity, a row a method; the band is that of random
     masks, the dashed line the dense network."""
+    points = compared(results)
+    panels = {
+        f"sparsity {100 * (1 - density):.4g} %": {p.method: p.accuracy for p in points if p.density == density}
+        for density in dict.fromkeys(point.density for point in points)
+    }
+    return panels_figure(panels, dense_accuracy(results))
+
+
+def panels_figure(panels: Mapping[str, Mapping[str, Estimate]], dense: Estimate | None) -> Any:
+    """Accuracies with their intervals: a panel for each comparison, a row for each network; the band is that of random
+    masks, the dashed line the dense network.
+
+    Args:
+        panels: accuracies in percent by title and network.
+        dense: of the dense network; None where there is none.
+    """
     from matplotlib.figure import Figure
 
-    points = compared(results)
-    methods = list(dict.fromkeys(point.method for point in points))
-    densities = list(dict.fromkeys(point.density for point in points))
-    figure = Figure(figsize=(2.4 + 2.6 * len(densities), 1.3 + 0.27 * len(methods)), layout="constrained", dpi=130)
-    panels = figure.subplots(1, len(densities), sharey=True, sharex=True, squeeze=False)[0]
-    dense, lowest = dense_accuracy(results), 100.0
-    for axes, density in zip(panels, densities, strict=True):
-        for point in (point for point in points if point.density == density):
-            width = 0.0 if math.isnan(point.accuracy.half_width) else point.accuracy.half_width
-            lowest = min(lowest, point.accuracy.mean)
-            colour = "#8A8A8A" if "random" in point.method else COLOURS[1]
-            height = -methods.index(point.method)
-            axes.errorbar(point.accuracy.mean, height, xerr=width, marker="o", markersize=5, capsize=2, color=colour)
-            if point.method == REFERENCE:
-                axes.axvspan(point.accuracy.mean - width, point.accuracy.mean + width, color="#000000", alpha=0.06)
+    names = list(dict.fromkeys(name for panel in panels.values() for name in panel))
+    figure = Figure(figsize=(2.4 + 2.6 * len(panels), 1.3 + 0.27 * len(names)), layout="constrained", dpi=130)
+    every = figure.subplots(1, len(panels), sharey=True, sharex=True, squeeze=False)[0]
+    lowest = 100.0
+    for axes, (title, panel) in zip(every, panels.items(), strict=True):
+        for name, accuracy in panel.items():
+            width = 0.0 if math.isnan(accuracy.half_width) else accuracy.half_width
+            lowest = min(lowest, accuracy.mean)
+            colour = "#8A8A8A" if "random" in name or "shuffled" in name else COLOURS[1]
+            axes.errorbar(
+                accuracy.mean, -names.index(name), xerr=width, marker="o", markersize=5, capsize=2, color=colour
+            )
+            if name == REFERENCE:
+                axes.axvspan(accuracy.mean - width, accuracy.mean + width, color="#000000", alpha=0.06)
         if dense is not None:
             axes.axvline(dense.mean, color="#000000", linewidth=0.8, linestyle="--")
-        axes.set_title(f"sparsity {100 * (1 - density):.4g} %", fontsize=10)
+        axes.set_title(title, fontsize=10)
         axes.set_xlabel("test accuracy in %")
         axes.grid(axis="x", color="#dddddd", linewidth=0.6)
         axes.set_axisbelow(True)
         axes.tick_params(axis="y", length=0)
         for side in ("top", "right", "left"):
             axes.spines[side].set_visible(False)
-    panels[0].set_yticks([-number for number in range(len(methods))], methods)
-    panels[0].set_xlim(max(0.0, math.floor(lowest / 2) * 2 - 4), 100.5)
-    return as_png(figure)
+    every[0].set_yticks([-number for number in range(len(names))], names)
+    every[0].set_xlim(max(0.0, math.floor(lowest / 2) * 2 - 4), 100.5)
+    return figure
 
 
-def draw_by_cost(results: Results) -> bytes:
-    """Mean test accuracy of every method against the trainings and the operations that it took: a line a method, from
-    its densest to its sparsest network."""
+def cost_figure(results: Results) -> Any:
+    """Test accuracy of every method with its interval against the trainings and the operations that it took: a line a
+    method, from its densest to its sparsest network."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter, LogLocator
 
@@ -124,7 +139,7 @@ def draw_by_cost(results: Results) -> bytes:
     left, right = figure.subplots(1, 2, sharey=True)
     _draw_lines(left, results, lambda point: point.rounds)
     left.set_xlabel("trainings before the mask is found")
-    left.set_ylabel("test accuracy in %, mean over seeds")
+    left.set_ylabel("test accuracy in %, 95 % interval over seeds")
     _draw_lines(right, results, lambda point: point.dense_flops)
     right.set_xscale("log")
     right.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -132,7 +147,7 @@ def draw_by_cost(results: Results) -> bytes:
     right.xaxis.set_minor_locator(LogLocator(subs=()))
     right.set_xlabel("training FLOPs, search and final training")
     figure.legend(*left.get_legend_handles_labels(), loc="outside right center", frameon=False, fontsize=9)
-    return as_png(figure)
+    return figure
 
 
 def _draw_lines(axes: Any, results: Results, position: Callable[[Point], float]) -> None:
@@ -142,9 +157,12 @@ def _draw_lines(axes: Any, results: Results, position: Callable[[Point], float])
         line = [point for point in points if point.method == method]
         colour = COLOURS[-1] if "random" in method else COLOURS[number % (len(COLOURS) - 1)]
         again = number >= len(COLOURS) - 1
+        places, means = [position(point) for point in line], [point.accuracy.mean for point in line]
+        widths = [0.0 if math.isnan(point.accuracy.half_width) else point.accuracy.half_width for point in line]
+        axes.errorbar(places, means, yerr=widths, linestyle="none", color=colour, alpha=0.35, linewidth=1.0)
         axes.plot(
-            [position(point) for point in line],
-            [point.accuracy.mean for point in line],
+            places,
+            means,
             marker=MARKERS[(number + 3 * again) % len(MARKERS)],
             markersize=6,
             markerfacecolor="#ffffff" if again else colour,
@@ -168,4 +186,16 @@ def as_png(figure: Any) -> bytes:
 
     buffer = io.BytesIO()
     FigureCanvasAgg(figure).print_png(buffer)
+    return buffer.getvalue()
+
+
+def as_svg(figure: Any) -> str:
+    """The SVG file of a figure, with text as text; nothing in it tells one run from the next."""
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    FigureCanvasAgg(figure)
+    buffer = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "dilt"}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
     return buffer.getvalue()

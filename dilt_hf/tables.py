@@ -1,8 +1,10 @@
-"""Markdown tables that also read well in a terminal."""
+"""Markdown that also reads well in a terminal, and its parts again: tables, lists and paragraphs."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+import re
+from collections.abc import Iterator, Sequence
 
 
 def markdown_table(head: Sequence[str], body: Sequence[Sequence[str]], numbers: bool = True) -> str:
@@ -26,3 +28,43 @@ def markdown_table(head: Sequence[str], body: Sequence[Sequence[str]], numbers: 
 
     rule = f"|-{'-' * widths[0]}-|{'|'.join('-' * (w + 1) + (':' if numbers else '-') for w in widths[1:])}|"
     return "\n".join([line(cells[0]), rule, *map(line, cells[1:])])
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A table's head and rows; `right` are the columns that are aligned right."""
+
+    head: Sequence[str]
+    body: Sequence[Sequence[str]]
+    right: Sequence[bool]
+
+
+@dataclasses.dataclass(frozen=True)
+class Items:
+    """A list."""
+
+    items: Sequence[str]
+
+
+def read_blocks(text: str) -> Iterator[Table | Items | str]:
+    """The blocks of a text made of `markdown_table`, lists of single lines and paragraphs.
+
+    Example:
+        >>> table, words = read_blocks(markdown_table(["ticket", "kept"], [["core", "1|2"]]) + "\\n\\nThat is all.")
+        >>> table.head, table.body, words
+        (['ticket', 'kept'], [['core', '1|2']], 'That is all.')
+    """
+    for block in re.split(r"\n\s*\n", text.strip()):
+        lines = [line.strip() for line in block.splitlines()]
+        if lines and all(line.startswith("|") for line in lines) and len(lines) > 1:
+            rows = [_cells(line) for line in lines]
+            yield Table(rows[0], rows[2:], [cell.endswith(":") for cell in rows[1]])
+        elif lines and all(line.startswith("- ") for line in lines):
+            yield Items([line[2:] for line in lines])
+        elif block:
+            yield " ".join(lines)
+
+
+def _cells(line: str) -> list[str]:
+    cells = re.split(r"(?<!\\)\|", line)[1:-1]
+    return [cell.strip().replace("\\|", "|") for cell in cells]

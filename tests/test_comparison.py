@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dilt_hf.comparison import compared, has_methods, methods_caption, methods_table
-from dilt_hf.figures import draw_by_cost, draw_by_sparsity
+from dilt_hf.figures import as_png, as_svg, cost_figure, methods_figure
 from dilt_hf.results import Entry, Results
 
 RECIPES = Path(__file__).parents[1] / "recipes"
@@ -49,8 +49,10 @@ def test_differences_to_random_are_paired_and_costs_add_up():
     assert "+10.0 ± 0.0" in text
     assert "3 seeds" in methods_caption(results())
     assert "one seed" in methods_caption(results(1))
-    for draw in (draw_by_sparsity, draw_by_cost):
-        assert draw(results()).startswith(b"\x89PNG")
+    for draw in (methods_figure, cost_figure):
+        assert as_png(draw(results())).startswith(b"\x89PNG")
+        assert as_svg(draw(results())) == as_svg(draw(results()))
+        assert ">SNIP</text>" in as_svg(draw(results()))
 
 
 def test_tickets_alone_are_no_comparison_of_methods():

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from scipy import stats
 
-from dilt_hf.figures import draw_comparison
+from dilt_hf.figures import as_png, comparison_figure
 from dilt_hf.results import Entry, Results, estimate
 
 COST = {"steps": 1, "examples": 1, "dense_flops": 1.0, "sparse_flops": 1.0, "seconds": 1.0}
@@ -107,6 +107,6 @@ def test_results_survive_disk(tmp_path):
 
 
 def test_the_picture_is_a_png_of_sensible_size():
-    picture = Image.open(io.BytesIO(draw_comparison(results(0.05))))
+    picture = Image.open(io.BytesIO(as_png(comparison_figure(results(0.05)))))
     assert picture.format == "PNG"
     assert 600 < picture.width < 2000

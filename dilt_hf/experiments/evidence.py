@@ -162,9 +162,7 @@ def of_analysis(findings: Findings) -> dict[str, Measured]:
         "parted_depth": Measured(_by_seed(seeds, [parted_depth(each.labels) for each in modules]), sources=own),
         "modules_stable": Measured(_by_seed(seeds, [each.stability for each in modules]), sources=own),
         # modules of single layers have no links within, and no step to speak of
-        "modules_apart": Measured(
-            _by_seed(seeds, [np.nan_to_num(each.separation) for each in modules]), sources=own
-        ),
+        "modules_apart": Measured(_by_seed(seeds, [np.nan_to_num(each.separation) for each in modules]), sources=own),
     }
     beyond = None if findings.link is None else findings.link.beyond
     for key, kind in (("link_depth", PARTIAL), ("link_steps", DIFFERENCES)):

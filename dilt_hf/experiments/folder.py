@@ -17,7 +17,7 @@ from pathlib import Path
 from dilt_hf.comparison import has_methods, methods_caption, methods_table
 from dilt_hf.config import DiltConfig
 from dilt_hf.errors import ConfigError, RunError
-from dilt_hf.figures import draw_by_cost, draw_by_sparsity, draw_comparison
+from dilt_hf.figures import as_png, comparison_figure, cost_figure, methods_figure
 from dilt_hf.files import PARTIAL, pretty_json, read_json, sweep, write_atomically
 from dilt_hf.masks import count_total
 from dilt_hf.repository import read_config
@@ -29,7 +29,7 @@ from dilt_hf.workbench import Workbench
 RUN_FILE, PICTURE, TICKET_FOLDER = "run.json", "results.png", "tickets"
 MOST_RUN_BYTES = 2**20
 METHODS_TABLE = "methods.md"
-METHOD_PICTURES = {"methods_by_sparsity.png": draw_by_sparsity, "methods_by_cost.png": draw_by_cost}
+METHOD_PICTURES = {"methods_by_sparsity.png": methods_figure, "methods_by_cost.png": cost_figure}
 # Where a run is kept and what else it compares does not change what any stage holds.
 FREE_SECTION = "run"
 
@@ -142,11 +142,11 @@ def save_results(folder: Path, entries: Sequence[Entry]) -> None:
     merged = [*entries, *(entry for entry in earlier if (entry.seed, entry.name, entry.matched) not in new)]
     results = _with_overlaps(folder, sorted(merged, key=lambda entry: entry.seed))
     results.save(folder)
-    write_atomically(folder / PICTURE, draw_comparison(results))
+    write_atomically(folder / PICTURE, as_png(comparison_figure(results)))
     if has_methods(results):
         write_atomically(folder / METHODS_TABLE, f"{methods_table(results)}\n\n{methods_caption(results)}\n")
         for picture, draw in METHOD_PICTURES.items():
-            write_atomically(folder / picture, draw(results))
+            write_atomically(folder / picture, as_png(draw(results)))
     for seed in sorted({entry.seed for entry in results.entries}):
         if ticket_folder(folder, seed).exists():
             Tickets.from_pretrained(ticket_folder(folder, seed)).document(results.comparison(), folder / PICTURE)

@@ -7,6 +7,7 @@ verdicts.{json,md}           every hypothesis: supported, refuted, not decided o
 from __future__ import annotations
 
 import dataclasses
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from dilt_hf.files import json_values, pretty_json, read_json, write_atomically
 from dilt_hf.hypotheses import HYPOTHESES
 from dilt_hf.repository import reading
 from dilt_hf.tables import markdown_table
-from dilt_hf.verdicts import Judged, Measured, Verdict, verdicts
+from dilt_hf.verdicts import UNTESTED, Judged, Measured, Verdict, verdicts
 
 EVIDENCE_FOLDER, VERDICTS_FILE, VERDICTS_TEXT = "evidence", "verdicts.json", "verdicts.md"
 MOST_EVIDENCE_BYTES = 2**24
@@ -65,6 +66,26 @@ def judge_folder(folder: Path) -> list[Verdict]:
 def verdict_text(found: Sequence[Verdict]) -> str:
     """The verdicts and the criteria that they rest on, as Markdown."""
     return f"{verdict_table(found)}\n\n{VERDICT_CAPTION}\n\n{criterion_table(found)}\n\n{CRITERION_CAPTION}\n"
+
+
+def verdict_lines(found: Sequence[Verdict], width: int = 100) -> str:
+    """The verdicts for a terminal: hypothesis and verdict in a line, what decided it below; the untested ones by name.
+
+    Example:
+        >>> print(verdict_lines(verdicts(HYPOTHESES, {}))[:22])
+        Not tested: H1, H2, H3
+    """
+    lines = []
+    for each in found:
+        if each.verdict != UNTESTED:
+            lines.append(f"{each.hypothesis.key:<4}  {each.verdict:<11}  {each.hypothesis.claim}")
+            indent = " " * 19
+            reason = f"{each.reason[:1].upper()}{each.reason[1:]} (p {p_words(each.p)})."
+            lines += textwrap.wrap(reason, width, initial_indent=indent, subsequent_indent=indent)
+    untested = [each.hypothesis.key for each in found if each.verdict == UNTESTED]
+    if untested:
+        lines.append(f"Not tested: {', '.join(untested)}. recipes/exp1_benchmark.py to exp4_transfer.py test them all.")
+    return "\n".join(lines)
 
 
 def verdict_table(found: Sequence[Verdict]) -> str:

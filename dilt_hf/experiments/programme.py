@@ -15,6 +15,7 @@ import functools
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+from dilt_hf.analysis.findings import Findings
 from dilt_hf.analysis.summary import module_table, sentences
 from dilt_hf.comparison import methods_caption, methods_table
 from dilt_hf.config import STRUCTURED, DataConfig, DiltConfig
@@ -25,7 +26,7 @@ from dilt_hf.experiments.folder import open_bench
 from dilt_hf.experiments.judgement import save_evidence
 from dilt_hf.experiments.settings import AnalyzeConfig, LayerConfig, SourceConfig
 from dilt_hf.experiments.sources import SAME_DATA
-from dilt_hf.experiments.specialise import specialise
+from dilt_hf.experiments.specialise import Specialists, specialise
 from dilt_hf.experiments.transfer import transfer
 from dilt_hf.results import Results
 from dilt_hf.schedule import Job, complete
@@ -46,7 +47,7 @@ def benchmark(config: DiltConfig, team: Team) -> str | None:
     results = find_tickets(dataclasses.replace(config, run=run), team)
     if results is None or not team.is_first:
         return None
-    _keep(config, "comparison", _of_results(config, results))
+    keep_comparison(config, results)
     return f"{methods_table(results)}\n\n{methods_caption(results)}"
 
 
@@ -60,7 +61,7 @@ def disentanglement(config: DiltConfig, layers: LayerConfig, team: Team) -> str 
         cpu=config.run.cpu,
     )  # fmt: skip
     findings = analyze(analysis, DataConfig(dataset_name=SAME_DATA))
-    _keep(config, "layers", of_analysis(findings))
+    keep_layers(config, findings)
     return "\n".join([module_table(findings), "", *(f"- {sentence}" for sentence in sentences(findings))])
 
 
@@ -71,8 +72,8 @@ def specialisation(config: DiltConfig, team: Team) -> str | None:
     found = specialise(config, team)
     if results is None or found is None:
         return None
-    _keep(config, "comparison", _of_results(config, results))
-    _keep(config, "specialists", of_specialists(found, _pictures(config)))
+    keep_comparison(config, results)
+    keep_specialists(config, found)
     return "\n".join([results.table(), "", results.caption(), "", *(f"- {each}" for each in results.sentences())])
 
 
@@ -118,8 +119,19 @@ def _prune(config: DiltConfig, team: Team, siblings: bool = True) -> None:
     complete(jobs, team)
 
 
-def _of_results(config: DiltConfig, results: Results) -> dict[str, Measured]:
-    return of_comparison(results, _pictures(config))
+def keep_comparison(config: DiltConfig, results: Results) -> None:
+    """Keep in the run's folder what its trained and scored networks are evidence of."""
+    _keep(config, "comparison", of_comparison(results, _pictures(config)))
+
+
+def keep_specialists(config: DiltConfig, found: Mapping[int, Specialists]) -> None:
+    """The same of lesions, and of specialists trained alone."""
+    _keep(config, "specialists", of_specialists(found, _pictures(config)))
+
+
+def keep_layers(config: DiltConfig, findings: Findings) -> None:
+    """The same of an analysis of the layers."""
+    _keep(config, "layers", of_analysis(findings))
 
 
 def _pictures(config: DiltConfig) -> int:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +96,11 @@ class Transfer:
     def to_dict(self) -> dict[str, Any]:
         """All numbers, as JSON values."""
         return json_values(dataclasses.asdict(self))
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> Transfer:
+        """What `to_dict` gave; TypeError or KeyError for anything else."""
+        return cls(**{**stored, "networks": [Transferred(**each) for each in stored["networks"]]})
 
 
 def transfer(

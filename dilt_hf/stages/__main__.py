@@ -11,13 +11,13 @@ import argparse
 import json
 import shutil
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from dilt_hf.errors import DiltError, RunError
 from dilt_hf.files import pretty_json
 from dilt_hf.results import RESULTS_FILE
-from dilt_hf.stages.store import RECORD_FILE, Stage, Stages
+from dilt_hf.stages.store import RECORD_FILE, Stages, with_ancestors
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -59,7 +59,7 @@ def listing(store: Stages) -> str:
     """All steps as a table, the interrupted and running ones after the finished ones, and the totals of each kind."""
     stages = list(store.all())
     rows = [["address", "MB", "seconds", "made as"]]
-    rows += [[s.address, f"{_size(s.path) / 1e6:.2f}", f"{_seconds(s):.1f}", s.description] for s in stages]
+    rows += [[s.address, f"{_size(s.path) / 1e6:.2f}", f"{s.seconds_spent:.1f}", s.description] for s in stages]
     for work in _unfinished(store):
         state = "being made" if store.claims.is_taken(work.name[1:]) else "interrupted; goes on where it stopped"
         rows.append([work.name[1:], f"{_size(work) / 1e6:.2f}", "", state])
@@ -67,7 +67,7 @@ def listing(store: Stages) -> str:
     kinds = dict.fromkeys(stage.kind for stage in stages)
     for kind in kinds:
         same = [stage for stage in stages if stage.kind == kind]
-        size, seconds = sum(_size(s.path) for s in same) / 1e6, sum(map(_seconds, same))
+        size, seconds = sum(_size(s.path) for s in same) / 1e6, sum(s.seconds_spent for s in same)
         text += f"\n{len(same)} x {kind}: {size:.2f} MB, {seconds:.1f} s"
     return text
 
@@ -82,13 +82,13 @@ def description(store: Stages, address: str) -> str:
     chosen = stages[found[0]]
     content = json.loads((chosen.path / RECORD_FILE).read_bytes())
     files = [f"{file.name} ({file.stat().st_size:,} bytes)" for file in sorted(chosen.path.iterdir())]
-    ancestors = [stages[name] for name in _ancestors([chosen], stages) if name != chosen.address]
+    ancestors = [stages[name] for name in with_ancestors([chosen.address], stages) if name != chosen.address]
     return "\n".join(
         [
             f"{chosen.address}: {chosen.description}",
             f"files: {', '.join(files)}",
             pretty_json({key: content[key] for key in ("inputs", "record", "seconds")}).rstrip(),
-            f"derives from {len(ancestors)} steps that took {sum(map(_seconds, ancestors)):.1f} s:",
+            f"derives from {len(ancestors)} steps that took {sum(stage.seconds_spent for stage in ancestors):.1f} s:",
             *(f"  {stage.address}  {stage.description}" for stage in ancestors),
         ]
     )
@@ -103,7 +103,7 @@ def collect(store: Stages, run: Path, delete: bool) -> str:
         raise RunError(f"{run} has no {RESULTS_FILE} yet, so it cannot be said what is needed; finish the run first.")
     stages = {stage.address: stage for stage in store.all()}
     entries = [json.loads(line) for line in (run / RESULTS_FILE).read_text(encoding="utf-8").splitlines()]
-    needed = set(_ancestors([stages[e["stage"]] for e in entries if e["stage"] in stages], stages))
+    needed = set(with_ancestors([entry["stage"] for entry in entries], stages))
     needed |= {name for name, stage in stages.items() if set(stage.derived_from) <= needed and stage.derived_from}
     doomed = [stage.path for name, stage in stages.items() if name not in needed]
     doomed += [work for work in _unfinished(store) if not store.claims.is_taken(work.name[1:])]
@@ -116,25 +116,8 @@ def collect(store: Stages, run: Path, delete: bool) -> str:
     return "\n".join([f"{len(doomed)} of {len(stages)} steps, {size:.2f} MB: {verb}", *lines])
 
 
-def _ancestors(roots: Iterable[Stage], stages: dict[str, Stage]) -> list[str]:
-    """The addresses of `roots` and of all that they derive from, nearest first, as far as they are still there."""
-    found: dict[str, None] = {}
-    queue = [stage.address for stage in roots]
-    while queue:
-        address = queue.pop(0)
-        if address in stages and address not in found:
-            found[address] = None
-            queue += stages[address].derived_from
-    return list(found)
-
-
 def _unfinished(store: Stages) -> list[Path]:
     return sorted(path for path in store.root.glob(".*") if path.is_dir())
-
-
-def _seconds(stage: Stage) -> float:
-    """Of the training over all attempts, where it is one; else of making it."""
-    return stage.record.get("cost", {}).get("seconds", stage.seconds) if stage.kind != "ranks" else stage.seconds
 
 
 def _size(folder: Path) -> int:

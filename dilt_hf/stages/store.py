@@ -16,7 +16,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +67,11 @@ class Stage:
     @property
     def kind(self) -> str:
         return self.address.rsplit("-", 1)[0]
+
+    @property
+    def seconds_spent(self) -> float:
+        """Of the training over all attempts, where it is one; else of making it."""
+        return self.record.get("cost", {}).get("seconds", self.seconds) if self.kind != "ranks" else self.seconds
 
 
 class Stages:
@@ -186,6 +191,18 @@ class Stages:
         paths = [path for path in self.root.glob("*-*") if not path.name.startswith(".")]
         for path in sorted(paths, key=lambda path: ((path / RECORD_FILE).stat().st_mtime_ns, path.name)):
             yield _stage(path, _read(path) or {})
+
+
+def with_ancestors(addresses: Iterable[str], stages: Mapping[str, Stage]) -> list[str]:
+    """These addresses and all that the stages derive from, nearest first, as far as they are among `stages`."""
+    found: dict[str, None] = {}
+    queue = list(addresses)
+    while queue:
+        address = queue.pop(0)
+        if address in stages and address not in found:
+            found[address] = None
+            queue += stages[address].derived_from
+    return list(found)
 
 
 def _stage(path: Path, content: Mapping[str, Any]) -> Stage:

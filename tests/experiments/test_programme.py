@@ -35,7 +35,7 @@ def test_every_hypothesis_is_judged_on_evidence_that_names_its_stages(config, ch
     assert "| core, re-initialised" in said
     assert "Link of overlap" in disentanglement(config, LayerConfig(layers=["weights"], num_probes=60), Team())
     target = change(config, "data", classes=["6-9"], max_train_samples=100)
-    source = SourceConfig(source_classes=["0-5"], source_rewind_steps=[0, 2], densities=[0.5])
+    source = SourceConfig(source_classes=["0-5"], source_rewind_steps=[0, 1], densities=[0.5])
     assert transferral(target, source, Team()).count("| core, shuffled") == 2
     known = {criterion.key for hypothesis in HYPOTHESES for criterion in hypothesis.criteria}
     evidence = load_evidence(folder)

@@ -1,0 +1,224 @@
+"""The report as one HTML file: nothing is loaded from elsewhere, and without JavaScript only the magnifying glass of
+the heat maps is missing."""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dilt_hf import __version__
+from dilt_hf.analysis.figures import short_names
+from dilt_hf.comparison import has_methods
+from dilt_hf.experiments.judgement import CRITERION_CAPTION, VERDICT_CAPTION, interval_words, p_words
+from dilt_hf.experiments.specialise import Specialists
+from dilt_hf.experiments.transfer import Transfer
+from dilt_hf.figures import as_svg, comparison_figure, cost_figure, methods_figure, panels_figure
+from dilt_hf.files import write_atomically
+from dilt_hf.report.content import Content, Layers, gather
+from dilt_hf.report.drawings import colour_scale, heat_map, interval_bar, themed
+from dilt_hf.results import Results, estimate
+from dilt_hf.tables import Table
+from dilt_hf.verdicts import REFUTED, SUPPORTED, UNDECIDED, UNTESTED, Verdict
+
+REPORT_FILE = "report.html"
+HERE = Path(__file__).parent
+SIGNS = {SUPPORTED: "✓", REFUTED: "✗", UNDECIDED: "?", UNTESTED: "–"}
+ACCURACY = "of the test pictures are classified correctly"
+
+
+def write_report(folder: Path) -> Path:
+    """Write `report.html` into the folder of a run, from all that has been found there so far.
+
+    Raises:
+        RunError: when it is not the folder of a run, or one of its files is damaged.
+    """
+    target = folder / REPORT_FILE
+    write_atomically(target, render(gather(folder), folder.resolve().name))
+    return target
+
+
+def render(content: Content, title: str) -> str:
+    """The whole page.
+
+    Args:
+        title: the name of the run.
+    """
+    page = _environment().get_template("page.html")
+    return page.render(
+        title=title,
+        version=__version__,
+        style=(HERE / "page.css").read_text(encoding="utf-8"),
+        script=(HERE / "page.js").read_text(encoding="utf-8"),
+        content=content,
+        facts=_facts(content),
+        tally=_tally(content.verdicts),
+        verdict_caption=VERDICT_CAPTION,
+        criterion_caption=CRITERION_CAPTION,
+        methods=_methods_drawings(content.results),
+        comparison=None if content.results is None else _comparison_drawing(content.results),
+        networks=None if content.results is None else _network_tables(content.results),
+        lesions=_lesion_tables(content.specialists),
+        analyses=[_analysis(each) for each in content.analyses],
+        transfers=[_transfer(each) for each in content.transfers],
+        seconds=sum(cost.seconds for cost in content.costs),
+    )
+
+
+@functools.cache
+def _environment() -> Any:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
+    )
+    environment.filters |= {
+        "p": p_words, "interval": interval_words, "bar": interval_bar, "sign": SIGNS.__getitem__,
+        "hours": _duration, "number": _number, "code": _code_spans,
+    }  # fmt: skip
+    environment.tests["table"] = lambda block: isinstance(block, Table)
+    return environment
+
+
+def _tally(verdicts: Sequence[Verdict]) -> dict[str, int]:
+    return {kind: sum(each.verdict == kind for each in verdicts) for kind in SIGNS}
+
+
+def _facts(content: Content) -> list[tuple[str, str]]:
+    """What the run is, in a few words each."""
+    data, model, partition, pruning, run = (
+        content.settings[section] for section in ("data", "model", "partition", "pruning", "run")
+    )
+    source = data["dataset_name"] or data["train_dir"] or ", ".join(data["train_files"])
+    start = f"θ_{pruning['rewind_step']}" if pruning["rewind_step"] else "strict θ0"
+    facts = [
+        ("data", Path(source).name if Path(source).exists() else source),
+        ("network", model["architecture"] or model["model_name_or_path"]),
+        ("partitions", f"{partition['num_partitions']}, by {partition['partition_by']}"),
+        ("rewinding", start),
+    ]
+    seeds = {entry.seed for entry in content.results.entries} if content.results else set(run["seeds"])
+    return [*facts, ("seeds", str(len(seeds)))]
+
+
+def _methods_drawings(results: Results | None) -> list[tuple[str, str]]:
+    if results is None or not has_methods(results):
+        return []
+    sparsity = "Test accuracy of every method at each sparsity, with 95 % intervals over seeds; the band: random masks"
+    cost = (
+        "Test accuracy against trainings and operations that finding and training the networks took; each line goes "
+        "from the densest to the sparsest network"
+    )
+    return [
+        (sparsity, themed(as_svg(methods_figure(results)), "methods")),
+        (cost, themed(as_svg(cost_figure(results)), "cost")),
+    ]
+
+
+def _comparison_drawing(results: Results) -> str:
+    plain = [entry for entry in results.entries if entry.matched is None or not has_methods(results)]
+    return themed(as_svg(comparison_figure(Results(plain, [], results.num_partitions))), "comparison") if plain else ""
+
+
+def _network_tables(results: Results) -> dict[str, Any]:
+    """Every network's test accuracy seed by seed, each with the stage of its training."""
+    seeds = sorted({entry.seed for entry in results.entries})
+    by_place = {(entry.name, entry.matched, entry.seed): entry for entry in results.entries}
+    rows = []
+    for name, matched in results.rows:
+        entries = [by_place.get((name, matched, seed)) for seed in seeds]
+        cells = [None if entry is None else (f"{entry.accuracy():.1f}", entry.stage) for entry in entries]
+        rows.append((name, f"{100 * results.density(name, matched):.3g}", cells))
+    return {"seeds": seeds, "rows": rows}
+
+
+def _lesion_tables(found: Mapping[int, Specialists]) -> list[dict[str, Any]]:
+    """Means over seeds, a row a specialist and a column a partition's classes."""
+    if not found:
+        return []
+    captions = {
+        "lesions": "Points of accuracy that the trained union loses on each partition's classes without specialist k",
+        "random": "The same for as many other weights of the union in every layer: the control",
+        "alone": "Accuracy in % of specialist k, trained on the classes of one partition alone, among those",
+    }
+    tables = []
+    for name, caption in captions.items():
+        cells = np.stack([np.array(getattr(each, name)) for each in found.values()])
+        count = cells.shape[1]
+        rows = [[str(estimate(cells[:, k, j].tolist())) for j in range(count)] for k in range(count)]
+        tables.append({"caption": f"{caption}; {len(found)} seed(s).", "rows": rows})
+    return tables
+
+
+def _analysis(found: Layers) -> dict[str, Any]:
+    distances = np.sqrt(np.maximum(found.values, 0.0))
+    names = [f"{network}, {layer}" for network in found.networks for layer in short_names(found.layers)]
+    top = float(np.nanmax(distances, initial=0.0))
+    numbers = [[None if math.isnan(value) else round(float(value), 4) for value in row] for row in distances]
+    place = f"heat-{found.name}"
+    return {
+        "found": found,
+        "place": place,
+        "top": f"{top:.3g}",
+        "heat": heat_map(distances, found.networks, len(found.layers), place),
+        "scale": colour_scale(top),
+        # no text may end the script element that it stands in
+        "data": json.dumps({"names": names, "values": numbers}).replace("<", "\\u003c"),
+        "drawings": {name: themed(svg, f"{found.name}-{name}") for name, svg in found.figures.items()},
+    }
+
+
+def _transfer(found: Transfer) -> dict[str, Any]:
+    kinds = [name for name in dict.fromkeys(each.name for each in found.networks) if name != "dense"]
+    panels = {
+        f"density {100 * density:.4g} %": {
+            name: estimate(list(found.per_seed(name, density).values())) for name in kinds
+        }
+        for density in found.densities
+        if density < 1
+    }
+    dense = estimate(list(found.per_seed("dense", 1.0).values()))
+    seeds = sorted({each.seed for each in found.networks})
+    by_place = {(each.name, each.density, each.seed): each for each in found.networks}
+    rows = [
+        (name, f"{100 * density:.4g}", [
+            None if (each := by_place.get((name, density, seed))) is None else (f"{each.accuracy:.1f}", each.stage)
+            for seed in seeds
+        ])
+        for density in found.densities
+        for name in dict.fromkeys(each.name for each in found.networks if each.density == density)
+    ]  # fmt: skip
+    return {
+        "found": found,
+        "drawing": themed(as_svg(panels_figure(panels, dense)), found.name),
+        "seeds": seeds,
+        "rows": rows,
+    }
+
+
+def _duration(seconds: float) -> str:
+    for size, unit in ((86400, "days"), (3600, "hours"), (60, "minutes")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.1f} seconds"
+
+
+def _number(value: float) -> str:
+    return f"{value:.2e}" if value >= 1e7 else f"{value:,.0f}"
+
+
+def _code_spans(text: str) -> Any:
+    """Escaped text in which `words` between backticks are code."""
+    from markupsafe import Markup, escape
+
+    parts = [escape(part) for part in text.split("`")]
+    if len(parts) % 2 == 0:
+        return escape(text)
+    return Markup("").join(
+        Markup("<code>{}</code>").format(part) if number % 2 else part for number, part in enumerate(parts)
+    )
