@@ -5,8 +5,8 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"  # before any Hugging Face import; a test that would need the network fails at once
 os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: what tests compute is too small to be worth more threads
 
-import dataclasses
 import io
 
 import hypothesis
@@ -14,16 +14,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-
-from dilt_hf.config import (
-    DataConfig,
-    DiltConfig,
-    ModelConfig,
-    PartitionConfig,
-    PruningConfig,
-    RunConfig,
-    TrainingConfig,
-)
 
 hypothesis.settings.register_profile("noisy machines", deadline=None)
 hypothesis.settings.load_profile("noisy machines")
@@ -41,22 +31,16 @@ def _private_caches(tmp_path_factory):
 @pytest.fixture
 def quick_config(tmp_path):
     """A whole run on digits that takes seconds; `change(section, **fields)` makes variants of it."""
-    return DiltConfig(
-        data=DataConfig(dataset_name="digits", augmentation="shift", max_train_samples=200, max_eval_samples=100),
-        model=ModelConfig(architecture="conv3", config_overrides={"hidden_sizes": [8, 8]}),
-        partition=PartitionConfig(num_partitions=2),
-        training=TrainingConfig(num_train_epochs=1, train_batch_size=40, learning_rate=0.05),
-        pruning=PruningConfig(num_rounds=2, pruning_fraction=0.3),
-        run=RunConfig(output_dir=str(tmp_path / "run"), cpu=True, controls=False, tickets=["core", "union"]),
-    )
+    from small import quick_run
+
+    return quick_run(tmp_path / "run")
 
 
 @pytest.fixture
 def change():
-    def replaced(config, section, **fields):
-        return dataclasses.replace(config, **{section: dataclasses.replace(getattr(config, section), **fields)})
+    from small import changed
 
-    return replaced
+    return changed
 
 
 @pytest.fixture

@@ -1,11 +1,23 @@
 """Small real things to train: a network of a few thousand weights and 225 digits."""
 
+import dataclasses
+
+import pytest
 import torch
 
 from dilt_hf import data, images, models
 from dilt_hf.augmentation import Augmentation
-from dilt_hf.config import DataConfig, ModelConfig, TrainingConfig
+from dilt_hf.config import (
+    DataConfig,
+    DiltConfig,
+    ModelConfig,
+    PartitionConfig,
+    PruningConfig,
+    RunConfig,
+    TrainingConfig,
+)
 from dilt_hf.feeds import Feed
+from dilt_hf.loop import Checkpointing
 from dilt_hf.masks import shuffle_like
 from dilt_hf.splits import load_splits
 from dilt_hf.weights import prunable_parameters
@@ -29,8 +41,35 @@ def network(seed=0, architecture="conv3", **overrides):
     return models.build_model(config, list("0123456789"), 8, seed)
 
 
-def stop_after(steps):
-    """For `on_step`: an interruption once so many steps have been taken."""
+def quick_run(folder):
+    """The configuration of a whole run on digits that takes seconds."""
+    return DiltConfig(
+        data=DataConfig(dataset_name="digits", augmentation="shift", max_train_samples=200, max_eval_samples=100),
+        model=ModelConfig(architecture="conv3", config_overrides={"hidden_sizes": [8, 8]}),
+        partition=PartitionConfig(num_partitions=2),
+        training=TrainingConfig(num_train_epochs=1, train_batch_size=40, learning_rate=0.05),
+        pruning=PruningConfig(num_rounds=2, pruning_fraction=0.3),
+        run=RunConfig(output_dir=str(folder), cpu=True, controls=False, tickets=["core", "union"]),
+    )
+
+
+def changed(config, section, **fields):
+    """The configuration with other values in one section."""
+    return dataclasses.replace(config, **{section: dataclasses.replace(getattr(config, section), **fields)})
+
+
+def resumed(train, new_network, folder, *stops):
+    """`train(network, ...)` broken off after so many steps, each time anew and in a network that knows nothing of the
+    last one's weights, and then taken to its end: what it returned, the network, and the steps that it still took."""
+    checkpointing = Checkpointing(folder / "checkpoint.safetensors", 1e-9)
+    for steps in stops:
+        with pytest.raises(KeyboardInterrupt):
+            train(new_network(), checkpointing=checkpointing, on_step=_stop_after(steps))
+    model, counted = new_network(), []
+    return train(model, checkpointing=checkpointing, on_step=counted.append), model, counted
+
+
+def _stop_after(steps):
     left = iter(range(steps))
 
     def stop(count):

@@ -1,13 +1,14 @@
 """The masked loop: what is masked stays zero, what is seeded repeats, what is killed goes on, what diverges says so."""
 
 import dataclasses
+import functools
 import shutil
 
 import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from small import CPU, SGD, TINY_VIT, masks_of, network, stop_after
+from small import CPU, SGD, TINY_VIT, assert_same_state, masks_of, network, resumed
 
 from dilt_hf import inference, loop, training
 from dilt_hf.augmentation import Augmentation
@@ -178,21 +179,15 @@ def test_an_interrupted_training_goes_on_to_the_same_bits(feed, accelerator, tmp
     monkeypatch.setattr(loop, "SEGMENT_STEPS", 3)
     config = dataclasses.replace(SGD, num_train_epochs=3, **(OPTIMIZERS[name] | extra))
     settings = {"architecture": "vit-tiny", **TINY_VIT, "hidden_dropout_prob": 0.2}
-    whole, broken = network(**settings), network(**settings)
-    masks = masks_of(whole)
-    undisturbed = run(whole, masks, feed, config, accelerator)
-    checkpointing = Checkpointing(tmp_path / "checkpoint.safetensors", 1e-9)
-    for _ in range(3):
-        model = network(**settings)  # a new process knows nothing of the weights of the last
-        with pytest.raises(KeyboardInterrupt):
-            run(model, masks, feed, config, accelerator, checkpointing=checkpointing, on_step=stop_after(8))
-    counted = []
-    record = run(broken, masks, feed, config, accelerator, checkpointing=checkpointing, on_step=counted.append)
+    new = functools.partial(network, **settings)
+    whole = new()
+    train = functools.partial(run, masks=masks_of(whole), feed=feed, config=config, accelerator=accelerator)
+    undisturbed = train(whole)
+    record, broken, counted = resumed(train, new, tmp_path, 8, 8, 8)
     assert counted[0] > 1  # it did go on
     assert sum(counted) == record.steps == undisturbed.steps
     assert record.losses == undisturbed.losses
-    for one, other in zip(whole.state_dict().values(), broken.state_dict().values(), strict=True):
-        assert torch.equal(one, other)
+    assert_same_state(whole, broken)
 
 
 def test_a_damaged_checkpoint_is_named(feed, accelerator, tmp_path):
@@ -250,19 +245,16 @@ def test_a_settled_mask_ends_the_round_and_survives_an_interruption(feed, accele
     config = dataclasses.replace(SGD, num_train_epochs=30, learning_rate=1e-3)
     before = full_like(prunable_parameters(network()))
     kept = count_kept(before) // 2
-    whole, broken = network(), network()
-    record = run(whole, {}, feed, config, accelerator, settled=EarlyBird(before, kept, 0.1))
+
+    def train(model, **more):
+        return run(model, {}, feed, config, accelerator, settled=EarlyBird(before, kept, 0.1), **more)
+
+    whole = network()
+    record = train(whole)
     assert 5 * (len(feed.rows) // 32) <= record.steps < 30 * (len(feed.rows) // 32)
-    checkpointing = Checkpointing(tmp_path / "checkpoint.safetensors", 1e-9)
-    with pytest.raises(KeyboardInterrupt):
-        run(network(), {}, feed, config, accelerator, settled=EarlyBird(before, kept, 0.1),
-            checkpointing=checkpointing, on_step=stop_after(record.steps - 4))  # fmt: skip
-    again = run(
-        broken, {}, feed, config, accelerator, settled=EarlyBird(before, kept, 0.1), checkpointing=checkpointing
-    )
+    again, broken, _ = resumed(train, network, tmp_path, record.steps - 4)
     assert again.steps == record.steps
-    for one, other in zip(whole.parameters(), broken.parameters(), strict=True):
-        assert torch.equal(one, other)
+    assert_same_state(whole, broken)
 
 
 def test_a_batch_too_small_for_its_passes_is_refused(feed, accelerator):

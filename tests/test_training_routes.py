@@ -1,14 +1,15 @@
 """Joint training of several subnetworks against its formula, step by step."""
 
 import dataclasses
+import functools
 
 import pytest
 import torch
 from shared_worker import doubled
-from small import SGD, assert_same_state, masks_of, network, stop_after
+from small import SGD, assert_same_state, masks_of, network, resumed
 
 from dilt_hf import data, loop, training
-from dilt_hf.loop import Checkpointing, Route
+from dilt_hf.loop import Route
 from dilt_hf.training import train_routes
 from dilt_hf.weights import prunable_parameters
 
@@ -96,12 +97,9 @@ def test_one_route_is_an_ordinary_training(feed, accelerator):
 
 def test_an_interrupted_joint_training_goes_on_to_the_same_bits(feed, accelerator, tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "SEGMENT_STEPS", 3)
-    whole, broken = network(), network()
-    routes = routes_of(whole, feed)
-    record = train_routes(whole, routes, SGD, accelerator, key=KEY)
-    checkpointing = Checkpointing(tmp_path / "checkpoint.safetensors", 1e-9)
-    with pytest.raises(KeyboardInterrupt):
-        train_routes(network(), routes, SGD, accelerator, key=KEY, checkpointing=checkpointing, on_step=stop_after(7))
-    again = train_routes(broken, routes, SGD, accelerator, key=KEY, checkpointing=checkpointing)
+    whole = network()
+    train = functools.partial(train_routes, routes=routes_of(whole, feed), config=SGD, accelerator=accelerator, key=KEY)
+    record = train(whole)
+    again, broken, _ = resumed(train, network, tmp_path, 7)
     assert again.losses == record.losses
     assert_same_state(whole, broken)

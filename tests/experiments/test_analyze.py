@@ -5,10 +5,11 @@ import shutil
 
 import numpy as np
 import pytest
+from small import changed, quick_run
 
 from dilt_hf.analysis import matrix
 from dilt_hf.analysis.figures import short_names
-from dilt_hf.config import DataConfig, DiltConfig
+from dilt_hf.config import DataConfig
 from dilt_hf.errors import AnalysisError, ConfigError
 from dilt_hf.experiments import analyze as experiment
 from dilt_hf.experiments.analyze import analyze
@@ -22,20 +23,12 @@ SAME = DataConfig(dataset_name=SAME_DATA)
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A finished run of two seeds, without siblings: a ResNet of seven convolutions on a few digits."""
-    from dilt_hf.config import ModelConfig, PartitionConfig, PruningConfig, RunConfig, TrainingConfig
-
-    folder = tmp_path_factory.mktemp("run") / "digits"
-    config = DiltConfig(
-        data=DataConfig(dataset_name="digits", max_train_samples=120, max_eval_samples=60),
-        model=ModelConfig(architecture="resnet20", config_overrides={"blocks_per_stage": 1, "hidden_sizes": [6, 6, 6]}),
-        partition=PartitionConfig(num_partitions=2),
-        training=TrainingConfig(num_train_epochs=1, train_batch_size=40, learning_rate=0.05),
-        pruning=PruningConfig(num_rounds=1, pruning_fraction=0.3),
-        run=RunConfig(
-            output_dir=str(folder), cpu=True, controls=False, seeds=[0, 1],
-            tickets=["partition_0", "partition_1"], materialise=["partition_0", "partition_1"],
-        ),
-    )  # fmt: skip
+    folder, tickets = tmp_path_factory.mktemp("run") / "digits", ["partition_0", "partition_1"]
+    small = {"blocks_per_stage": 1, "hidden_sizes": [6, 6, 6]}
+    config = changed(quick_run(folder), "data", max_train_samples=120, max_eval_samples=60)
+    config = changed(config, "model", architecture="resnet20", config_overrides=small)
+    config = changed(config, "pruning", num_rounds=1)
+    config = changed(config, "run", seeds=[0, 1], tickets=tickets, materialise=tickets)
     find_tickets(config, progress=False)
     return folder
 

@@ -8,17 +8,9 @@ import sys
 import pytest
 import torch
 from safetensors.torch import load_file
-from small import digits_feed, network
+from small import changed, digits_feed, network, quick_run
 
-from dilt_hf.config import (
-    DataConfig,
-    DiltConfig,
-    ModelConfig,
-    PartitionConfig,
-    PruningConfig,
-    RunConfig,
-    TrainingConfig,
-)
+from dilt_hf.config import ModelConfig
 from dilt_hf.data import open_images
 from dilt_hf.errors import ModelError, TicketError
 from dilt_hf.experiments.apply import apply_tickets
@@ -30,22 +22,17 @@ from dilt_hf.models import build_model
 from dilt_hf.splits import load_splits
 from dilt_hf.tickets import Tickets
 
-MODEL = {"architecture": "conv3", "config_overrides": {"hidden_sizes": [8, 8]}}
-DATA = DataConfig(dataset_name="digits", augmentation="shift", max_train_samples=200, max_eval_samples=100)
-TRAINING = TrainingConfig(num_train_epochs=1, train_batch_size=40, learning_rate=0.05)
+QUICK = quick_run("")
+DATA, TRAINING = QUICK.data, QUICK.training
 
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
     """Tickets of two seeds, and a checkpoint that is neither's θ0."""
     folder = tmp_path_factory.mktemp("found")
-    run = RunConfig(output_dir=str(folder / "run"), cpu=True, controls=False, tickets=["core"], seeds=[0, 1, 2],
-                    materialise=["core"])  # fmt: skip
-    pruning = PruningConfig(num_rounds=1, pruning_fraction=0.5)
-    find_tickets(
-        DiltConfig(DATA, ModelConfig(**MODEL), PartitionConfig(num_partitions=2), TRAINING, pruning, run),
-        progress=False,
-    )
+    config = changed(QUICK, "pruning", num_rounds=1, pruning_fraction=0.5)
+    run = {"tickets": ["core"], "seeds": [0, 1, 2], "materialise": ["core"]}
+    find_tickets(changed(config, "run", output_dir=str(folder / "run"), **run), progress=False)
     return [folder / "run/tickets" / f"seed_{seed}" for seed in range(3)]
 
 
@@ -116,13 +103,13 @@ def test_partitions_that_share_classes_are_refused(found, tmp_path):
 
 def test_weights_files_fill_an_architecture_or_are_refused(found, tmp_path):
     classes = list("0123456789")
-    filled = build_model(ModelConfig(**MODEL, weights_file=str(found[0] / "model.safetensors")), classes, 8, seed=5)
+    config = dataclasses.replace(QUICK.model, weights_file=str(found[0] / "model.safetensors"))
+    filled = build_model(config, classes, 8, seed=5)
     stored = load_file(found[0] / "model.safetensors")
     assert all(torch.equal(tensor, stored[name]) for name, tensor in filled.state_dict().items())
-    fewer = ModelConfig(**MODEL, weights_file=str(found[0] / "model.safetensors"))
     with pytest.raises(ModelError, match=r"lacks classifier\.bias .* pass --reset_head true"):
-        build_model(fewer, classes[:3], 8, seed=5)
-    reset = build_model(dataclasses.replace(fewer, reset_head=True), classes[:3], 8, seed=5)
+        build_model(config, classes[:3], 8, seed=5)
+    reset = build_model(dataclasses.replace(config, reset_head=True), classes[:3], 8, seed=5)
     assert torch.equal(reset.state_dict()["features.0.0.weight"], stored["features.0.0.weight"])
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from small import changed, quick_run
 
 from dilt_hf import data
 from dilt_hf.experiments.evidence import of_specialists
@@ -22,24 +23,11 @@ from dilt_hf.workbench import Workbench
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A finished run of one seed: its configuration and what was found."""
-    from dilt_hf.config import (
-        DataConfig,
-        DiltConfig,
-        ModelConfig,
-        PartitionConfig,
-        PruningConfig,
-        RunConfig,
-        TrainingConfig,
-    )
-
-    config = DiltConfig(
-        data=DataConfig(dataset_name="digits", max_train_samples=300, max_eval_samples=120),
-        model=ModelConfig(architecture="conv3", config_overrides={"hidden_sizes": [8, 8]}),
-        partition=PartitionConfig(num_partitions=2),
-        training=TrainingConfig(num_train_epochs=4, train_batch_size=30, learning_rate=0.05),
-        pruning=PruningConfig(num_rounds=1, pruning_fraction=0.6),
-        run=RunConfig(output_dir=str(tmp_path_factory.mktemp("specialists") / "run"), cpu=True),
-    )
+    config = quick_run(tmp_path_factory.mktemp("specialists") / "run")
+    config = changed(config, "data", max_train_samples=300, max_eval_samples=120)
+    config = changed(config, "training", num_train_epochs=4, train_batch_size=30)
+    config = changed(config, "pruning", num_rounds=1, pruning_fraction=0.6)
+    config = changed(config, "run", controls=True, tickets=[])
     return config, specialise(config, progress=False)[0]
 
 

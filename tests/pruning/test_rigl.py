@@ -9,11 +9,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from shared_worker import doubled
-from small import SGD, assert_same_state, masks_of, network, stop_after
+from small import SGD, assert_same_state, masks_of, network, resumed
 
 from dilt_hf import data, loop, training
 from dilt_hf.errors import ConfigError
-from dilt_hf.loop import Checkpointing
 from dilt_hf.masks import count_kept
 from dilt_hf.pruning.rigl import Rewiring, rewire
 from dilt_hf.weights import prunable_parameters
@@ -137,13 +136,10 @@ def test_an_interrupted_rewiring_goes_on_to_the_same_bits(feed, accelerator, tmp
         rewiring = Rewiring(masks, STEPS, every=3)
         return training.train(model, {}, feed, config, accelerator, key=(0,), topology=rewiring, **settings), rewiring
 
-    whole, broken = network(), network()
+    whole = network()
     record, undisturbed = run(whole)
-    checkpointing = Checkpointing(tmp_path / "checkpoint.safetensors", 1e-9)
-    with pytest.raises(KeyboardInterrupt):
-        run(network(), checkpointing=checkpointing, on_step=stop_after(10))
-    resumed, rewiring = run(broken, checkpointing=checkpointing)
-    assert (resumed.rewirings, resumed.densities) == (record.rewirings, record.densities)
+    (again, rewiring), broken, _ = resumed(run, network, tmp_path, 10)
+    assert (again.rewirings, again.densities) == (record.rewirings, record.densities)
     assert all(torch.equal(rewiring.masks[name], undisturbed.masks[name]) for name in masks)
     assert_same_state(whole, broken)
     for name, weight in prunable_parameters(broken).items():
