@@ -83,8 +83,8 @@ def heat_map(values: np.ndarray, networks: Sequence[str], layers: int, name: str
     )
 
 
-def colour_scale(top: float) -> str:
-    """The colours of a heat map from 0 to `top`."""
+def colour_scale(top: float, name: str) -> str:
+    """The colours of the heat map `name` from 0 to `top`."""
     from matplotlib import colormaps
     from matplotlib.colors import to_hex
 
@@ -93,6 +93,6 @@ def colour_scale(top: float) -> str:
     )
     return (
         '<svg class="scale" viewBox="0 0 240 12" role="img" preserveAspectRatio="none" '
-        f'aria-label="colours from 0, dark, to {top:.3g}, light"><defs><linearGradient id="cividis">{stops}'
-        '</linearGradient></defs><rect width="240" height="12" fill="url(#cividis)"/></svg>'
+        f'aria-label="colours from 0, dark, to {top:.3g}, light"><defs><linearGradient id="{name}-scale">{stops}'
+        f'</linearGradient></defs><rect width="240" height="12" fill="url(#{name}-scale)"/></svg>'
     )

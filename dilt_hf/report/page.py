@@ -166,7 +166,7 @@ def _analysis(found: Layers) -> dict[str, Any]:
         "place": place,
         "top": f"{top:.3g}",
         "heat": heat_map(distances, found.networks, len(found.layers), place),
-        "scale": colour_scale(top),
+        "scale": colour_scale(top, place),
         # no text may end the script element that it stands in
         "data": json.dumps({"names": names, "values": numbers}).replace("<", "\\u003c"),
         "drawings": {name: themed(svg, f"{found.name}-{name}") for name, svg in found.figures.items()},
