@@ -1,0 +1,165 @@
+"""The explorer in a browser: the page, and what happens on it. Nothing on it asks any other machine for anything."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+
+import gradio as gr
+
+from dilt_hf.errors import DiltError, MaskError
+from dilt_hf.explore.chart import draw_densities
+from dilt_hf.explore.markup import density_chart, density_table, facts_list, headline, note, problem, summary_markdown
+from dilt_hf.explore.networks import Networks
+from dilt_hf.explore.pictures import example_pictures
+from dilt_hf.explore.views import TRAINED, compared_names, describe, network_order, view_ticket, weights_note
+from dilt_hf.tickets import Tickets
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+STYLE = Path(__file__).with_name("style.css")
+FIRST = "core"  # the ticket shown at the start
+LONGEST = 200  # characters of a composition
+LARGEST = "20mb"  # of a picture's file
+ABOUT = "Subnetworks of one network, found by pruning it on disjoint classes from one start, θ0."
+ABOUT_TABLE = (
+    "Density is the kept share of the prunable weights. Accuracy, where it was measured, is the trained ticket's on "
+    "the test set; *shuffled* is that of as many weights in every layer at shuffled positions. Both are of this "
+    "repository's seed alone."
+)
+ABOUT_PICTURE = (
+    "The five most probable classes by each ticket. One picture shows what a ticket does, not how good it is: that is "
+    "the accuracy above, where it was measured."
+)
+
+
+def make_app(tickets: Tickets) -> gr.Blocks:
+    """The page for the tickets of one repository; `launch` serves it with its looks.
+
+    Raises:
+        DiltError: when the repository is damaged.
+
+    Example:
+        >>> launch(make_app(Tickets.from_pretrained("runs/digits/tickets/seed_0")))
+    """
+    explorer = _Explorer(tickets)
+    with gr.Blocks(title=f"Tickets of {tickets.place}", analytics_enabled=False) as app:
+        gr.Markdown(f"# Ticket explorer\n{ABOUT}")
+        with gr.Row():
+            with gr.Column(min_width=320):
+                gr.HTML(facts_list(describe(tickets, explorer.theta0)))
+            with gr.Column(min_width=320):
+                gr.Markdown(f"{summary_markdown(tickets.summary())}\n\n{ABOUT_TABLE}", elem_classes="summary")
+        chosen = _ticket_section(explorer)
+        _picture_section(explorer, chosen)
+    return app
+
+
+def launch(app: gr.Blocks, **settings: Any) -> Any:
+    """Serve the page, with its looks and no word to anybody else; `settings` are those of `gradio.Blocks.launch`."""
+    theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
+    quiet = {"quiet": True, "share": False, "ssr_mode": False, "footer_links": [], "max_file_size": LARGEST}
+    return app.launch(**{"theme": theme, "css_paths": STYLE, **quiet, **settings})
+
+
+class _Explorer:
+    """What the page answers to its user: values for its components."""
+
+    def __init__(self, tickets: Tickets):
+        self.tickets, self.theta0 = tickets, tickets.load_model()
+        self.networks = Networks(tickets, self.theta0)
+        self.order = network_order(self.theta0, tickets.partitions[0])
+        self.references = [view_ticket(tickets, name, self.order) for name in ("core", "union")]
+
+    def show(self, expression: str) -> list[Any]:
+        """For the message, the dropdown, the text, the headline, the chart, the table, and the ticket chosen; a wrong
+        composition leaves all but the message as it is."""
+        try:
+            view = view_ticket(self.tickets, expression, self.order)
+        except MaskError as error:
+            return [gr.HTML(problem(str(error)), visible=True), *[gr.skip()] * 6]
+        return [
+            gr.HTML(visible=False),
+            view.name if view.name in self.tickets.names() else None,
+            view.name,
+            headline(view, self.references),
+            density_chart(draw_densities(view, self.references), view),
+            density_table(view, self.references),
+            view.name,
+        ]
+
+    def predict(self, name: str, picture: Image | None) -> list[Any]:
+        """For a ticket's label, and for the remark below it."""
+        try:
+            found = None if picture is None else self.networks.predict(name, picture)
+            return [gr.Label(found, label=name), self.remark(name)]
+        except (DiltError, OSError) as error:
+            return [gr.Label(None, label=name), problem(str(error))]
+
+    def remark(self, name: str) -> str:
+        """With which weights a ticket predicts; it stands out where they are not trained."""
+        text = weights_note(self.tickets, name)
+        return note(text, caution=text != TRAINED)
+
+    def compare(self, chosen: str, picture: Image | None) -> list[Any]:
+        """As `predict`, for the ticket chosen and for those it is compared with."""
+        return [value for name in (chosen, *compared_names(self.tickets)) for value in self.predict(name, picture)]
+
+
+def _ticket_section(explorer: _Explorer) -> gr.State:
+    """Choose or compose a ticket, and see its densities; its name."""
+    gr.Markdown("## A ticket")
+    chosen = gr.State(FIRST)
+    _, _, _, first_headline, first_chart, first_table, _ = explorer.show(FIRST)
+    with gr.Row():
+        names = gr.Dropdown(
+            explorer.tickets.names(), value=FIRST, label="Ticket", info="those that the partitions give", min_width=260
+        )
+        text = gr.Textbox(
+            FIRST, label="Composition", info="+ adds weights, - removes them, such as core+specialist_0",
+            min_width=260, max_length=LONGEST, max_lines=1, submit_btn="Show",
+        )  # fmt: skip
+    message = gr.HTML(visible=False)
+    kept = gr.HTML(first_headline)
+    with gr.Row():
+        with gr.Column(min_width=320):
+            chart = gr.HTML(first_chart)
+        with gr.Column(min_width=320):
+            table = gr.HTML(first_table)
+    shown = [message, names, text, kept, chart, table, chosen]
+    names.input(explorer.show, names, shown, show_progress="hidden")
+    text.submit(explorer.show, text, shown, show_progress="hidden")
+    return chosen
+
+
+def _picture_section(explorer: _Explorer, chosen: gr.State) -> None:
+    """Give the tickets a picture, and see their predictions side by side."""
+    gr.Markdown(f"## A picture\n{ABOUT_PICTURE}")
+    examples = example_pictures(explorer.tickets)
+    with gr.Row():
+        with gr.Column(min_width=260, scale=1):
+            picture = gr.Image(
+                type="pil", format="png", sources=["upload", "clipboard"], label="Picture", height=260,
+                elem_classes="small-pictures" if examples else None,
+            )  # fmt: skip
+            if examples:
+                gr.Examples(
+                    examples, picture, label="Test pictures of scikit-learn's digits", examples_per_page=len(examples),
+                    elem_id="examples",
+                )  # fmt: skip
+        with gr.Column(min_width=320, scale=3), gr.Column(elem_id="predictions"):
+            outputs = [part for name in (FIRST, *compared_names(explorer.tickets)) for part in _card(explorer, name)]
+    picture.change(explorer.compare, [chosen, picture], outputs, show_progress="minimal")
+    chosen.change(explorer.predict, [chosen, picture], outputs[:2], show_progress="minimal")
+
+
+def _card(explorer: _Explorer, name: str) -> list[Any]:
+    """Where one ticket's prediction stands."""
+    with gr.Column(elem_classes="card"):
+        label = gr.Label(label=name, num_top_classes=5)
+        remark = gr.HTML(explorer.remark(name))
+    return [label, remark]

@@ -1,0 +1,89 @@
+"""The networks of a repository's tickets, loaded when asked for, a few of them kept in memory."""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import nn
+
+from dilt_hf.errors import DataError
+from dilt_hf.explore.pictures import load_processor
+from dilt_hf.explore.views import canonical, has_trained
+from dilt_hf.models import logits_of
+from dilt_hf.tickets import Tickets
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+MOST_MODELS, MOST_BYTES = 16, 10**9  # kept in memory, in number and in weights; at least one
+
+
+class Networks:
+    """Predictions of tickets for a picture.
+
+    Args:
+        tickets: the repository.
+        theta0: its dense θ0, which tells how large a network is.
+
+    Example:
+        >>> networks = Networks(tickets, tickets.load_model())
+        >>> networks.predict("core", picture)
+        {'0': 0.01, '1': 0.93, …}
+    """
+
+    def __init__(self, tickets: Tickets, theta0: nn.Module):
+        self.tickets = tickets
+        size = sum(tensor.numel() * tensor.element_size() for tensor in theta0.state_dict().values())
+        self.load = functools.lru_cache(maxsize=max(1, min(MOST_MODELS, MOST_BYTES // size)))(self._load)
+
+    @functools.cached_property
+    def processor(self) -> Any:
+        """The repository's image processor; errors as for `load_processor`."""
+        return load_processor(self.tickets)
+
+    def predict(self, name: str, picture: Image) -> dict[str, float]:
+        """The probability of every class by its name, with trained weights where the repository holds them (see
+        `dilt_hf.explore.views.weights_note`).
+
+        Raises:
+            MaskError: when there is no such ticket.
+            DiltError: when the repository lacks an image processor, or is damaged.
+        """
+        self.tickets.packed(name)  # a wrong name is told as it was typed
+        return probabilities(self.load(canonical(name)), self.processor, picture)
+
+    def _load(self, name: str) -> nn.Module:
+        return self.tickets.load_model(name, trained=has_trained(self.tickets, name))
+
+
+@torch.inference_mode()
+def probabilities(model: nn.Module, processor: Any, picture: Image) -> dict[str, float]:
+    """What a transformers model makes of one picture: the probability of every class by its name.
+
+    Raises:
+        DataError: when the processor prepares pictures that the model does not take.
+    """
+    grey = len(getattr(processor, "image_mean", None) or "RGB") == 1  # it has one mean a channel
+    try:
+        pixels = processor(picture.convert("L" if grey else "RGB"), return_tensors="pt")["pixel_values"]
+        shares = logits_of(model, pixels)[0].softmax(0).tolist()
+    except (ValueError, RuntimeError, TypeError) as error:
+        reason = " ".join(str(error).split())
+        raise DataError(f"the network cannot look at this picture ({reason}); try another one.") from error
+    names = class_names(cast(Any, model.config).id2label, len(shares))
+    return dict(zip(names, shares, strict=True))
+
+
+def class_names(id2label: dict[int, str], count: int) -> list[str]:
+    """A name of its own for each class; ImageNet, for one, has two classes called crane.
+
+    Example:
+        >>> class_names({0: "crane", 1: "dog", 2: "crane"}, 3)
+        ['crane (class 0)', 'dog', 'crane (class 2)']
+    """
+    names = [str(id2label.get(k, k)) for k in range(count)]
+    times = Counter(names)
+    return [f"{name} (class {k})" if times[name] > 1 else name for k, name in enumerate(names)]

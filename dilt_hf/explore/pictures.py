@@ -1,0 +1,59 @@
+"""Pictures for the explorer: the repository's image processor, and digits to try."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dilt_hf.errors import DataError
+from dilt_hf.files import own_file, read_json
+from dilt_hf.models import PROCESSOR_FILE
+from dilt_hf.splits import digits
+from dilt_hf.tickets import Tickets
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+DIGITS = "scikit-learn's digits"  # as `dilt_config.json` names the built-in dataset
+MOST_BYTES, MOST_PIXELS = 2**16, 4096  # of the file; of a side: a repository may come from a stranger
+
+
+def load_processor(tickets: Tickets) -> Any:
+    """The image processor of a repository, so that a picture is prepared as those of the training were.
+
+    Raises:
+        DataError: when the repository has none, or none that transformers can use without running its code.
+
+    Example:
+        >>> load_processor(tickets)(picture, return_tensors="pt")["pixel_values"].shape
+        torch.Size([1, 3, 32, 32])
+    """
+    from transformers import AutoImageProcessor
+
+    folder = tickets.theta0_folder()
+    path = own_file(folder, PROCESSOR_FILE, "so pictures cannot be prepared as in training", DataError)
+    _check_sizes(read_json(path, MOST_BYTES, DataError), str(path))
+    try:
+        return AutoImageProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # transformers meets a damaged file with whatever its values break
+        reason = " ".join(str(error).split())
+        raise DataError(f"{path} does not describe an image processor ({reason}); restore it.") from error
+
+
+def _check_sizes(value: Any, where: str) -> None:
+    if isinstance(value, (int, float)) and not abs(value) <= MOST_PIXELS:
+        raise DataError(f"{where} asks for {value:g} pixels, and {MOST_PIXELS} are the most; correct it.")
+    for each in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        _check_sizes(each, where)
+
+
+def example_pictures(tickets: Tickets) -> list[Image]:
+    """One test picture of every digit for repositories of the built-in digits, 8 px a side as in training; none for
+    others."""
+    dataset = tickets.config.get("dataset")
+    if not isinstance(dataset, dict) or dataset.get("source") != DIGITS:
+        return []
+    test = digits()["test"]
+    first = np.unique(np.array(test["label"]), return_index=True)[1]
+    return [test[int(row)]["image"] for row in first]

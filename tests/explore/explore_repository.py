@@ -1,0 +1,23 @@
+"""A small ticket repository of the digits for the explorer to show."""
+
+from small import masks_of, network
+
+from dilt_hf import models
+from dilt_hf.images import image_processor
+from dilt_hf.tickets import Tickets
+
+FACTS = {
+    "partitions": [{"class_names": list("01234")}, {"class_names": list("56789")}],
+    "theta0": {"seed": 0, "rewind_step": 0, "base_model": None},
+    "dataset": {"source": "scikit-learn's digits", "image_size": 8},
+    "settings": {"model": {"architecture": "conv3"}},
+}
+
+
+def make_repository(folder, facts=FACTS):
+    """Two partitions of a network for 8 px digits, in `folder / "tickets"`, all of it untrained."""
+    model = network()
+    models.save_model(model, folder / "theta0", image_processor(8, [0.5], [0.5], 3))
+    masks = [masks_of(model, 0.4, seed) for seed in (1, 2)]
+    Tickets.found(folder / "theta0", masks, facts).save_pretrained(folder / "tickets")
+    return folder / "tickets"

@@ -1,0 +1,126 @@
+"""The explorer in a real browser: what a reader clicks and types, and what the page must not do."""
+
+import subprocess
+import sys
+
+import pytest
+from browser import open_browser, sticks_out
+from PIL import Image
+
+pytest.importorskip("gradio", reason="gradio is not installed")
+
+
+@pytest.fixture(scope="module")
+def address(tickets):
+    from dilt_hf.explore.app import launch, make_app
+
+    app = make_app(tickets)
+    launch(app, prevent_thread_lock=True, server_name="127.0.0.1")
+    yield app.local_url
+    app.close(verbose=False)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with open_browser() as browser:
+        yield browser
+
+
+@pytest.fixture(params=[1280, 390], ids=["wide", "narrow"])
+def page(request, browser, address):
+    """The page, loaded; afterwards it must fit its window and have complained of nothing."""
+    page = browser.open(address, request.param)
+    headline(page, "core")
+    yield page
+    assert sticks_out(page) <= 0
+    assert browser.complaints == []
+    page.context.close()
+
+
+def compose(page, text):
+    page.get_by_label("Composition").fill(text)
+    page.get_by_role("button", name="Show").click()
+
+
+def headline(page, name):
+    """Waits until the page shows this ticket."""
+    page.get_by_role("heading", name=name, exact=True, level=3).wait_for()
+
+
+def cards(page):
+    """What stands in each prediction, by its position."""
+    return page.locator("#predictions .card").all_inner_texts()
+
+
+def test_tickets_are_chosen_composed_and_tried_on_a_picture(page, tickets, tmp_path):
+    assert page.get_by_text("scikit-learn's digits, pictures of 8 px").is_visible()
+
+    page.get_by_label("Ticket", exact=True).click()
+    page.get_by_role("option", name="union", exact=True).click()
+    headline(page, "union")
+    assert page.get_by_label("Composition").input_value() == "union"
+
+    compose(page, "core + specialist_1")
+    headline(page, "core+specialist_1")
+    kept, total = tickets.packed("core+specialist_1").count_kept(), tickets.partitions[0].count_total()
+    assert page.get_by_text(f"of the prunable weights stay: {kept:,} of {total:,}").is_visible()
+    assert page.get_by_role("img", name="Bar chart: density of every prunable tensor of core+specialist_1").is_visible()
+    assert page.get_by_role("table").nth(1).get_by_role("rowheader").count() == len(tickets.partitions[0])
+
+    compose(page, "cores")
+    page.get_by_role("alert").wait_for()
+    assert (
+        page.get_by_role("alert").inner_text().startswith("there is no ticket 'cores' (asked for: 'cores'); the names")
+    )
+    headline(page, "core+specialist_1")  # still there
+
+    page.locator("#examples button").first.click()
+    page.locator("#predictions").get_by_text("%").nth(20).wait_for()
+    first, core, union, *specialists = cards(page)
+    assert first.startswith("core+specialist_1")
+    assert core.startswith("core")
+    assert union.startswith("union")
+    assert [each.split()[0] for each in specialists] == ["specialist_0", "specialist_1"]
+    assert core.count("%") == 5
+    assert "trained weights" in core
+    for untrained in (first, union, *specialists):
+        assert "θ0, untrained: predictions mean nothing" in untrained
+
+    compose(page, "union")
+    headline(page, "union")
+    page.wait_for_function("document.querySelector('#predictions .card').innerText.startsWith('union')")
+    chosen, _, union, *_ = cards(page)
+    assert chosen == union
+    assert page.get_by_role("alert").count() == 0
+
+
+def test_a_picture_of_ones_own_is_classified(browser, address, tickets, tmp_path):
+    from dilt_hf.explore.networks import Networks
+
+    Image.new("RGB", (40, 25), (200, 30, 90)).save(tmp_path / "own.png")
+    page = browser.open(address)
+    page.locator("input[type=file]").first.set_input_files(tmp_path / "own.png")
+    page.locator("#predictions").get_by_text("%").nth(20).wait_for()
+    networks = Networks(tickets, tickets.load_model())
+    for card, name in zip(cards(page)[1:], ("core", "union", "specialist_0", "specialist_1"), strict=True):
+        found = networks.predict(name, Image.open(tmp_path / "own.png"))
+        best = max(found, key=found.get)
+        assert f"{best}\n{100 * found[best]:.0f}%" in card.replace("\n\n", "\n")
+    assert browser.complaints == []
+
+
+def test_the_command_says_in_one_sentence_what_is_wrong(tmp_path):
+    program = (
+        "import runpy, sys; sys.modules['gradio'] = None; sys.argv = ['explore', 'nowhere']; "
+        "runpy.run_module('dilt_hf.explore', run_name='__main__')"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr == "error: the explorer needs gradio; install it with `pip install 'dilt-hf[explore]'`.\n"
+
+
+def test_the_command_refuses_what_is_no_repository(tmp_path, capsys):
+    from dilt_hf.explore.__main__ import main
+
+    with pytest.raises(SystemExit, match=r"error: .* lacks dilt_config\.json, so it is no ticket repository\."):
+        main([str(tmp_path)])
