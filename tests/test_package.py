@@ -14,7 +14,8 @@ import dilt_hf
 ROOT = Path(dilt_hf.__file__).parent
 # A file imports only from files further left.
 LAYERS = [
-    "lazy", "errors", "threads", "files", "tables", "seeding", "options", "pruning_config", "config", "presets", "masks", "selection", "overlap",
+    "lazy", "errors", "threads", "files", "tables", "seeding", "options", "pruning_config", "config", "presets",
+    "masks", "selection", "overlap",
     "packed", "mask_files", "bitwise", "images", "augmentation", "splits", "data", "feeds", "partitions",
     "architectures", "weights", "models", "loading", "accounting", "metrics", "masking", "optimizers", "checkpoints",
     "shared_batchnorm", "objectives", "loop", "training", "inference", "pruning.distributions", "pruning.imp",
@@ -28,10 +29,11 @@ LAYERS = [
     "analysis.profile", "analysis.findings", "analysis.summary", "analysis.figures", "experiments.settings",
     "experiments.folder", "experiments.networks", "experiments.plan", "experiments.search", "experiments.find",
     "experiments.specialise", "experiments.transfer", "experiments.apply", "experiments.sources",
-    "experiments.analyze", "experiments.route_training", "experiments.routed", "experiments.route_figure", "experiments.route",
+    "experiments.analyze", "experiments.route_training", "experiments.routed", "experiments.route_figure",
+    "experiments.route",
     "experiments.shrink", "experiments.evidence", "experiments.planted", "experiments.judgement",
     "experiments.programme", "callbacks", "stages.__main__", "report.content", "report.drawings", "report.page", "cli",
-    "explore.views", "explore.networks", "explore.pictures", "explore.chart", "explore.markup", "explore.app",
+    "explore.views", "explore.pictures", "explore.networks", "explore.chart", "explore.markup", "explore.app",
     "explore.__main__",
 ]  # fmt: skip
 
@@ -86,7 +88,7 @@ def test_files_import_only_from_layers_to_their_left():
         "masks", "selection", "overlap", "packed", "mask_files", "bitwise", "masking", "augmentation", "data",
         "tables", "pruning.imp", "pruning.colt", "pruning.early_bird", "pruning.distributions", "pruning.rigl",
         "pruning.gradual", "pruning.surgeon", "pruning.cap", "pruning.merging", "pruning.rtl", "routing",
-        "accounting", "threads", "config", "results", "verdicts", "partitions", "teams", "models", "splits", "claims",
+        "accounting", "threads", "pruning_config", "results", "verdicts", "partitions", "teams", "models", "splits", "claims",
         "stages.store", "progress", "hub", "trained", "files", "analysis.assignment", "analysis.swaps",
         "analysis.spaces", "analysis.gromov", "analysis.network", "analysis.matrix", "analysis.layers",
         "analysis.representations", "analysis.similarity", "experiments.evidence", "experiments.specialise",
