@@ -7,6 +7,7 @@ split, and validation rows are held out of the training rows.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 from collections.abc import Mapping, Sequence
 from itertools import chain
@@ -155,6 +156,7 @@ def _open_tables(config: DataConfig) -> tuple[dict[str, Any], str]:
     return dict(loaded), ", ".join(Path(file).name for file in config.train_files)
 
 
+@functools.cache  # encoding the pictures takes longer than many a step of a run on them
 def digits(seed: int = 0) -> dict[str, datasets.Dataset]:
     """scikit-learn's 8x8 handwritten digits as a real `datasets` set: `Image` and `ClassLabel`, 1437 train, 360 test.
 

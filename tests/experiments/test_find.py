@@ -139,8 +139,8 @@ def test_the_cost_of_finding_a_ticket_is_told_apart_from_training_it(quick_confi
 
 def test_lth_and_dilt_share_the_dense_round_with_the_dense_network(quick_config, change):
     run(change(quick_config, "run", controls=True, tickets=["core"]))
-    # two partitions and LTH, two rounds each; then LTH's ticket, core and its two controls; dense is LTH's round 0
-    assert len(stages(quick_config)) == 3 * 2 + 4
+    # two partitions and LTH, two rounds each; then LTH's ticket, core and its three controls; dense is LTH's round 0
+    assert len(stages(quick_config)) == 3 * 2 + 5
 
 
 @pytest.mark.parametrize("ticket", ["core", "union"])
