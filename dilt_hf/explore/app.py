@@ -15,7 +15,7 @@ from dilt_hf.explore.chart import draw_densities
 from dilt_hf.explore.markup import density_chart, density_table, facts_list, headline, note, problem, summary_markdown
 from dilt_hf.explore.networks import Networks
 from dilt_hf.explore.pictures import example_pictures
-from dilt_hf.explore.views import TRAINED, compared_names, describe, network_order, view_ticket, weights_note
+from dilt_hf.explore.views import TRAINED, canonical, compared_names, describe, network_order, view_ticket, weights_note
 from dilt_hf.tickets import Tickets
 
 if TYPE_CHECKING:
@@ -76,21 +76,30 @@ class _Explorer:
         self.references = [view_ticket(tickets, name, self.order) for name in ("core", "union")]
 
     def show(self, expression: str) -> list[Any]:
-        """For the message, the dropdown, the text, the headline, the chart, the table, and the ticket chosen; a wrong
-        composition leaves all but the message as it is."""
+        """For the message, the headline, the chart, the table, and the ticket chosen.
+
+        A wrong composition leaves all but the message as it is.
+        """
         try:
             view = view_ticket(self.tickets, expression, self.order)
         except MaskError as error:
-            return [gr.HTML(problem(str(error)), visible=True), *[gr.skip()] * 6]
+            return [gr.HTML(problem(str(error)), visible=True), *[gr.skip()] * 4]
         return [
             gr.HTML(visible=False),
-            view.name if view.name in self.tickets.names() else None,
-            view.name,
             headline(view, self.references),
             density_chart(draw_densities(view, self.references), view),
             density_table(view, self.references),
             view.name,
         ]
+
+    def choose(self, name: str) -> list[Any]:
+        """For the text, and as `show`."""
+        return [name, *self.show(name)]
+
+    def compose(self, expression: str) -> list[Any]:
+        """For the dropdown, which is empty for what it does not list, and as `show`."""
+        name = canonical(expression)
+        return [name if name in self.tickets.names() else None, *self.show(expression)]
 
     def predict(self, name: str, picture: Image | None) -> list[Any]:
         """For a ticket's label, and for the remark below it."""
@@ -114,7 +123,7 @@ def _ticket_section(explorer: _Explorer) -> gr.State:
     """Choose or compose a ticket, and see its densities; its name."""
     gr.Markdown("## A ticket")
     chosen = gr.State(FIRST)
-    _, _, _, first_headline, first_chart, first_table, _ = explorer.show(FIRST)
+    _, first_headline, first_chart, first_table, _ = explorer.show(FIRST)
     with gr.Row():
         names = gr.Dropdown(
             explorer.tickets.names(), value=FIRST, label="Ticket", info="those that the partitions give", min_width=260
@@ -130,9 +139,10 @@ def _ticket_section(explorer: _Explorer) -> gr.State:
             chart = gr.HTML(first_chart)
         with gr.Column(min_width=320):
             table = gr.HTML(first_table)
-    shown = [message, names, text, kept, chart, table, chosen]
-    names.input(explorer.show, names, shown, show_progress="hidden")
-    text.submit(explorer.show, text, shown, show_progress="hidden")
+    shown = [message, kept, chart, table, chosen]
+    # `input` would come again when the dropdown is left, and put the old name over what is typed by then
+    names.select(explorer.choose, names, [text, *shown], show_progress="hidden")
+    text.submit(explorer.compose, text, [names, *shown], show_progress="hidden")
     return chosen
 
 
