@@ -71,9 +71,10 @@ def specialise(config: DiltConfig, team: Team | None = None, progress: bool = Tr
     """
     team = team or Team()
     folder = Path(config.run.output_dir)
-    config = dataclasses.replace(
-        config, run=dataclasses.replace(config.run, tickets=["union"], methods=[], matched_density=[], controls=False)
+    run = dataclasses.replace(
+        config.run, tickets=["union"], materialise=[], methods=[], matched_density=[], controls=False
     )
+    config = dataclasses.replace(config, run=run)
     bench = open_bench(config, team, progress, check_requests)
     runs = [Specialisation(Search(bench, seed)) for seed in config.run.seeds]
     if progress and team.is_first:
