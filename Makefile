@@ -7,7 +7,8 @@ export TOKENIZERS_PARALLELISM = false
 .PHONY: demo test lint format bench clean
 
 demo: $(INSTALLED)
-	$(BIN)/python recipes/dilt_digits.py $(ARGS)
+	ACCELERATE_USE_CPU=true OMP_NUM_THREADS=1 $(BIN)/accelerate launch --multi_gpu --num_machines 1 --num_processes 2 \
+		--main_process_port 0 --mixed_precision no --dynamo_backend no recipes/dilt_digits.py $(ARGS)
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
