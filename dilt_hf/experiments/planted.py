@@ -113,7 +113,7 @@ def evidence(world: World, rng: np.random.Generator, seeds: int = 5) -> dict[str
 
 def results(world: World, rng: np.random.Generator, seeds: int = 5) -> Results:
     """Trained and scored networks on two partitions."""
-    entries = []
+    entries: list[Entry] = []
     for seed in range(seeds):
         common = rng.normal(0, 3)
         for name, control, density in [
@@ -154,7 +154,7 @@ def _specialists(world: World, rng: np.random.Generator, seeds: int) -> dict[int
 
 
 def _transfer(world: World, rng: np.random.Generator, seeds: int, rewind_step: int) -> Transfer:
-    networks = []
+    networks: list[Transferred] = []
     for seed in range(seeds):
         common = rng.normal(0, 3)
         for density in DENSITIES:
