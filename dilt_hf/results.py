@@ -10,7 +10,7 @@ import dataclasses
 import json
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -177,8 +177,8 @@ class Results:
         )
 
     def sentences(self) -> list[str]:
-        """Three sentences on what the run shows and does not show, each from paired differences."""
-        return [self._on_core(), self._on_union(), self._on_specialists()]
+        """What the run shows and does not show, each from paired differences."""
+        return [self._on_core(), *self._on_theta0(), self._on_union(), self._on_specialists()]
 
     def _on_core(self) -> str:
         difference = self.difference("core", "core, shuffled")
@@ -193,6 +193,16 @@ class Results:
             f"Core: it scores {_signed(difference)} points against the same layer densities at shuffled positions, "
             f"{verdict}."
         )
+
+    def _on_theta0(self) -> Iterator[str]:
+        difference = self.difference("core", "core, re-initialised")
+        if difference is not None:
+            verdict = {
+                1: "so the weights it starts from matter, and not its mask alone",
+                -1: "so it would better start from others",
+                0: "so whether the weights it starts from matter is not decided here",
+            }[difference.sign]
+            yield f"θ0: the core scores {_signed(difference)} points against its mask on new weights, {verdict}."
 
     def _on_union(self) -> str:
         plain = self.difference("union", "core")

@@ -64,6 +64,17 @@ def test_sentences_follow_the_planted_truth(effect, core, union, specialists):
     ] * 3
 
 
+@pytest.mark.parametrize(
+    ("effect", "words"), [(0.05, "its mask alone"), (-0.05, "start from others"), (0.0, "is not decided here")]
+)
+def test_a_mask_on_new_weights_tells_what_the_old_ones_are_worth(effect, words):
+    planted = results(effect)
+    level = planted.per_seed("core, shuffled", None, Entry.accuracy)
+    again = [entry(seed, "core", [value / 100] * 2, "re-initialised") for seed, value in level.items()]
+    (found,) = (s for s in Results(planted.entries + again, [], 2).sentences() if s.startswith("θ0: "))
+    assert words in found
+
+
 def test_a_union_that_is_better_at_one_density_and_not_at_another_decides_nothing():
     planted = results(0.05)
     worse = [

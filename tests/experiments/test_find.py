@@ -55,7 +55,7 @@ def test_a_run_leaves_tickets_of_exact_density_and_a_table(quick_config, change,
     assert by_name["core", None, 0].density == by_name["core, shuffled", None, 0].density
     assert 0.1 < by_name["dense", None, 0].scores["accuracy"] <= 1
     assert "core, shuffled" in results.table()
-    assert len(results.sentences()) == 3
+    assert len(results.sentences()) == 4
     loaded = Results.load_entries(folder_of(config) / "results.jsonl")
     assert [entry.summary() for entry in loaded] == [entry.summary() for entry in results.entries]
     assert (folder_of(config) / "results.png").read_bytes()[:4] == b"\x89PNG"
