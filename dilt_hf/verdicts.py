@@ -198,7 +198,9 @@ def _verdict(hypothesis: Hypothesis, judged: tuple[Judged, ...], above: float, b
         role = "explained away" if worst.criterion.control else "not so"
         return Verdict(hypothesis, REFUTED, f"{role}: {_words(worst)}", below, judged)
     weakest = max(judged, key=lambda found: found.p_above)
-    return Verdict(hypothesis, UNDECIDED, f"open: {_words(weakest)}", above, judged)
+    alone = sum(found.p_above <= LEVEL for found in judged)
+    rest = f"; {alone} of {len(judged)} criteria would hold if judged alone" if alone else ""
+    return Verdict(hypothesis, UNDECIDED, f"open: {_words(weakest)}{rest}", above, judged)
 
 
 def _words(found: Judged) -> str:

@@ -70,6 +70,8 @@ def test_all_criteria_must_hold_and_one_that_does_not_is_named():
     (opened,) = verdicts([CLAIM], found(3, 0.05))
     assert opened.verdict == UNDECIDED
     assert opened.reason.startswith("open: what is left of it is +0.05")
+    assert opened.reason.endswith("; 1 of 2 criteria would hold if judged alone")
+    assert "alone" not in verdicts([CLAIM], found(0.5, 0.05))[0].reason
 
 
 def test_what_is_missing_is_not_judged():
