@@ -2,10 +2,10 @@
 
     python benchmarks/experiments.py --data DATA                       # everything; a GPU is used where there is one
     python benchmarks/experiments.py --data DATA --runs tiny --minutes 9.5
-    python benchmarks/experiments.py --data DATA --slice 0.01          # does it all work? one per cent of the pictures
+    python benchmarks/experiments.py --data DATA --slice 0.01          # does it all work? 1 % of the pictures, one seed
 
 DATA holds Parquet files: tiny_imagenet_32_c100/{train,validation}.parquet and stanford_cars_112/{train,test}.parquet.
-What has been found is in OUT/<run>/verdicts.md. Exit status 3: there is more to do.
+What has been found is in OUT/<run>/report.html and verdicts.md. Exit status 3: there is more to do.
 """
 
 import argparse
@@ -26,10 +26,11 @@ RUNS = {
 }
 ROWS = {"tiny_imagenet_32_c100": (50_000, 5_000), "stanford_cars_112": (6_598, 1_546)}
 QUICK = ["--num_train_epochs", "1", "--pruning_fraction", "0.6", "--fisher_examples", "32", "--update_every", "1",
-         "--gate_examples", "32", "--mixed_precision", "no"]  # fmt: skip
+         "--gate_examples", "32", "--mixed_precision", "no", "--seeds", "0", "--matched_density", "0.1"]  # fmt: skip
+QUICK_TRANSFER = ["--densities", "0.1", "--source_rewind_steps", "0", "1"]
 
 
-def options(run, arguments):
+def options(run, experiment, arguments):
     """What a recipe is told for one of the runs."""
     preset, folder, held_out, more = RUNS[run]
     found = (
@@ -45,6 +46,7 @@ def options(run, arguments):
     if arguments.slice < 1:
         train, test = (max(400, round(arguments.slice * rows)) for rows in ROWS[folder])
         command += [*QUICK, "--max_train_samples", str(train), "--max_eval_samples", str(test)]
+        command += QUICK_TRANSFER if experiment == "exp4_transfer" else []
     return command
 
 
@@ -55,7 +57,7 @@ def main():
     parser.add_argument("--runs", nargs="+", choices=list(RUNS), default=list(RUNS))
     parser.add_argument("--experiments", nargs="+", choices=list(EXPERIMENTS), default=list(EXPERIMENTS))
     parser.add_argument("--minutes", type=float, default=float("inf"), help="stop after so many")
-    parser.add_argument("--slice", type=float, default=1.0, help="the share of the pictures, with one epoch a training")
+    parser.add_argument("--slice", type=float, default=1.0, help="a share of the pictures, one epoch a training, one seed")
     arguments = parser.parse_args()
     if arguments.data is None:
         print(f"{Path(__file__).name}: no --data and no DILT_DATA, nothing run.")
@@ -65,7 +67,8 @@ def main():
     for run in arguments.runs:
         for experiment in arguments.experiments:
             print(f"--- {run}: {experiment}", flush=True)
-            process = subprocess.Popen([sys.executable, str(RECIPES / f"{experiment}.py"), *options(run, arguments)])
+            command = [sys.executable, str(RECIPES / f"{experiment}.py"), *options(run, experiment, arguments)]
+            process = subprocess.Popen(command)
             try:
                 left = deadline - time.monotonic()
                 status = process.wait(None if left == float("inf") else max(0, left))
