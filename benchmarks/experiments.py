@@ -57,7 +57,7 @@ def main():
     parser.add_argument("--runs", nargs="+", choices=list(RUNS), default=list(RUNS))
     parser.add_argument("--experiments", nargs="+", choices=list(EXPERIMENTS), default=list(EXPERIMENTS))
     parser.add_argument("--minutes", type=float, default=float("inf"), help="stop after so many")
-    parser.add_argument("--slice", type=float, default=1.0, help="a share of the pictures, one epoch a training, one seed")
+    parser.add_argument("--slice", type=float, default=1.0, help="a share of the pictures, one epoch, one seed")
     arguments = parser.parse_args()
     if arguments.data is None:
         print(f"{Path(__file__).name}: no --data and no DILT_DATA, nothing run.")
