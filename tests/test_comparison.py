@@ -71,6 +71,9 @@ def test_the_benchmark_on_a_slice(tmp_path):
     assert "at sparsity 80 %:" in done.stdout
     assert {"methods.md", "methods_by_sparsity.png", "methods_by_cost.png"} <= {p.name for p in tmp_path.iterdir()}
     assert not (tmp_path / "tickets").exists()
+    assert done.stdout.strip().splitlines()[-1] == f"Report: {tmp_path / 'report.html'}"
+    assert "Not tested: H1, H2" in done.stdout, "a single seed decides nothing"
+    assert (tmp_path / "report.html").is_file()
     wrong = run("benchmark.py", tmp_path / "other", "--methods", "LHT")
     assert wrong.returncode == 1
     assert wrong.stderr.strip().splitlines()[-1].startswith("error: --methods knows core, union, LTH")
