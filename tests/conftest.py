@@ -8,8 +8,6 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: what tests compute is too small to be worth more threads
 os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # processes that compile would take longer to start
 
-import io
-
 import hypothesis
 import numpy as np
 import pytest
@@ -70,13 +68,6 @@ def picture_folder(tmp_path_factory):
                 noise = rng.integers(0, 60, (28, 28))
                 Image.fromarray((noise + 80 * level).astype(np.uint8)).save(folder / f"{i}.png")
     return root
-
-
-def encoded(picture, format="PNG", **options):
-    """A picture as an undecoded `datasets` cell."""
-    buffer = io.BytesIO()
-    picture.save(buffer, format=format, **options)
-    return {"bytes": buffer.getvalue(), "path": None}
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """Small real things to train: a network of a few thousand weights and 225 digits."""
 
 import dataclasses
+import io
 
 import pytest
 import torch
@@ -33,6 +34,13 @@ def digits_feed(augmentation=Augmentation("shift")):  # noqa: B008 (it is frozen
     splits = load_splits(config)
     source = data.open_images(splits, config, 8, 3, CPU, progress=False)["train"]
     return Feed(source, torch.arange(len(splits.train)), images.Normalize([0.5], [0.5], 3, CPU), augmentation)
+
+
+def encoded(picture, format="PNG", **options):
+    """A picture as an undecoded `datasets` cell."""
+    buffer = io.BytesIO()
+    picture.save(buffer, format=format, **options)
+    return {"bytes": buffer.getvalue(), "path": None}
 
 
 def network(seed=0, architecture="conv3", **overrides):

@@ -4,8 +4,8 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from conftest import encoded
 from PIL import Image
+from small import encoded
 from tables import parquet, table
 
 from dilt_hf import data, images

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from conftest import encoded
 from PIL import Image
+from small import encoded
 
 from dilt_hf import images
 from dilt_hf.errors import DataError
