@@ -175,7 +175,8 @@ def run_recipe(
         if removed is not None:
             programme.keep_specialists(config, removed)
         if analysis is not None:
-            findings = run_analysis(AnalyzeConfig(sources=[str(folder)], cpu=config.run.cpu, **analysis))
+            own = {"sources": [str(folder)], "seeds": config.run.seeds, "cpu": config.run.cpu}
+            findings = run_analysis(AnalyzeConfig(**own, **analysis))
             programme.keep_layers(config, findings)
         conclude(folder)
 
@@ -205,6 +206,11 @@ def run_experiment(description: str, experiment: str) -> None:
         parsed = parse_sections(sections, arguments, defaults, description, VARIANTS[name])
         more = [parsed.pop("more")] if "more" in parsed else []
         config = DiltConfig(**parsed)
+        if config.run.dry_run and experiment != "benchmark":
+            raise ConfigError(
+                "--dry_run is for exp1_benchmark.py and find_tickets.py; this experiment says what it will cost when "
+                "it begins, and goes on where it was stopped."
+            )
         from dilt_hf.experiments import programme
         from dilt_hf.teams import join_team
 

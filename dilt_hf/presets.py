@@ -34,19 +34,19 @@ PRESETS: Mapping[str, Options] = {
     "digits": {
         **PRUNING, "dataset_name": "digits", "image_size": 32, "augmentation": "shift", "architecture": "resnet-micro",
         "num_train_epochs": 5, "train_batch_size": 64, "learning_rate": 0.1, "lr_scheduler_type": "one_cycle",
-        "update_every": 10, "seeds": [0, 1, 2, 3, 4], "output_dir": "runs/digits",
+        "update_every": 10, "seeds": [0, 1, 2, 3, 4], "output_dir": "runs/experiments/digits",
     },
     "tiny": {
         **PRUNING, **IMAGENET_PIXELS, "image_size": 32, "augmentation": "shift_flip", "architecture": "resnet18-cifar",
         "num_train_epochs": 15, "train_batch_size": 256, "learning_rate": 0.2, "weight_decay": 5e-4,
         "lr_scheduler_type": "one_cycle", "mixed_precision": "bf16", "channels_last": True, "seeds": [0, 1, 2],
-        "output_dir": "runs/tiny",
+        "output_dir": "runs/experiments/tiny",
     },
     "cars": {
         **PRUNING, **IMAGENET_PIXELS, "dataset_name": "tanganke/stanford_cars", "image_size": 224,
         "augmentation": "resized_crop_flip", "architecture": "resnet50", "num_train_epochs": 60,
         "train_batch_size": 64, "learning_rate": 0.05, "lr_scheduler_type": "cosine", "warmup_fraction": 0.05,
-        "label_smoothing": 0.1, "seeds": [0, 1, 2], "output_dir": "runs/cars",
+        "label_smoothing": 0.1, "seeds": [0, 1, 2], "output_dir": "runs/experiments/cars",
     },
     # Goyal et al. (2017, arXiv 1706.02677), section 5.1, at a batch of 1024, as Renda et al. (2020, arXiv 2003.02389)
     # prune it, with label smoothing
@@ -56,24 +56,24 @@ PRESETS: Mapping[str, Options] = {
         "architecture": "resnet50", "num_train_epochs": 90, "train_batch_size": 1024, "learning_rate": 0.4,
         "weight_decay": 1e-4, "lr_scheduler_type": "multistep", "warmup_fraction": 5 / 90,
         "milestones": [30 / 90, 60 / 90, 80 / 90], "label_smoothing": 0.1, "mixed_precision": "bf16",
-        "seeds": [0, 1, 2], "output_dir": "runs/imagenet",
+        "seeds": [0, 1, 2], "output_dir": "runs/experiments/imagenet",
     },
 }  # fmt: skip
 VARIANTS: Mapping[str, Mapping[str, Options]] = {
     "digits": {
         "vit-micro": {**SMALL_VIT, "patch_size": 8, "learning_rate": 3e-3, "num_train_epochs": 20,
                       "pruning_fraction": 0.4,
-                      "output_dir": "runs/digits-vit"},
+                      "output_dir": "runs/experiments/digits-vit"},
     },
     "tiny": {
         "deit-tiny": {**SMALL_VIT, "learning_rate": 1e-3, "num_train_epochs": 30, "channels_last": False,
-                      "output_dir": "runs/tiny-deit"},
+                      "output_dir": "runs/experiments/tiny-deit"},
     },
     "cars": {},
     "imagenet": dict.fromkeys(DEIT_NAMES, DEIT),
 }  # fmt: skip
-# which half of the classes the masks come from, found from which weights (θ0, and θ_k after some five per cent of a
-# training), and which they are tried on
+# which half of the classes the masks come from, found from which weights (θ0, and θ_k after one epoch, or some per cent
+# of a training), and which they are tried on
 TRANSFER: Mapping[str, Options] = {
     "digits": {"source_classes": ["0-5"], "classes": ["6-9"], "source_rewind_steps": [0, 12]},
     "tiny": {"source_classes": ["0-49"], "classes": ["50-99"], "source_rewind_steps": [0, 100]},

@@ -4,4 +4,5 @@ from dilt_hf.cli import run_recipe
 from dilt_hf.presets import PRESETS
 
 if __name__ == "__main__":
-    run_recipe(__doc__, **{**PRESETS["cars"], "target_ticket": "partition", "matched_density": [0.2]})
+    own = {"target_ticket": "partition", "matched_density": [0.2], "output_dir": "runs/cars"}
+    run_recipe(__doc__, **{**PRESETS["cars"], **own})

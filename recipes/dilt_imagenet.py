@@ -13,6 +13,5 @@ from dilt_hf.cli import run_recipe
 from dilt_hf.presets import PRESETS, VARIANTS
 
 if __name__ == "__main__":
-    run_recipe(
-        __doc__, variants=VARIANTS["imagenet"], **{**PRESETS["imagenet"], "target_ticket": "partition", "seeds": [0]}
-    )
+    own = {"target_ticket": "partition", "seeds": [0], "output_dir": "runs/imagenet"}
+    run_recipe(__doc__, variants=VARIANTS["imagenet"], **{**PRESETS["imagenet"], **own})

@@ -148,7 +148,10 @@ class Analysis:
             "layers": layers,
             "pooling": self.config.pooling,
         }
-        return self.stages.get("representations", inputs, make, description=f"{label}: layers of {network.name}")
+        return self.stages.get(
+            "representations", inputs, make, description=f"{label}: layers of {network.name}",
+            derived_from=[network.identity],
+        )  # fmt: skip
 
     def _estimate(self, layers: Mapping[str, Mapping[str, Any]], comparisons: int) -> str:
         """What the comparison of all layers will take, from a few pairs solved now."""

@@ -42,7 +42,7 @@ class _Comparison:
         """All criteria that the networks of the run allow."""
         tickets = ["core", *self.specialists, *(f"partition_{k}" for k in self.partitions)]
         found = {
-            "core_steps": self._measured(self._saved(), ("core", "LTH", "COLT"), step=0.0),
+            "core_steps": self._measured(self._saved(), ("core", "LTH", "COLT"), self.densities, step=0.0),
             "core_lth": self._matched("core", "LTH"),
             "core_one_shot": self._matched("core", "one-shot"),
             "union_core": self._measured(_less(self._of("union"), self._of("core")), ("union", "core")),
@@ -59,15 +59,25 @@ class _Comparison:
                 _less(self._of("union"), self._of("union, shuffled")), ("union", "union, shuffled")
             ),
             "specialist_lead": self._measured(
-                _mean([_less(self._lead(k), self._lead(k, ", shuffled")) for k in self.partitions]), self.specialists
+                _mean([_less(self._lead(k), self._lead(k, ", shuffled")) for k in self.partitions]),
+                [*self.specialists, *(f"{name}, shuffled" for name in self.specialists)],
             ),
             "specialist_chance": self._measured(self._near_chance(), self.specialists),
         }
         return {key: each for key, each in found.items() if each.values}
 
-    def _measured(self, values: PerSeed, names: Sequence[str], step: float | None = None) -> Measured:
-        sources = tuple(dict.fromkeys(e.stage for e in self.results.entries if e.name in names and e.seed in values))
-        return Measured(values, self.picture if step is None else step, sources)
+    def _measured(
+        self,
+        values: PerSeed,
+        names: Sequence[str],
+        matched: Sequence[float | None] = (None,),
+        step: float | None = None,
+    ) -> Measured:
+        """Values with the stages of these networks, as found or at these densities."""
+        cited = [e for e in self.results.entries if e.name in names and e.matched in matched and e.seed in values]
+        return Measured(
+            values, self.picture if step is None else step, tuple(dict.fromkeys(entry.stage for entry in cited))
+        )
 
     def _of(self, name: str, value: Value = Entry.accuracy, matched: float | None = None) -> PerSeed:
         return self.results.per_seed(name, matched, value)
@@ -79,7 +89,7 @@ class _Comparison:
         """The difference of accuracies at one density, averaged over the densities that have both."""
         each = [_less(self._of(one, matched=d), self._of(other, matched=d)) for d in self.densities]
         known = [values for values in each if values]
-        return self._measured(_mean(known), (one, other), self.picture / max(1, len(known)))
+        return self._measured(_mean(known), (one, other), self.densities, self.picture / max(1, len(known)))
 
     def _saved(self) -> PerSeed:
         def steps(entry: Entry) -> float:
@@ -87,8 +97,8 @@ class _Comparison:
 
         each = []
         for density in self.densities:
-            others = [values for name in ("LTH", "COLT") if (values := self._of(name, steps, density))]
-            core, least = self._of("core", steps, density), _extreme(min, others)
+            least = _extreme(min, [self._of(name, steps, density) for name in ("LTH", "COLT")])
+            core = self._of("core", steps, density)
             if core and least:
                 each.append({seed: 100 * (1 - core[seed] / least[seed]) for seed in core if seed in least})
         return _mean(each)
@@ -207,9 +217,8 @@ def _less(one: Mapping[int, float], other: Mapping[int, float]) -> PerSeed:
 
 def _extreme(choose: Callable[[list[float]], float], each: Sequence[Mapping[int, float]]) -> PerSeed:
     """The largest or smallest value of each seed that all of them have."""
-    known = [values for values in each if values]
-    seeds = [seed for seed in known[0] if all(seed in values for values in known)] if known else []
-    return {seed: choose([values[seed] for values in known]) for seed in seeds}
+    seeds = [seed for seed in each[0] if all(seed in values for values in each)]
+    return {seed: choose([values[seed] for values in each]) for seed in seeds}
 
 
 def _mean(each: Sequence[Mapping[int, float]]) -> PerSeed:

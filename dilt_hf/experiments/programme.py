@@ -86,7 +86,7 @@ def transferral(config: DiltConfig, source: SourceConfig, team: Team) -> str | N
     for where in _found_on_source(config, source, folder, team) if source.source_classes else [Path(source.source)]:
         found = transfer(where, dataclasses.replace(config, run=run), source.densities, team)
         if found is not None:
-            _keep(config, found.name, of_transfer(found))
+            _keep(config, "rewound" if found.rewind_step else "transfer", of_transfer(found))
             start = f"θ_{found.rewind_step}, trained so many steps" if found.rewind_step else "strict θ0"
             said.append(f"Masks found from {start}:\n\n{found.table()}")
     return "\n\n".join(said) or None

@@ -246,14 +246,14 @@ class Search:
             "overlap": overlap.pop(""),
             "tensor_overlap": overlap,
             "dataset": {
-                "source": _public(bench.splits.source),
+                "source": public_setting(bench.splits.source),
                 "name": _on_hub(bench.config.data.dataset_name),
                 "revision": bench.config.data.dataset_revision,
                 "fingerprint": bench.fingerprints["train"],
                 "image_size": bench.image_size,
             },
             "settings": {
-                section: {name: _public(value) for name, value in config[section].items()}
+                section: {name: public_setting(value) for name, value in config[section].items()}
                 for section in ("model", "partition", "training", "pruning")
             },
             "metrics": [entry.summary() for entry in entries if entry.seed == self.seed],
@@ -262,8 +262,10 @@ class Search:
         }
 
 
-def _public(value: Any) -> Any:
+def public_setting(value: Any) -> Any:
     """A setting as others may see it: of what lies on this machine, the name without the way there."""
+    if isinstance(value, list):
+        return [public_setting(each) for each in value]
     return Path(value).name if isinstance(value, str) and "/" in value and Path(value).exists() else value
 
 

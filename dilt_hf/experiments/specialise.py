@@ -190,7 +190,8 @@ class Specialisation:
         bench, seed, subset = self.bench, self.search.seed, self.bench.subsets[j]
         name = f"specialist_{k} on {subset.name}"
         run = bench.tracked(f"seed_{seed}/{name}")
-        purpose = Purpose(f"seed {seed}: {name}", NETWORKS, run)
+        origin = [self.search.ranked(each.name).address for each in bench.subsets]
+        purpose = Purpose(f"seed {seed}: {name}", NETWORKS, run, derived_from=origin)
         mask = compose(f"specialist_{k}", self.search.partitions)
         try:
             network = bench.trained(

@@ -200,7 +200,9 @@ class Transplants:
         mask = {} if name == "dense" else self._mask(name, density)
         about = f"{name} at density {density:g}"
         run = bench.tracked(f"seed_{self.seed}/{about}")
-        purpose = Purpose(f"seed {self.seed}: {about} on the target", NETWORKS, run)
+        label = Label("dense") if name == "dense" else COMPARED[name]
+        origin = [self.search.ranked(source).address for source in label.pruned_on(self.search.bench)]
+        purpose = Purpose(f"seed {self.seed}: {about} on the target", NETWORKS, run, derived_from=origin)
         try:
             network = bench.trained(
                 bench.start(seed), mask, bench.everything, seed, 0, bench.config.training.for_tickets(), purpose

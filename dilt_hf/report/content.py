@@ -16,17 +16,18 @@ from dilt_hf.errors import RunError
 from dilt_hf.experiments.analyze import FIGURE_FOLDER, TEXT_FILE
 from dilt_hf.experiments.analyze import NUMBERS_FILE as ANALYSIS_FILE
 from dilt_hf.experiments.folder import METHODS_TABLE, MOST_RUN_BYTES, RUN_FILE, load_results
-from dilt_hf.experiments.judgement import MOST_EVIDENCE_BYTES, judge_folder
+from dilt_hf.experiments.judgement import MOST_EVIDENCE_BYTES, load_evidence
 from dilt_hf.experiments.specialise import NUMBERS_FILE as SPECIALISTS_FILE
 from dilt_hf.experiments.specialise import Specialists
 from dilt_hf.experiments.transfer import Transfer
 from dilt_hf.files import read_json
+from dilt_hf.hypotheses import HYPOTHESES
 from dilt_hf.repository import reading
 from dilt_hf.results import RESULTS_FILE, Results
 from dilt_hf.stages import Stage, Stages
 from dilt_hf.stages.store import with_ancestors
 from dilt_hf.tables import Items, Table, read_blocks
-from dilt_hf.verdicts import Verdict
+from dilt_hf.verdicts import Verdict, verdicts
 
 Block = Table | Items | str
 MOST_ANALYSIS_BYTES = 2**28
@@ -105,17 +106,17 @@ def gather(folder: Path) -> Content:
     if not (folder / RUN_FILE).is_file():
         raise RunError(f"{folder} is not the folder of a run: it has no {RUN_FILE}.")
     settings = read_json(folder / RUN_FILE, MOST_RUN_BYTES, RunError)
-    verdicts = judge_folder(folder)
+    found = verdicts(HYPOTHESES, load_evidence(folder))
     results = load_results(folder) if (folder / RESULTS_FILE).is_file() else None
     specialists, transfers = _specialists(folder), _transfers(folder)
     every = {stage.address: stage for stage in _stages(folder)}
-    cited = {source for each in verdicts for judged in each.criteria for source in judged.measured.sources}
+    cited = {source for each in found for judged in each.criteria for source in judged.measured.sources}
     cited |= {entry.stage for entry in results.entries} if results else set()
     cited |= {network.stage for each in transfers for network in each.networks}
     needed = with_ancestors(sorted(cited), every)
     return Content(
         settings=settings,
-        verdicts=verdicts,
+        verdicts=found,
         results=results,
         methods=_blocks(folder / METHODS_TABLE),
         analyses=[_layers(path.parent) for path in sorted((folder / "analysis").glob(f"*/{ANALYSIS_FILE}"))],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 from collections.abc import Sequence
 
@@ -57,7 +58,7 @@ def heat_map(values: np.ndarray, networks: Sequence[str], layers: int, name: str
     """All layers of all networks against each other: one square for each pair, one path for all squares of a colour.
 
     Args:
-        values: non-negative, float (N·L, N·L).
+        values: non-negative, float (N·L, N·L); NaN, of constant layers, has a colour of its own.
         networks: their N names.
         layers: L.
         name: of the drawing.
@@ -67,16 +68,17 @@ def heat_map(values: np.ndarray, networks: Sequence[str], layers: int, name: str
 
     count = len(values)
     top = float(np.nanmax(values, initial=0.0)) or 1.0
-    levels = np.minimum((np.nan_to_num(values, nan=0.0) / top * LEVELS).astype(int), LEVELS - 1)
-    colours = [to_hex(colormaps["cividis"]((level + 0.5) / LEVELS)) for level in range(LEVELS)]
+    levels = np.minimum((np.nan_to_num(values) / top * LEVELS).astype(int), LEVELS - 1)
+    levels[np.isnan(values)] = -1
+    colours = {level: to_hex(colormaps["cividis"]((level + 0.5) / LEVELS)) for level in range(LEVELS)}
     parts = []
-    for level in range(LEVELS):
+    for level, colour in {-1: "var(--unknown)", **colours}.items():
         squares = "".join(f"M{x} {count - 1 - y}h1v1h-1z" for y, x in zip(*np.nonzero(levels == level), strict=True))
         if squares:
-            parts.append(f'<path fill="{colours[level]}" d="{squares}"/>')
+            parts.append(f'<path fill="{colour}" d="{squares}"/>')
     for edge in range(layers, count, layers):
         parts.append(f'<path class="edge" d="M{edge} 0V{count}M0 {count - edge}H{count}"/>')
-    label = f"Heat map of the distances between all layers of {', '.join(networks)}"
+    label = html.escape(f"Heat map of the distances between all layers of {', '.join(networks)}")
     return (
         f'<svg class="heat" id="{name}" viewBox="0 0 {count} {count}" role="img" aria-label="{label}" '
         f'preserveAspectRatio="xMidYMid meet" shape-rendering="crispEdges">{"".join(parts)}</svg>'

@@ -16,6 +16,7 @@ from dilt_hf import __version__
 from dilt_hf.analysis.figures import short_names
 from dilt_hf.comparison import has_methods
 from dilt_hf.experiments.judgement import CRITERION_CAPTION, VERDICT_CAPTION, interval_words, p_words
+from dilt_hf.experiments.search import public_setting
 from dilt_hf.experiments.specialise import Specialists
 from dilt_hf.experiments.transfer import Transfer
 from dilt_hf.figures import as_svg, comparison_figure, cost_figure, methods_figure, panels_figure
@@ -64,7 +65,7 @@ def render(content: Content, title: str) -> str:
         comparison=None if content.results is None else _comparison_drawing(content.results),
         networks=None if content.results is None else _network_tables(content.results),
         lesions=_lesion_tables(content.specialists),
-        analyses=[_analysis(each) for each in content.analyses],
+        analyses=[_analysis(each, number) for number, each in enumerate(content.analyses)],
         transfers=[_transfer(each) for each in content.transfers],
         seconds=sum(cost.seconds for cost in content.costs),
     )
@@ -80,6 +81,7 @@ def _environment() -> Any:
     environment.filters |= {
         "p": p_words, "interval": interval_words, "bar": interval_bar, "sign": SIGNS.__getitem__,
         "hours": _duration, "number": _number, "code": _code_spans,
+        "setting": lambda value: json.dumps(public_setting(value), ensure_ascii=False),
     }  # fmt: skip
     environment.tests["table"] = lambda block: isinstance(block, Table)
     return environment
@@ -155,12 +157,12 @@ def _lesion_tables(found: Mapping[int, Specialists]) -> list[dict[str, Any]]:
     return tables
 
 
-def _analysis(found: Layers) -> dict[str, Any]:
+def _analysis(found: Layers, number: int) -> dict[str, Any]:
     distances = np.sqrt(np.maximum(found.values, 0.0))
     names = [f"{network}, {layer}" for network in found.networks for layer in short_names(found.layers)]
     top = float(np.nanmax(distances, initial=0.0))
     numbers = [[None if math.isnan(value) else round(float(value), 4) for value in row] for row in distances]
-    place = f"heat-{found.name}"
+    place = f"heat-{number}"
     return {
         "found": found,
         "place": place,
@@ -169,7 +171,7 @@ def _analysis(found: Layers) -> dict[str, Any]:
         "scale": colour_scale(top, place),
         # no text may end the script element that it stands in
         "data": json.dumps({"names": names, "values": numbers}).replace("<", "\\u003c"),
-        "drawings": {name: themed(svg, f"{found.name}-{name}") for name, svg in found.figures.items()},
+        "drawings": {name: themed(svg, f"layers-{number}-{name}") for name, svg in found.figures.items()},
     }
 
 

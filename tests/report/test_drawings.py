@@ -62,5 +62,6 @@ def test_a_heat_map_has_one_square_for_each_pair(layers):
     squares = re.findall(r"M(\d+) (\d+)h1v1h-1z", svg)
     assert len(squares) == len(set(squares)) == count**2
     assert len(svg) < 40 * count**2 + 5000
+    assert re.search(rf'fill="var\(--unknown\)" d="M{count - 1} {count - 1}h1v1h-1z"', svg), "nothing is known there"
     corner = heat_map(np.array([[9.0, 0.0], [0.0, 0.0]]), ["one", "other"], 1, "heat")
     assert re.search(r'fill="(#\w+)" d="M0 1h1v1h-1z"', corner), "the first row is at the bottom"

@@ -86,7 +86,6 @@ def test_the_page_is_whole_and_asks_for_nothing(report):
     assert page.scripts == 2
     for hypothesis in HYPOTHESES:
         assert hypothesis.claim in text
-    assert report.parent.joinpath("verdicts.md").is_file()
 
 
 def test_writing_it_again_changes_nothing(report):
