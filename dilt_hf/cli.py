@@ -175,8 +175,9 @@ def run_recipe(
         if removed is not None:
             programme.keep_specialists(config, removed)
         if analysis is not None:
-            own = {"sources": [str(folder)], "seeds": config.run.seeds, "cpu": config.run.cpu}
-            findings = run_analysis(AnalyzeConfig(**own, **analysis))
+            findings = run_analysis(
+                AnalyzeConfig(sources=[str(folder)], seeds=config.run.seeds, cpu=config.run.cpu, **analysis)
+            )
             programme.keep_layers(config, findings)
         conclude(folder)
 
