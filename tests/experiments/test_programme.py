@@ -14,7 +14,7 @@ from dilt_hf.verdicts import UNTESTED
 
 @pytest.fixture
 def config(quick_config, change):
-    needed = ["core", "union", "LTH", "one-shot", "RigL", "CAP", "random"]
+    needed = ["core", "union", "LTH", "one-shot", "COLT", "RigL", "CAP", "random"]
     config = change(
         quick_config, "run", seeds=[0, 1, 2], tickets=[], methods=needed, controls=True, matched_density=[0.5]
     )
