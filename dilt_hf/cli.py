@@ -159,7 +159,8 @@ def run_recipe(
 
         team = join_team(config.partition.num_partitions, config.run.cpu)
         results = find_tickets(config, team)
-        removed = specialise(config, team) if lesions and not config.run.dry_run else None
+        asked = lesions and not config.run.dry_run
+        removed = specialise(programme.with_known_seeds(config, "specialists"), team) if asked else None
         if results is None or not team.is_first:
             return
         folder = Path(config.run.output_dir)
@@ -175,9 +176,8 @@ def run_recipe(
         if removed is not None:
             programme.keep_specialists(config, removed)
         if analysis is not None:
-            findings = run_analysis(
-                AnalyzeConfig(sources=[str(folder)], seeds=config.run.seeds, cpu=config.run.cpu, **analysis)
-            )
+            seeds = programme.with_known_seeds(config, "layers").run.seeds
+            findings = run_analysis(AnalyzeConfig(sources=[str(folder)], seeds=seeds, cpu=config.run.cpu, **analysis))
             programme.keep_layers(config, findings)
         conclude(folder)
 

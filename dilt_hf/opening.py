@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -76,6 +76,8 @@ class OpenRun:
         self.splits = load_splits(config.data)
         self.image_size = data.choose_image_size(self.splits, config.data)
         self.model = self.new_model(config.run.seeds[0]).to(self.accelerator.device)
+        # as it is now: saving a model writes its class and dtype into its configuration
+        self.model_config: str = cast(Any, self.model).config.to_json_string()
         if config.training.channels_last:
             self.model = self.model.to(memory_format=torch.channels_last)
         if config.training.gradient_checkpointing:

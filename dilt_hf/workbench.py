@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -90,7 +90,7 @@ class Workbench(OpenRun):
         inputs = {
             "model": dataclasses.asdict(self.config.model),
             # what stands behind the name of a file or a Hub id may change
-            "model_config": cast(Any, self.model).config.to_json_string(),
+            "model_config": self.model_config,
             "checkpoint": tensors_sha256(checkpoint_tensors(self.new_model(seed)))
             if self.config.model.model_name_or_path or self.config.model.weights_file
             else None,

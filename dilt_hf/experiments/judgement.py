@@ -31,14 +31,14 @@ def save_evidence(folder: Path, experiment: str, evidence: Mapping[str, Measured
     write_atomically(place / f"{experiment}.json", pretty_json(json_values(numbers)))
 
 
-def load_evidence(folder: Path) -> dict[str, Measured]:
-    """What all experiments of a run have measured.
+def load_evidence(folder: Path, experiment: str = "*") -> dict[str, Measured]:
+    """What the experiments of a run, or one of them, have measured.
 
     Raises:
         RunError: when a file is damaged.
     """
     found: dict[str, Measured] = {}
-    for path in sorted((folder / EVIDENCE_FOLDER).glob("*.json")):
+    for path in sorted((folder / EVIDENCE_FOLDER).glob(f"{experiment}.json")):
         stored = read_json(path, MOST_EVIDENCE_BYTES, RunError)
         with reading(f"the evidence in {path}", RunError):
             found |= {key: _measured(each) for key, each in stored.items()}

@@ -23,7 +23,7 @@ from dilt_hf.experiments.analyze import analyze
 from dilt_hf.experiments.evidence import of_analysis, of_comparison, of_specialists, of_transfer
 from dilt_hf.experiments.find import find_tickets
 from dilt_hf.experiments.folder import open_bench
-from dilt_hf.experiments.judgement import save_evidence
+from dilt_hf.experiments.judgement import load_evidence, save_evidence
 from dilt_hf.experiments.settings import AnalyzeConfig, LayerConfig, SourceConfig
 from dilt_hf.experiments.sources import SAME_DATA
 from dilt_hf.experiments.specialise import Specialists, specialise
@@ -53,6 +53,7 @@ def benchmark(config: DiltConfig, team: Team) -> str | None:
 
 def disentanglement(config: DiltConfig, layers: LayerConfig, team: Team) -> str | None:
     """The layers of the partitions' networks beside those of networks trained on the same classes."""
+    config = with_known_seeds(config, "layers")
     _prune(config, team)
     if not team.is_first:
         return None
@@ -69,7 +70,7 @@ def specialisation(config: DiltConfig, team: Team) -> str | None:
     """Every ticket trained on all classes, specialists removed from the union, and specialists trained alone."""
     run = dataclasses.replace(config.run, methods=[], tickets=[], matched_density=[], controls=True)
     results = find_tickets(dataclasses.replace(config, run=run), team)
-    found = specialise(config, team)
+    found = specialise(with_known_seeds(config, "specialists"), team)
     if results is None or found is None:
         return None
     keep_comparison(config, results)
@@ -81,6 +82,7 @@ def transferral(config: DiltConfig, source: SourceConfig, team: Team) -> str | N
     """Masks of a run, on new weights for the data that `config` names. Where no run is named, one on other classes of
     the same data is made."""
     folder = Path(config.run.output_dir) / "transfer"
+    config = with_known_seeds(config, "transfer", "rewound")
     run = dataclasses.replace(config.run, output_dir=str(folder / "target"))
     said = []
     for where in _found_on_source(config, source, folder, team) if source.source_classes else [Path(source.source)]:
@@ -117,6 +119,20 @@ def _prune(config: DiltConfig, team: Team, siblings: bool = True) -> None:
     if team.is_first:
         print(f"{len(jobs)} pruning processes of {len(bench.kept_per_round())} rounds each.", flush=True)
     complete(jobs, team)
+
+
+def with_known_seeds(config: DiltConfig, *experiments: str) -> DiltConfig:
+    """The configuration with the seeds that these experiments have evidence of too: evidence is of all seeds or none,
+    and what they take is found on disk."""
+    folder = Path(config.run.output_dir)
+    known = {
+        seed
+        for experiment in experiments
+        for measured in load_evidence(folder, experiment).values()
+        for seed in measured.values
+    }
+    seeds = [*config.run.seeds, *sorted(known - set(config.run.seeds))]
+    return dataclasses.replace(config, run=dataclasses.replace(config.run, seeds=seeds))
 
 
 def keep_comparison(config: DiltConfig, results: Results) -> None:

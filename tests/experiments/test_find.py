@@ -163,6 +163,19 @@ def test_rewinding_gives_all_partitions_one_trained_theta_k(quick_config, change
     assert tickets.load_model("core").config.num_labels == 10
 
 
+def test_a_run_that_rewinds_finds_all_seeds_again_in_any_order(quick_config, change, monkeypatch):
+    config = change(change(quick_config, "pruning", rewind_step=1), "run", seeds=[0, 1])
+    results = run(config)
+
+    def never(*arguments, **settings):
+        raise AssertionError("trained before")
+
+    monkeypatch.setattr("dilt_hf.workbench.train", never)
+    assert run(config).entries == results.entries
+    assert len(run(change(config, "run", seeds=[1, 0])).entries) == len(results.entries)
+    assert len(stages(config, "theta0")) == 2
+
+
 @pytest.mark.parametrize("by", ["random", "sibling", "clusters", "picture_clusters"])
 def test_other_partitions_run_too(quick_config, change, by):
     config = change(

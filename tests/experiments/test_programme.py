@@ -1,5 +1,6 @@
 """The four experiments one after the other in one folder, and what they leave there."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -53,5 +54,11 @@ def test_every_hypothesis_is_judged_on_evidence_that_names_its_stages(config, ch
     monkeypatch.setattr("dilt_hf.workbench.train", never)
     monkeypatch.setattr("dilt_hf.workbench.predict", never)
     benchmark(config, Team())
-    specialisation(config, Team())
-    assert load_evidence(folder) == evidence
+    specialisation(change(config, "run", seeds=[1]), Team())
+    transferral(change(target, "run", seeds=[2, 0]), source, Team())
+    after = load_evidence(folder)
+    assert after.keys() == evidence.keys()
+    for key, measured in after.items():
+        same = dataclasses.replace(measured, sources=evidence[key].sources)
+        assert same == evidence[key], "what is known of other seeds stays"
+        assert set(measured.sources) == set(evidence[key].sources)
