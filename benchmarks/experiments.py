@@ -25,8 +25,9 @@ RUNS = {
     "cars": ("cars", "stanford_cars_112", "test", ["--image_size", "112"]),
 }
 ROWS = {"tiny_imagenet_32_c100": (50_000, 5_000), "stanford_cars_112": (6_598, 1_546)}
-QUICK = ["--num_train_epochs", "1", "--pruning_fraction", "0.6", "--fisher_examples", "32", "--update_every", "1",
-         "--gate_examples", "32", "--mixed_precision", "no", "--seeds", "0", "--matched_density", "0.1"]  # fmt: skip
+QUICK = ["--num_train_epochs", "1", "--train_batch_size", "64", "--pruning_fraction", "0.8", "--update_every", "1",
+         "--fisher_examples", "32", "--gate_examples", "32", "--mixed_precision", "no",
+         "--seeds", "0", "--matched_density", "0.1"]  # fmt: skip
 QUICK_TRANSFER = ["--densities", "0.1", "--source_rewind_steps", "0", "1"]
 
 

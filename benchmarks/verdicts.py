@@ -4,8 +4,8 @@
     python benchmarks/verdicts.py --seeds 3 --simulations 200
 
 Worlds: dilt_hf/experiments/planted.py. Support is right where a hypothesis holds, and wrong where networks differ by
-chance alone or a control explains the effect away. The last column: simulations in which any hypothesis is wrongly
-supported; its bound over the family is 2.5 %.
+chance alone or a control explains the effect away. The last row: simulations in which any hypothesis is supported;
+where none holds, the bound over the family is 2.5 %.
 """
 
 import argparse

@@ -136,8 +136,8 @@ def summary_table(config: Mapping[str, Any], partitions: Sequence[PackedMask]) -
             measured = [scores.get((name, control), "") for control in ("", "shuffled")] if scores else []
             body.append([name, f"{mask.count_kept():,}", f"{100 * mask.density():.2f}", *measured])
         head = ["ticket", "weights", "density %", *(["accuracy %", "shuffled %"] if scores else [])]
-        left_out = f"\n({count - MOST_LISTED} more partitions)" if count > MOST_LISTED else ""
-        return f"{markdown_table(head, body)}{left_out}\n{_overlap(config, partitions)}"
+        left_out = f"({count - MOST_LISTED} more partitions)\n\n" if count > MOST_LISTED else ""
+        return f"{markdown_table(head, body)}\n\n{left_out}{_overlap(config, partitions)}"
 
 
 def _overlap(config: Mapping[str, Any], partitions: Sequence[PackedMask]) -> str:

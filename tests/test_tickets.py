@@ -142,9 +142,10 @@ def test_batch_norm_is_recalibrated_where_asked(repository, generator):
 
 
 def test_a_summary_tells_tickets_and_overlap(repository):
-    text = Tickets.from_pretrained(repository).summary()
-    assert "specialist_1" in text
-    assert "Overlap (Jaccard) of the partition masks: 25" in text
+    table, sentence = Tickets.from_pretrained(repository).summary().split("\n\n")
+    assert all(line.startswith("|") for line in table.splitlines())
+    assert "specialist_1" in table
+    assert sentence.startswith("Overlap (Jaccard) of the partition masks: 25")
 
 
 def test_a_mismatch_changes_nothing(repository):

@@ -157,6 +157,7 @@ def _transfer(world: World, rng: np.random.Generator, seeds: int, rewind_step: i
     networks: list[Transferred] = []
     for seed in range(seeds):
         common = rng.normal(0, 3)
+        networks.append(Transferred("dense", seed, 1.0, LEVEL + common, f"train-{len(networks)}"))
         for density in DENSITIES:
             for name in (CORE, "union", "LTH", SHUFFLED, "random"):
                 percent = LEVEL + common + world.transferred.get(name, 0.0)

@@ -12,7 +12,7 @@ import gradio as gr
 
 from dilt_hf.errors import DiltError, MaskError
 from dilt_hf.explore.chart import draw_densities
-from dilt_hf.explore.markup import density_chart, density_table, facts_list, headline, note, problem, summary_markdown
+from dilt_hf.explore.markup import density_chart, density_table, facts_list, headline, note, problem
 from dilt_hf.explore.networks import Networks
 from dilt_hf.explore.pictures import example_pictures
 from dilt_hf.explore.views import TRAINED, canonical, compared_names, describe, network_order, view_ticket, weights_note
@@ -53,7 +53,7 @@ def make_app(tickets: Tickets) -> gr.Blocks:
             with gr.Column(min_width=320):
                 gr.HTML(facts_list(describe(tickets, explorer.theta0)))
             with gr.Column(min_width=320):
-                gr.Markdown(f"{summary_markdown(tickets.summary())}\n\n{ABOUT_TABLE}", elem_classes="summary")
+                gr.Markdown(f"{tickets.summary()}\n\n{ABOUT_TABLE}", elem_classes="summary")
         chosen = _ticket_section(explorer)
         _picture_section(explorer, chosen)
     return app

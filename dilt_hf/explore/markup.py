@@ -75,13 +75,6 @@ def breakable(name: str) -> str:
     return escape(name).replace(".", ".<wbr>")
 
 
-def summary_markdown(summary: str) -> str:
-    """A summary of tickets (`Tickets.summary`) with the sentences apart from the table."""
-    lines = summary.splitlines()
-    table = [line for line in lines if line.startswith("|")]
-    return "\n".join([*table, "", *lines[len(table) :]])
-
-
 def percent(share: float) -> str:
     """A share in percent, with two decimals, as the tables of tickets have it.
 

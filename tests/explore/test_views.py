@@ -13,7 +13,7 @@ from dilt_hf import masks as M
 from dilt_hf.errors import DataError, MaskError, TicketError
 from dilt_hf.explore import views
 from dilt_hf.explore.chart import draw_densities
-from dilt_hf.explore.markup import breakable, density_table, facts_list, percent, summary_markdown
+from dilt_hf.explore.markup import breakable, density_table, facts_list, percent
 from dilt_hf.explore.networks import Networks, class_names
 from dilt_hf.explore.pictures import example_pictures, load_processor
 from dilt_hf.tickets import Tickets
@@ -181,9 +181,3 @@ def test_the_table_has_the_numbers_of_the_chart(tickets, order):
 
 def test_what_comes_from_a_repository_is_text_not_html():
     assert "<img" not in facts_list([("Data", "<img src=x onerror=alert(1)>")])
-
-
-def test_the_sentences_of_a_summary_stand_below_its_table(tickets):
-    table, sentences = summary_markdown(tickets.summary()).split("\n\n")
-    assert all(line.startswith("|") for line in table.splitlines())
-    assert sentences.startswith("Overlap (Jaccard)")
