@@ -63,7 +63,7 @@ def render(content: Content, title: str) -> str:
         criterion_caption=CRITERION_CAPTION,
         methods=_methods_drawings(content.results),
         comparison=None if content.results is None else _comparison_drawing(content.results),
-        networks=None if content.results is None else _network_tables(content.results),
+        networks=None if content.results is None else _network_table(content.results),
         lesions=_lesion_tables(content.specialists),
         analyses=[_analysis(each, number) for number, each in enumerate(content.analyses)],
         transfers=[_transfer(each) for each in content.transfers],
@@ -127,15 +127,22 @@ def _comparison_drawing(results: Results) -> str:
     return themed(as_svg(comparison_figure(Results(plain, [], results.num_partitions))), "comparison") if plain else ""
 
 
-def _network_tables(results: Results) -> dict[str, Any]:
+def _network_table(results: Results) -> dict[str, Any]:
     """Every network's test accuracy seed by seed, each with the stage of its training."""
-    seeds = sorted({entry.seed for entry in results.entries})
-    by_place = {(entry.name, entry.matched, entry.seed): entry for entry in results.entries}
-    rows = []
-    for name, matched in results.rows:
-        entries = [by_place.get((name, matched, seed)) for seed in seeds]
-        cells = [None if entry is None else (f"{entry.accuracy():.1f}", entry.stage) for entry in entries]
-        rows.append((name, f"{100 * results.density(name, matched):.3g}", cells))
+    scores = {(each.name, each.matched, each.seed): (each.accuracy(), each.stage) for each in results.entries}
+    return _seed_by_seed(scores, {row: results.density(*row) for row in results.rows})
+
+
+def _seed_by_seed(
+    scores: Mapping[tuple[str, Any, int], tuple[float, str]],
+    densities: Mapping[tuple[str, Any], float],
+) -> dict[str, Any]:
+    """Rows in the order of `densities`; a network is known by its name and the density that it was asked for."""
+    seeds = sorted({seed for *_, seed in scores})
+    rows = [
+        (name, f"{100 * density:.4g}", [scores.get((name, asked, seed)) for seed in seeds])
+        for (name, asked), density in densities.items()
+    ]
     return {"seeds": seeds, "rows": rows}
 
 
@@ -185,21 +192,12 @@ def _transfer(found: Transfer) -> dict[str, Any]:
         if density < 1
     }
     dense = estimate(list(found.per_seed("dense", 1.0).values()))
-    seeds = sorted({each.seed for each in found.networks})
-    by_place = {(each.name, each.density, each.seed): each for each in found.networks}
-    rows = [
-        (name, f"{100 * density:.4g}", [
-            None if (each := by_place.get((name, density, seed))) is None else (f"{each.accuracy:.1f}", each.stage)
-            for seed in seeds
-        ])
-        for density in found.densities
-        for name in dict.fromkeys(each.name for each in found.networks if each.density == density)
-    ]  # fmt: skip
+    scores = {(each.name, each.density, each.seed): (each.accuracy, each.stage) for each in found.networks}
+    by_density = sorted(found.networks, key=lambda each: found.densities.index(each.density))
     return {
         "found": found,
         "drawing": themed(as_svg(panels_figure(panels, dense)), found.name),
-        "seeds": seeds,
-        "rows": rows,
+        **_seed_by_seed(scores, {(each.name, each.density): each.density for each in by_density}),
     }
 
 
