@@ -24,7 +24,8 @@ RUNS = {
     "tiny-deit": ("tiny", "tiny_imagenet_32_c100", "validation", ["--architecture", "deit-tiny"]),
     "cars": ("cars", "stanford_cars_112", "test", ["--image_size", "112"]),
 }
-ROWS = {"tiny_imagenet_32_c100": (50_000, 5_000), "stanford_cars_112": (6_598, 1_546)}
+FULL = {"tiny_imagenet_32_c100": (50_000, 5_000), "stanford_cars_112": (6_598, 1_546)}  # pictures
+QUICK_SIZE = {"tiny_imagenet_32_c100": 32, "stanford_cars_112": 56}  # pixels
 QUICK = ["--num_train_epochs", "1", "--train_batch_size", "64", "--pruning_fraction", "0.8", "--update_every", "1",
          "--fisher_examples", "32", "--gate_examples", "32", "--mixed_precision", "no",
          "--seeds", "0", "--matched_density", "0.1"]  # fmt: skip
@@ -45,8 +46,9 @@ def options(run, experiment, arguments):
     command = ["--preset", preset, "--train_files", *map(str, found[0]), f"--{held_out}_files", *map(str, found[1]),
                "--output_dir", str(arguments.out / run), "--checkpointing_minutes", "1", *more]  # fmt: skip
     if arguments.slice < 1:
-        train, test = (max(400, round(arguments.slice * rows)) for rows in ROWS[folder])
+        train, test = (max(400, round(arguments.slice * pictures)) for pictures in FULL[folder])
         command += [*QUICK, "--max_train_samples", str(train), "--max_eval_samples", str(test)]
+        command += ["--image_size", str(QUICK_SIZE[folder])]
         command += QUICK_TRANSFER if experiment == "exp4_transfer" else []
     return command
 
@@ -58,7 +60,9 @@ def main():
     parser.add_argument("--runs", nargs="+", choices=list(RUNS), default=list(RUNS))
     parser.add_argument("--experiments", nargs="+", choices=list(EXPERIMENTS), default=list(EXPERIMENTS))
     parser.add_argument("--minutes", type=float, default=float("inf"), help="stop after so many")
-    parser.add_argument("--slice", type=float, default=1.0, help="a share of the pictures, one epoch, one seed")
+    parser.add_argument(
+        "--slice", type=float, default=1.0, help="a share of the pictures, small ones, one epoch, one seed"
+    )
     arguments = parser.parse_args()
     if arguments.data is None:
         print(f"{Path(__file__).name}: no --data and no DILT_DATA, nothing run.")
