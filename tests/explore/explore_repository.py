@@ -7,9 +7,12 @@ from dilt_hf.images import image_processor
 from dilt_hf.tickets import Tickets
 
 FACTS = {
-    "partitions": [{"class_names": list("01234")}, {"class_names": list("56789")}],
+    "partitions": [
+        {"classes": [*range(5)], "class_names": list("01234")},
+        {"classes": [*range(5, 10)], "class_names": list("56789")},
+    ],
     "theta0": {"seed": 0, "rewind_step": 0, "base_model": None},
-    "dataset": {"source": "scikit-learn's digits", "image_size": 8},
+    "dataset": {"source": "scikit-learn's digits", "name": None, "fingerprint": "f" * 64, "image_size": 8},
     "settings": {"model": {"architecture": "conv3"}},
 }
 

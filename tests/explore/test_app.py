@@ -1,10 +1,15 @@
 """The explorer in a real browser: what a reader clicks and types, and what the page must not do."""
 
+import json
+import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from browser import open_browser, sticks_out
+from loopback_hub import LoopbackHub
 from PIL import Image
 
 pytest.importorskip("gradio", reason="gradio is not installed")
@@ -106,6 +111,34 @@ def test_a_picture_of_ones_own_is_classified(browser, address, tickets, tmp_path
         found = networks.predict(name, Image.open(tmp_path / "own.png"))
         best = max(found, key=found.get)
         assert f"{best}\n{100 * found[best]:.0f}%" in card.replace("\n\n", "\n")
+    assert browser.complaints == []
+
+
+def test_a_repository_on_the_hub_is_explored_by_its_id(browser, repository, tickets, tmp_path):
+    with LoopbackHub() as hub:
+        user = {
+            "env": os.environ | hub.environment | {"HF_HOME": str(tmp_path), "PYTHONUNBUFFERED": "1"},
+            "stdout": subprocess.PIPE,
+            "text": True,
+        }
+        worker = Path(__file__).parents[1] / "hub_worker.py"
+        push = json.dumps(["push", str(repository), "someone/digits", {}])
+        pushed = subprocess.run([sys.executable, str(worker)], input=push, check=True, **user)
+        assert "Error" not in pushed.stdout
+        with subprocess.Popen([sys.executable, "-m", "dilt_hf.explore", "someone/digits"], **user) as explorer:
+            try:
+                page = browser.open(re.search(r"http://\S+", explorer.stdout.readline()).group())
+                headline(page, "core")
+                assert page.get_by_text("someone/digits").first.is_visible()
+                compose(page, "union-specialist_0")
+                headline(page, "union-specialist_0")
+                kept = tickets.packed("union-specialist_0").count_kept()
+                assert page.get_by_text(f"of the prunable weights stay: {kept:,} of").is_visible()
+                page.locator("#examples button").first.click()
+                page.locator("#predictions").get_by_text("%").nth(20).wait_for()
+                assert "trained weights" in cards(page)[1]
+            finally:
+                explorer.terminate()
     assert browser.complaints == []
 
 
