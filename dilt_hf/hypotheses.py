@@ -28,6 +28,11 @@ HYPOTHESES = (
         Criterion("union_cap", "accuracy of the union less that of CAP at one density", -CLOSE),
         Criterion("union_random", "accuracy of the union less that of random masks at one density", 0.0, control=True),
     )),
+    Hypothesis("H3c", "The union beats the joint consensus of COLT.", (
+        Criterion("union_colt", "accuracy of the union less that of COLT at one density", GAIN),
+        Criterion("union_lth", "accuracy of the union less that of LTH, which parts no data, at one density", 0.0,
+                  control=True),
+    )),
     Hypothesis("H4", "Layers of networks trained on different classes stay alike, and part late.", (
         Criterion("late_break", "rise of log G to the counterpart, from the first two thirds of the layers to the last",
                   0.1, "log G"),

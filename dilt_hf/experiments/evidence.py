@@ -23,7 +23,7 @@ LATE = 2 / 3  # of the layers lie before those that count as late
 
 
 def of_comparison(results: Results, pictures: int) -> dict[str, Measured]:
-    """What a run's trained and scored networks say about H1 to H3 and H7 to H9.
+    """What a run's trained and scored networks say about H1 to H3c and H7 to H9.
 
     Args:
         pictures: of the test split.
@@ -50,6 +50,8 @@ class _Comparison:
             "union_rigl": self._matched("union", "RigL"),
             "union_cap": self._matched("union", "CAP"),
             "union_random": self._matched("union", "random"),
+            "union_colt": self._matched("union", "COLT"),
+            "union_lth": self._matched("union", "LTH"),
             "core_worst": self._measured(self._worst("dense"), ("core", "dense")),
             "core_positions": self._measured(self._worst("core, shuffled"), ("core", "core, shuffled")),
             "union_best": self._measured(

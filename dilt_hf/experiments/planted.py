@@ -79,7 +79,7 @@ TRUE = World(
 )  # fmt: skip
 NOTHING = World()
 EXPLAINED = World(
-    matched={"union": (-3, -3), "one-shot": (10, 10), "random": (8, 8)},
+    matched={"union": (-3, -3), "COLT": (-8, -8), "one-shot": (10, 10), "random": (8, 8)},
     found={
         "core": (5, 5), "core, shuffled": (9, 9), "union": (10, 10), "union, shuffled": (15, 15),
         "specialist_0": (5, -5), "specialist_0, shuffled": (5, -5), "specialist_1": (-5, 5),

@@ -1,6 +1,6 @@
 """The four experiments: each adds its evidence to the run's folder, and all that is there is judged anew.
 
-benchmark         tickets and published methods at the same densities                  H1, H2, H3
+benchmark         tickets and published methods at the same densities                  H1, H2, H3, H3c
 disentanglement   layers of networks trained on different classes, against siblings    H4, H5, H6
 specialisation    tickets on all classes and on each partition's; lesions              H7, H8, H9
 transfer          masks on new weights for other classes or other data                 H10, H10k

@@ -9,7 +9,7 @@ from dilt_hf.hypotheses import HYPOTHESES
 from dilt_hf.results import Results
 from dilt_hf.verdicts import REFUTED, SUPPORTED, UNTESTED, verdicts
 
-COMPARED = {"H1", "H2", "H3", "H7", "H8", "H9"}
+COMPARED = {"H1", "H2", "H3", "H3c", "H7", "H8", "H9"}
 
 
 def judged(seed, world):
@@ -43,6 +43,7 @@ def test_whole_programmes_are_judged_as_their_world_is(world):
         ("H1", {"one-shot": (10, 10)}, {}),
         ("H2", {"union": (-3, -3)}, {"union": (10, 10)}),  # the union has more weights, and nothing else
         ("H3", {"random": (8, 8)}, {}),
+        ("H3c", {"union": (-3, -3), "COLT": (-8, -8)}, {}),  # COLT is weak, and pruning on all classes does as well
         ("H7", {}, {"core, shuffled": (9, 9)}),
         ("H8", {}, {"union": (5, 5), "union, shuffled": (12, 12)}),
     ],
@@ -79,7 +80,7 @@ def test_networks_that_a_run_lacks_leave_their_criteria_out():
     assert missing == {"union_cap", "core_one_shot", "core_worst"}
     fewer = Results([e for e in found.entries if e.ticket not in ("COLT", "partition_1")], [], 2)
     missing = set(of_comparison(found, PICTURES)) - set(of_comparison(fewer, PICTURES))
-    assert missing == {"core_steps", "union_best"}, "of LTH and COLT, and of all tickets, none may be left out"
+    assert missing == {"core_steps", "union_colt", "union_best"}, "of LTH and COLT, and of all tickets, none may be left out"
 
 
 @pytest.mark.parametrize(
