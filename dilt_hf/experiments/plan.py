@@ -105,7 +105,7 @@ def describe_plan(bench: Workbench) -> str:
         f"{trainings / unshared:.2f} of them are run.",
         f"Time: about {_duration(steps * per_step / team.count)} at {per_step * 1e3:.1f} ms a step measured here on "
         f"{bench.accelerator.device.type}, with {team.count} team(s) of {team.size} process(es); finished steps are "
-        "not repeated.",
+        "not repeated." + (" The matrices of CAP come on top." if "CAP" in config.run.methods else ""),
     ]
     return "\n".join(lines)
 
