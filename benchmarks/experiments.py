@@ -25,9 +25,9 @@ RUNS = {
     "cars": ("cars", "stanford_cars_112", "test", ["--image_size", "112"]),
 }
 FULL = {"tiny_imagenet_32_c100": (50_000, 5_000), "stanford_cars_112": (6_598, 1_546)}  # pictures
-QUICK_SIZE = {"tiny_imagenet_32_c100": 32, "stanford_cars_112": 56}  # pixels
-QUICK = ["--num_train_epochs", "1", "--train_batch_size", "64", "--pruning_fraction", "0.8", "--update_every", "1",
-         "--fisher_examples", "32", "--gate_examples", "32", "--mixed_precision", "no",
+LEAST = {"tiny_imagenet_32_c100": 400, "stanford_cars_112": 800}  # siblings need two pictures of every class
+QUICK = ["--image_size", "32", "--num_train_epochs", "1", "--train_batch_size", "64", "--pruning_fraction", "0.8",
+         "--update_every", "1", "--fisher_examples", "32", "--gate_examples", "32", "--mixed_precision", "no",
          "--seeds", "0", "--matched_density", "0.1"]  # fmt: skip
 QUICK_TRANSFER = ["--densities", "0.1", "--source_rewind_steps", "0", "1"]
 
@@ -46,9 +46,8 @@ def options(run, experiment, arguments):
     command = ["--preset", preset, "--train_files", *map(str, found[0]), f"--{held_out}_files", *map(str, found[1]),
                "--output_dir", str(arguments.out / run), "--checkpointing_minutes", "1", *more]  # fmt: skip
     if arguments.slice < 1:
-        train, test = (max(400, round(arguments.slice * pictures)) for pictures in FULL[folder])
+        train, test = (max(LEAST[folder], round(arguments.slice * pictures)) for pictures in FULL[folder])
         command += [*QUICK, "--max_train_samples", str(train), "--max_eval_samples", str(test)]
-        command += ["--image_size", str(QUICK_SIZE[folder])]
         command += QUICK_TRANSFER if experiment == "exp4_transfer" else []
     return command
 
