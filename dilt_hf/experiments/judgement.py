@@ -16,6 +16,7 @@ from dilt_hf.errors import RunError
 from dilt_hf.files import json_values, pretty_json, read_json, write_atomically
 from dilt_hf.hypotheses import HYPOTHESES
 from dilt_hf.repository import reading
+from dilt_hf.results import LEAST_SEEDS
 from dilt_hf.tables import markdown_table
 from dilt_hf.verdicts import UNTESTED, Judged, Measured, Verdict, verdicts
 
@@ -84,7 +85,8 @@ def verdict_lines(found: Sequence[Verdict], width: int = 100) -> str:
             lines += textwrap.wrap(reason, width, initial_indent=indent, subsequent_indent=indent)
     untested = [each.hypothesis.key for each in found if each.verdict == UNTESTED]
     if untested:
-        lines.append(f"Not tested: {', '.join(untested)}. recipes/exp1_benchmark.py to exp4_transfer.py test them all.")
+        recipes = f"recipes/exp1_benchmark.py to exp4_transfer.py test them all, with {LEAST_SEEDS} seeds or more"
+        lines.append(f"Not tested: {', '.join(untested)}. {recipes}.")
     return "\n".join(lines)
 
 
