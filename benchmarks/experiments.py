@@ -10,7 +10,6 @@ What has been found is in OUT/<run>/report.html and verdicts.md. Exit status 3: 
 
 import argparse
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -77,7 +76,7 @@ def main():
                 left = deadline - time.monotonic()
                 status = process.wait(None if left == float("inf") else max(0, left))
             except subprocess.TimeoutExpired:
-                process.send_signal(signal.SIGINT)
+                process.terminate()  # SIGINT would not reach what was started in the background
                 process.wait()
                 print("Time is up; the same command goes on.")
                 sys.exit(MORE_TO_DO)
