@@ -80,7 +80,8 @@ def test_networks_that_a_run_lacks_leave_their_criteria_out():
     assert missing == {"union_cap", "core_one_shot", "core_worst"}
     fewer = Results([e for e in found.entries if e.ticket not in ("COLT", "partition_1")], [], 2)
     missing = set(of_comparison(found, PICTURES)) - set(of_comparison(fewer, PICTURES))
-    assert missing == {"core_steps", "union_colt", "union_best"}, "of LTH and COLT, and of all tickets, none may be left out"
+    why = "of LTH and COLT, and of all tickets, none may be left out"
+    assert missing == {"core_steps", "union_colt", "union_best"}, why
 
 
 @pytest.mark.parametrize(
