@@ -55,6 +55,7 @@ def test_every_hypothesis_is_judged_on_evidence_that_names_its_stages(config, ch
     monkeypatch.setattr("dilt_hf.workbench.predict", never)
     benchmark(config, Team())
     specialisation(change(config, "run", seeds=[1]), Team())
+    disentanglement(change(config, "run", seeds=[2]), LayerConfig(layers=["weights"], num_probes=60), Team())
     transferral(change(target, "run", seeds=[2, 0]), source, Team())
     after = load_evidence(folder)
     assert after.keys() == evidence.keys()

@@ -1,14 +1,13 @@
 """The explorer in a real browser: what a reader clicks and types, and what the page must not do."""
 
-import json
 import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from browser import open_browser, sticks_out
+from hub_user import User
 from loopback_hub import LoopbackHub
 from PIL import Image
 
@@ -116,16 +115,12 @@ def test_a_picture_of_ones_own_is_classified(browser, address, tickets, tmp_path
 
 def test_a_repository_on_the_hub_is_explored_by_its_id(browser, repository, tickets, tmp_path):
     with LoopbackHub() as hub:
-        user = {
-            "env": os.environ | hub.environment | {"HF_HOME": str(tmp_path), "PYTHONUNBUFFERED": "1"},
-            "stdout": subprocess.PIPE,
-            "text": True,
-        }
-        worker = Path(__file__).parents[1] / "hub_worker.py"
-        push = json.dumps(["push", str(repository), "someone/digits", {}])
-        pushed = subprocess.run([sys.executable, str(worker)], input=push, check=True, **user)
-        assert "Error" not in pushed.stdout
-        with subprocess.Popen([sys.executable, "-m", "dilt_hf.explore", "someone/digits"], **user) as explorer:
+        user = User(hub, tmp_path / "home")
+        assert "Error" not in user.ask("push", repository, "someone/digits", {})
+        user.end()
+        environment = os.environ | hub.environment | {"HF_HOME": str(tmp_path / "home"), "PYTHONUNBUFFERED": "1"}
+        command = [sys.executable, "-m", "dilt_hf.explore", "someone/digits"]
+        with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as explorer:
             try:
                 page = browser.open(re.search(r"http://\S+", explorer.stdout.readline()).group())
                 headline(page, "core")
