@@ -2,7 +2,7 @@
 
     python benchmarks/experiments.py --data DATA                       # everything; a GPU is used where there is one
     python benchmarks/experiments.py --data DATA --runs tiny --minutes 9.5
-    python benchmarks/experiments.py --data DATA --slice 0.01          # does it all work? 1 % of the pictures, one seed
+    python benchmarks/experiments.py --data DATA --slice 0.01          # does it all work? few, small pictures, one seed
 
 DATA holds Parquet files: tiny_imagenet_32_c100/{train,validation}.parquet and stanford_cars_112/{train,test}.parquet.
 What has been found is in OUT/<run>/report.html and verdicts.md. Exit status 3: there is more to do.
@@ -59,9 +59,11 @@ def main():
     parser.add_argument("--experiments", nargs="+", choices=list(EXPERIMENTS), default=list(EXPERIMENTS))
     parser.add_argument("--minutes", type=float, default=float("inf"), help="stop after so many")
     parser.add_argument(
-        "--slice", type=float, default=1.0, help="a share of the pictures, small ones, one epoch, one seed"
+        "--slice", type=float, default=1.0, help="a share of the pictures, of 32 px; one epoch and seed"
     )
     arguments = parser.parse_args()
+    if not (0 < arguments.slice <= 1 and arguments.minutes > 0):
+        parser.error("--slice lies above 0 and is 1 at most, and --minutes is positive.")
     if arguments.data is None:
         print(f"{Path(__file__).name}: no --data and no DILT_DATA, nothing run.")
         sys.exit(0)
