@@ -20,6 +20,7 @@ INFINITE = np.int32(2**30)
 # sum below reaches INFINITE but that with INFINITE itself, which stays below 2³¹.
 LARGEST = np.int32(2**25)
 
+# what it compiles has no annotations: numba reads none, and infers types from what it is called with
 _compiled = numba.njit(nogil=True, cache=True, error_model="numpy")
 
 

@@ -141,14 +141,12 @@ class Findings:
     @cached_property
     def link(self) -> Link | None:
         """Overlap against distance over layers; None where fewer than three layers have both."""
-        null: dict[str, np.ndarray] = {}
+        overlap = distance = None
         if len(self.siblings) == len(self.compared):
-            null = {
-                "sibling_overlap": self._beyond_chance([each.overlap_of(self.weights) for each in self.siblings]),
-                "sibling_distance": log_of(np.stack([each.joint.diagonal() for each in self.siblings])),
-            }
+            overlap = self._beyond_chance([each.overlap_of(self.weights) for each in self.siblings])
+            distance = log_of(np.stack([each.joint.diagonal() for each in self.siblings]))
         try:
-            return measure_link(self.excesses, log_of(self.diagonals), **null)  # type: ignore[arg-type]
+            return measure_link(self.excesses, log_of(self.diagonals), overlap, distance)
         except AnalysisError:
             return None
 

@@ -220,6 +220,7 @@ class _Search:
                 certified = True
                 break
             value = self.value(columns)
+        # the first step makes prices where none were given
         return _Found(self.value(columns), columns, start, prices, certified)  # type: ignore[arg-type]
 
     def restarts(self, best: _Found) -> Generator[Permutation, np.ndarray, _Found]:

@@ -199,6 +199,7 @@ def gw_matrix(
     told = progress if callable(progress) else None
     shown = None if progress and told is None else True  # None: where there is a terminal
     with tqdm(total=len(wanted), desc="layer pairs", unit="pair", disable=shown) as bar:
+        # constant layers have no space, and are not wanted
         pairs = work.solve([(spaces_a[i], spaces_b[j]) for i, j in wanted], told or bar.update)  # type: ignore[misc]
     floors_a = _floors(spaces_a, work)  # a network at a time, so that a stage of its floors serves all its matrices
     floors_b = floors_a if b is None else _floors(spaces_b, work)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import numba
 import numpy as np
 
+# what it compiles has no annotations: numba reads none, and infers types from what it is called with
 _compiled = numba.njit(nogil=True, cache=True, error_model="numpy", fastmath=True)
 LEAST_GAIN = 1e-5  # of the sum of products of distances, which is about n²: below this it is rounding
 

@@ -193,7 +193,7 @@ def _transfer(found: Transfer) -> dict[str, Any]:
     }
     dense = estimate(list(found.per_seed("dense", 1.0).values()))
     scores = {(each.name, each.density, each.seed): (each.accuracy, each.stage) for each in found.networks}
-    by_density = sorted(found.networks, key=lambda each: found.densities.index(each.density))
+    by_density = sorted(found.networks, key=lambda each: -each.density)
     return {
         "found": found,
         "drawing": themed(as_svg(panels_figure(panels, dense)), found.name),
