@@ -21,10 +21,31 @@ from dilt_hf.overlap import jaccard
 from dilt_hf.tickets import Tickets
 
 ARGUMENTS = [
-    "--dataset_name", "digits", "--augmentation", "shift", "--image_size", "32", "--architecture", "resnet-micro",
-    "--num_train_epochs", "15", "--train_batch_size", "64", "--learning_rate", "0.05", "--pruning_fraction", "0.4",
-    "--target_sparsity", "0.9", "--controls", "false", "--tickets", "core", "--cpu", "true",
-]  # fmt: skip
+    "--dataset_name",
+    "digits",
+    "--augmentation",
+    "shift",
+    "--image_size",
+    "32",
+    "--architecture",
+    "resnet-micro",
+    "--num_train_epochs",
+    "15",
+    "--train_batch_size",
+    "64",
+    "--learning_rate",
+    "0.05",
+    "--pruning_fraction",
+    "0.4",
+    "--target_sparsity",
+    "0.9",
+    "--controls",
+    "false",
+    "--tickets",
+    "core",
+    "--cpu",
+    "true",
+]
 
 
 def run(seeds, threshold):
@@ -52,11 +73,14 @@ def main():
         early = run(options.seeds, threshold)
         pairs = [(early[seed], whole[seed]) for seed in options.seeds]
         differences = [one[1] - other[1] for one, other in pairs]
-        rows.append([
-            f"{threshold:g}", f"{statistics.mean(one[0] / other[0] for one, other in pairs):.2f}",
-            f"{statistics.mean(differences):+.1f} ({min(differences):+.1f} to {max(differences):+.1f})",
-            f"{statistics.mean(jaccard(one[2], other[2]) for one, other in pairs):.3f}",
-        ])  # fmt: skip
+        rows.append(
+            [
+                f"{threshold:g}",
+                f"{statistics.mean(one[0] / other[0] for one, other in pairs):.2f}",
+                f"{statistics.mean(differences):+.1f} ({min(differences):+.1f} to {max(differences):+.1f})",
+                f"{statistics.mean(jaccard(one[2], other[2]) for one, other in pairs):.3f}",
+            ]
+        )
     accuracy = statistics.mean(each[1] for each in whole.values())
     print_table(f"Early-Bird on digits, {len(options.seeds)} seeds; whole rounds: {accuracy:.1f} % accuracy", rows)
 

@@ -25,9 +25,28 @@ RUNS = {
 }
 FULL = {"tiny_imagenet_32_c100": (50_000, 5_000), "stanford_cars_112": (6_598, 1_546)}  # pictures
 LEAST = {"tiny_imagenet_32_c100": 400, "stanford_cars_112": 800}  # siblings need two pictures of every class
-QUICK = ["--image_size", "32", "--num_train_epochs", "1", "--train_batch_size", "64", "--pruning_fraction", "0.8",
-         "--update_every", "1", "--fisher_examples", "32", "--gate_examples", "32", "--mixed_precision", "no",
-         "--seeds", "0", "--matched_density", "0.1"]  # fmt: skip
+QUICK = [
+    "--image_size",
+    "32",
+    "--num_train_epochs",
+    "1",
+    "--train_batch_size",
+    "64",
+    "--pruning_fraction",
+    "0.8",
+    "--update_every",
+    "1",
+    "--fisher_examples",
+    "32",
+    "--gate_examples",
+    "32",
+    "--mixed_precision",
+    "no",
+    "--seeds",
+    "0",
+    "--matched_density",
+    "0.1",
+]
 QUICK_TRANSFER = ["--densities", "0.1", "--source_rewind_steps", "0", "1"]
 
 
@@ -42,8 +61,19 @@ def options(run, experiment, arguments):
         sys.exit(
             f"error: {arguments.data / folder} lacks train or {held_out} Parquet files; name their place with --data."
         )
-    command = ["--preset", preset, "--train_files", *map(str, found[0]), f"--{held_out}_files", *map(str, found[1]),
-               "--output_dir", str(arguments.out / run), "--checkpointing_minutes", "1", *more]  # fmt: skip
+    command = [
+        "--preset",
+        preset,
+        "--train_files",
+        *map(str, found[0]),
+        f"--{held_out}_files",
+        *map(str, found[1]),
+        "--output_dir",
+        str(arguments.out / run),
+        "--checkpointing_minutes",
+        "1",
+        *more,
+    ]
     if arguments.slice < 1:
         train, test = (max(LEAST[folder], round(arguments.slice * pictures)) for pictures in FULL[folder])
         command += [*QUICK, "--max_train_samples", str(train), "--max_eval_samples", str(test)]

@@ -106,12 +106,10 @@ def prune_one(index, folder, ready, go, done):
         data=DataConfig(dataset_name="digits", image_size=32, augmentation="shift"),
         model=ModelConfig(architecture="resnet18-cifar"),
         partition=PartitionConfig(num_partitions=4, partition_by="sibling"),
-        training=TrainingConfig(
-            num_train_epochs=40, train_batch_size=64, learning_rate=0.01, mixed_precision="bf16"
-        ),
+        training=TrainingConfig(num_train_epochs=40, train_batch_size=64, learning_rate=0.01, mixed_precision="bf16"),
         pruning=PruningConfig(num_rounds=1, pruning_fraction=0.3),
         run=RunConfig(output_dir=folder, controls=False),
-    )  # fmt: skip
+    )
     bench = Workbench(config, progress=False)
     bench.seconds_per_step(10)
     ready.release()

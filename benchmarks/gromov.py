@@ -152,12 +152,11 @@ def matching(arguments):
     sources = {
         "8 Gaussian features": lambda rng, n: rng.standard_normal((n, 8)),
         "64 Gaussian features": lambda rng, n: rng.standard_normal((n, 64)),
-        "ten clusters": lambda rng, n: rng.standard_normal((10, 32))[rng.integers(0, 10, n)] * 2
-        + rng.standard_normal((n, 32)),
-        "ReLU features": lambda rng, n: np.maximum(
-            rng.standard_normal((n, 16)) @ rng.standard_normal((16, 64)), 0
+        "ten clusters": lambda rng, n: (
+            rng.standard_normal((10, 32))[rng.integers(0, 10, n)] * 2 + rng.standard_normal((n, 32))
         ),
-    }  # fmt: skip
+        "ReLU features": lambda rng, n: np.maximum(rng.standard_normal((n, 16)) @ rng.standard_normal((16, 64)), 0),
+    }
     rows = [["n", "points", "noise", *TIERS, "POT"]]
     for n in (128, 256):
         for name, draw in sources.items():
@@ -180,8 +179,20 @@ def matching(arguments):
 
 def objective(arguments):
     """Values and times against POT, pair by pair."""
-    head = ["layers", "n", "pairs", "POT s/pair", "tier", "POT / tier", "(median)", "<= POT", "worst", "sum / POT",
-            "certified", "TLB or SLB / G"]  # fmt: skip
+    head = [
+        "layers",
+        "n",
+        "pairs",
+        "POT s/pair",
+        "tier",
+        "POT / tier",
+        "(median)",
+        "<= POT",
+        "worst",
+        "sum / POT",
+        "certified",
+        "TLB or SLB / G",
+    ]
     every = []
     for n in arguments.probes:
         for name, make in families(n, arguments.run):
@@ -217,13 +228,22 @@ def _against_pot(name, a, b, pairs):
         values = np.array([pair.value for pair in found[tier]])
         bounds = np.array([pair.lower_bound for pair in found[tier]])
         ratios = [slow / quick for slow, quick in zip(times["POT"], times[tier], strict=True)]
-        rows.append([
-            name, str(len(a[0])), str(len(pairs)), f"{np.mean(times['POT']):.3f}", tier,
-            f"{sum(times['POT']) / sum(times[tier]):.1f}x", f"{statistics.median(ratios):.1f}x",
-            f"{(values <= reference * (1 + 1e-6)).mean():.1%}", f"{(values / reference).max() - 1:+.1%}",
-            f"{values.sum() / reference.sum():.4f}", f"{np.mean([p.certified for p in found[tier]]):.0%}",
-            f"{np.median(bounds / values):.2f}",
-        ])  # fmt: skip
+        rows.append(
+            [
+                name,
+                str(len(a[0])),
+                str(len(pairs)),
+                f"{np.mean(times['POT']):.3f}",
+                tier,
+                f"{sum(times['POT']) / sum(times[tier]):.1f}x",
+                f"{statistics.median(ratios):.1f}x",
+                f"{(values <= reference * (1 + 1e-6)).mean():.1%}",
+                f"{(values / reference).max() - 1:+.1%}",
+                f"{values.sum() / reference.sum():.4f}",
+                f"{np.mean([p.certified for p in found[tier]]):.0%}",
+                f"{np.median(bounds / values):.2f}",
+            ]
+        )
     return rows
 
 
@@ -273,8 +293,17 @@ def modules(arguments):
     from sklearn.metrics import adjusted_rand_score
 
     planted = np.array([[0] * 4 + [1] * 4 + [2] * 4, [0] * 4 + [1] * 4 + [3] * 4])
-    rows = [["noise", "ARI at the true k", "stability there", "stability at others, highest", "k proposed (true 4)",
-             "ARI at it", "trusted"]]  # fmt: skip
+    rows = [
+        [
+            "noise",
+            "ARI at the true k",
+            "stability there",
+            "stability at others, highest",
+            "k proposed (true 4)",
+            "ARI at it",
+            "trusted",
+        ]
+    ]
     for noise in (0.3, 0.6, 1.5):
         results = []
         for seed in range(arguments.repetitions):
@@ -285,14 +314,27 @@ def modules(arguments):
             proposal = propose(joint.values, 2, list(joint.halves))
             proposed = find_modules(joint.values, 2, proposal.k)
             others = max(value for k, value in proposal.stability.items() if k != 4)
-            results.append([
-                adjusted_rand_score(truth, at_truth.labels.ravel()), at_truth.stability, others, proposal.k,
-                adjusted_rand_score(truth, proposed.labels.ravel()), proposal.trusted,
-            ])  # fmt: skip
+            results.append(
+                [
+                    adjusted_rand_score(truth, at_truth.labels.ravel()),
+                    at_truth.stability,
+                    others,
+                    proposal.k,
+                    adjusted_rand_score(truth, proposed.labels.ravel()),
+                    proposal.trusted,
+                ]
+            )
         columns = list(zip(*results, strict=True))
         counts = ", ".join(f"{k}: {columns[3].count(k)}" for k in sorted(set(columns[3])))
-        rows.append([f"{noise}", *(f"{np.mean(columns[c]):.2f}" for c in (0, 1, 2)), counts,
-                     f"{np.mean(columns[4]):.2f}", f"{np.mean(columns[5]):.0%}"])  # fmt: skip
+        rows.append(
+            [
+                f"{noise}",
+                *(f"{np.mean(columns[c]):.2f}" for c in (0, 1, 2)),
+                counts,
+                f"{np.mean(columns[4]):.2f}",
+                f"{np.mean(columns[5]):.0%}",
+            ]
+        )
     rows += [_chain(arguments)]
     print_table(f"Planted modules, 2 networks of 12 layers, 128 probes, {arguments.repetitions} repetitions", rows)
 
@@ -368,12 +410,26 @@ def gpu(arguments):
 
     batched._Shelf.products = timed(batched._Shelf.products, "products")
     solver.reassign = timed(solver.reassign, "assignments")
-    rows = [["layers", "n", "tier", "GPU s/pair", "host s/pair", "host / GPU", "in products", "in assignments (cores)",
-             "worst value"]]  # fmt: skip
+    rows = [
+        [
+            "layers",
+            "n",
+            "tier",
+            "GPU s/pair",
+            "host s/pair",
+            "host / GPU",
+            "in products",
+            "in assignments (cores)",
+            "worst value",
+        ]
+    ]
     for n in (512, 1000, 2000):
         a, b = random_weights("resnet50", n)
-        pairs = [(MetricSpace.of(x.numpy()), MetricSpace.of(y.numpy())) for x in list(a.values())[::4]
-                 for y in list(b.values())[::2]]  # fmt: skip
+        pairs = [
+            (MetricSpace.of(x.numpy()), MetricSpace.of(y.numpy()))
+            for x in list(a.values())[::4]
+            for y in list(b.values())[::2]
+        ]
         for tier in ("fast", "default"):
             list(batched.solve_together(pairs[:2], tier, True, torch.device("cuda"), cores()))
             for times in spent.values():

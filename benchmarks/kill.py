@@ -19,11 +19,36 @@ from pathlib import Path
 from timing import print_table
 
 ARGUMENTS = [
-    "--dataset_name", "digits", "--augmentation", "shift", "--image_size", "32", "--architecture", "resnet-micro",
-    "--max_train_samples", "600", "--num_train_epochs", "12", "--train_batch_size", "32", "--learning_rate", "0.05",
-    "--target_sparsity", "0.9", "--pruning_fraction", "0.4", "--seeds", "0", "1", "--matched_density", "0.2",
-    "--checkpointing_minutes", "0.003", "--cpu", "true",
-]  # fmt: skip
+    "--dataset_name",
+    "digits",
+    "--augmentation",
+    "shift",
+    "--image_size",
+    "32",
+    "--architecture",
+    "resnet-micro",
+    "--max_train_samples",
+    "600",
+    "--num_train_epochs",
+    "12",
+    "--train_batch_size",
+    "32",
+    "--learning_rate",
+    "0.05",
+    "--target_sparsity",
+    "0.9",
+    "--pruning_fraction",
+    "0.4",
+    "--seeds",
+    "0",
+    "1",
+    "--matched_density",
+    "0.2",
+    "--checkpointing_minutes",
+    "0.003",
+    "--cpu",
+    "true",
+]
 
 
 def work(folder):

@@ -41,8 +41,10 @@ def main():
                 torch.load(path.with_suffix(".pt"))
 
         medians = alternate({"ours": ours, "torch.save": torch_save}, options.rounds)
-        sizes = {name: sum(p.with_suffix(s).stat().st_size for p in paths)
-                 for name, s in (("ours", ".safetensors"), ("torch.save", ".pt"))}  # fmt: skip
+        sizes = {
+            name: sum(p.with_suffix(s).stat().st_size for p in paths)
+            for name, s in (("ours", ".safetensors"), ("torch.save", ".pt"))
+        }
     total = count_total(masks[0])
     rows = [["form", "MB", "bits per prunable weight and partition", "write + read s"]]
     for name in ("ours", "torch.save"):

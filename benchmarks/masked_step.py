@@ -64,9 +64,15 @@ def main():
         medians = alternate(steps, rounds)
         dense, masked, pruned = (medians[kind] for kind in kinds)
         rows.append(
-            [f"{architecture}, {size} px", str(batch), f"{dense * 1e3:.1f}", f"{masked * 1e3:.1f}",
-             f"{masked / dense:.3f}", f"{pruned / dense:.3f}"]
-        )  # fmt: skip
+            [
+                f"{architecture}, {size} px",
+                str(batch),
+                f"{dense * 1e3:.1f}",
+                f"{masked * 1e3:.1f}",
+                f"{masked / dense:.3f}",
+                f"{pruned / dense:.3f}",
+            ]
+        )
     print_table(f"Training step, median of {rounds} alternating turns, {device.type}", rows)
 
 

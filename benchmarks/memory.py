@@ -50,10 +50,13 @@ def measure(architecture, partitions, queue):
         training=TrainingConfig(num_train_epochs=1, train_batch_size=8, per_device_eval_batch_size=8),
         pruning=PruningConfig(num_rounds=2, pruning_fraction=0.5),
         run=RunConfig(
-            output_dir=str(folder / "run"), cpu=True, controls=False, matched_density=[0.2],
+            output_dir=str(folder / "run"),
+            cpu=True,
+            controls=False,
+            matched_density=[0.2],
             tickets=["core", "union", "specialist_0", f"consensus_{partitions // 2 + 1}"],
         ),
-    )  # fmt: skip
+    )
     find_tickets(config, progress=False)
     queue.put(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 

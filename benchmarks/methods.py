@@ -88,11 +88,15 @@ def _tiny(architecture, folder):
         training=TrainingConfig(num_train_epochs=3, train_batch_size=20, learning_rate=0.01),
         pruning=PruningConfig(pruning_fraction=0.5, target_sparsity=0.98),
         run=RunConfig(
-            output_dir=folder, cpu=True, controls=False, checkpointing_minutes=0, methods=MASKING,
+            output_dir=folder,
+            cpu=True,
+            controls=False,
+            checkpointing_minutes=0,
+            methods=MASKING,
             matched_density=[round(1 - sparsity, 9) for sparsity in SPARSITIES],
         ),
         methods=MethodConfig(update_every=1, fisher_examples=40, fisher_block=32, scoring_examples=2),
-    )  # fmt: skip
+    )
 
 
 def cap(arguments):
@@ -107,10 +111,16 @@ def cap(arguments):
     process.join()
     whole = 8 * 192 * 21_233_664 / 1e9
     rows = [
-        ["DeiT-S, B = 192, gradients", "groups", "weights in the group", "tensors", "scores and update, minutes",
-         "peak memory of the process, GB"],
+        [
+            "DeiT-S, B = 192, gradients",
+            "groups",
+            "weights in the group",
+            "tensors",
+            "scores and update, minutes",
+            "peak memory of the process, GB",
+        ],
         [str(arguments.examples), str(groups), f"{weights:,}", str(names), f"{seconds / 60:.1f}", f"{peak:.2f}"],
-    ]  # fmt: skip
+    ]
     print_table(f"CAP, group by group (all matrices at once: {whole:.0f} GB in double precision)", rows)
 
 
@@ -138,8 +148,21 @@ def savit(arguments):
     """Operations and latency of DeiT-S at 224 px and what is left of it: neither depends on the weights."""
     model = build_model(ModelConfig(architecture="deit-small"), list("0123456789"), 224, 0).eval()
     batches = [(crops(8, size=224, seed=seed), torch.arange(8)) for seed in range(2)]
-    rows = [["DeiT-S", "heads", "units", "channels", "GFLOPs", "share", "parameters, M", "1 picture, ms", "8, ms",
-             "dense / it, 1", "8"]]  # fmt: skip
+    rows = [
+        [
+            "DeiT-S",
+            "heads",
+            "units",
+            "channels",
+            "GFLOPs",
+            "share",
+            "parameters, M",
+            "1 picture, ms",
+            "8, ms",
+            "dense / it, 1",
+            "8",
+        ]
+    ]
     dense = forward_cost(model, 224, 3).total
     networks = {"dense": model}
     for target in (0.7, 0.5, 0.3):
@@ -153,14 +176,21 @@ def savit(arguments):
     for name, network in networks.items():
         layers = network.base_model.layers
         operations = forward_cost(network, 224, 3).total
-        rows.append([
-            name, str(sum(layer.attention.q_proj.out_features // 64 for layer in layers)),
-            str(sum(layer.mlp.fc1.out_features for layer in layers)), str(network.config.hidden_size),
-            f"{operations / 1e9:.2f}", f"{operations / dense:.2f}",
-            f"{sum(p.numel() for p in network.parameters()) / 1e6:.1f}", f"{times[1][name]:.0f}",
-            f"{times[8][name]:.0f}",
-            f"{times[1]['dense'] / times[1][name]:.2f}x", f"{times[8]['dense'] / times[8][name]:.2f}x",
-        ])  # fmt: skip
+        rows.append(
+            [
+                name,
+                str(sum(layer.attention.q_proj.out_features // 64 for layer in layers)),
+                str(sum(layer.mlp.fc1.out_features for layer in layers)),
+                str(network.config.hidden_size),
+                f"{operations / 1e9:.2f}",
+                f"{operations / dense:.2f}",
+                f"{sum(p.numel() for p in network.parameters()) / 1e6:.1f}",
+                f"{times[1][name]:.0f}",
+                f"{times[8][name]:.0f}",
+                f"{times[1]['dense'] / times[1][name]:.2f}x",
+                f"{times[8]['dense'] / times[8][name]:.2f}x",
+            ]
+        )
     print_table("SAViT: what a smaller vision transformer saves on this CPU, medians of alternating turns", rows)
 
 

@@ -18,20 +18,33 @@ RECIPES = Path(__file__).parent.parent / "recipes"
 IMAGENET = ["--image_mean", "0.485", "0.456", "0.406", "--image_std", "0.229", "0.224", "0.225"]
 NETWORKS = {
     "resnet56": {
-        "data": ["--train_files", "cifar10_12k/train.parquet", "--test_files", "cifar10_12k/test.parquet", *IMAGENET,
-                 "--max_train_samples", "3000"],
+        "data": [
+            "--train_files",
+            "cifar10_12k/train.parquet",
+            "--test_files",
+            "cifar10_12k/test.parquet",
+            *IMAGENET,
+            "--max_train_samples",
+            "3000",
+        ],
         "model": ["--architecture", "resnet56", "--weights_file", "checkpoints/cifar10_resnet56.safetensors"],
         "search": ["--num_partitions", "3", "--num_rounds", "3", "--pruning_fraction", "0.3"],
         "training": ["--learning_rate", "0.01", "--train_batch_size", "64", "--num_train_epochs", "1"],
     },
     "efficientnet_lite0": {
-        "data": ["--train_files", "stanford_cars_112/train.parquet", "--test_files", "stanford_cars_112/test.parquet",
-                 "--image_size", "64"],
+        "data": [
+            "--train_files",
+            "stanford_cars_112/train.parquet",
+            "--test_files",
+            "stanford_cars_112/test.parquet",
+            "--image_size",
+            "64",
+        ],
         "model": ["--model_name_or_path", "{output}/fine-tuned"],
         "search": ["--num_partitions", "2", "--num_rounds", "3", "--pruning_fraction", "0.2"],
         "training": ["--learning_rate", "0.01", "--train_batch_size", "64", "--num_train_epochs", "1"],
     },
-}  # fmt: skip
+}
 
 
 def fine_tune(data, folder):
@@ -48,19 +61,36 @@ def fine_tune(data, folder):
     from dilt_hf.splits import load_splits
     from dilt_hf.training import train
 
-    config = DataConfig(train_files=[f"{data}/stanford_cars_112/train.parquet"], image_size=64,
-                        test_files=[f"{data}/stanford_cars_112/test.parquet"])  # fmt: skip
+    config = DataConfig(
+        train_files=[f"{data}/stanford_cars_112/train.parquet"],
+        image_size=64,
+        test_files=[f"{data}/stanford_cars_112/test.parquet"],
+    )
     accelerator, splits = Accelerator(), load_splits(config)
     weights = f"{data}/checkpoints/tf_efficientnet_lite0.safetensors"
     network = ModelConfig(architecture="timm:tf_efficientnet_lite0", weights_file=weights, reset_head=True)
     model = build_model(network, splits.class_names, 64, 0).to(accelerator.device, memory_format=torch.channels_last)
     images = open_images(splits, config, 64, 3, accelerator.device)["train"]
-    feed = Feed(images, torch.arange(len(splits.train)), Normalize([0.5], [0.5], 3, accelerator.device),
-                Augmentation.of(config))  # fmt: skip
-    training = TrainingConfig(num_train_epochs=8, train_batch_size=64, learning_rate=0.05, weight_decay=1e-4,
-                              warmup_fraction=0.1, label_smoothing=0.1)  # fmt: skip
-    train(model, {}, feed, training, accelerator, key=("fine-tuning",),
-          on_epoch=lambda step, loss, rate: print(f"step {step}: loss {loss:.3f}", flush=True))  # fmt: skip
+    feed = Feed(
+        images, torch.arange(len(splits.train)), Normalize([0.5], [0.5], 3, accelerator.device), Augmentation.of(config)
+    )
+    training = TrainingConfig(
+        num_train_epochs=8,
+        train_batch_size=64,
+        learning_rate=0.05,
+        weight_decay=1e-4,
+        warmup_fraction=0.1,
+        label_smoothing=0.1,
+    )
+    train(
+        model,
+        {},
+        feed,
+        training,
+        accelerator,
+        key=("fine-tuning",),
+        on_epoch=lambda step, loss, rate: print(f"step {step}: loss {loss:.3f}", flush=True),
+    )
     save_model(model, folder, image_processor(64, [0.5], [0.5], 3))
 
 

@@ -54,10 +54,14 @@ class Pictures(torch.utils.data.Dataset):
 
     def __init__(self, encoded, labels, size):
         self.encoded, self.labels = encoded, labels
-        self.transform = transforms.Compose([
-            transforms.RandomCrop(size, padding=size // 8), transforms.RandomHorizontalFlip(), transforms.ToTensor(),
-            transforms.Normalize((0.5,) * 3, (0.5,) * 3),
-        ])  # fmt: skip
+        self.transform = transforms.Compose(
+            [
+                transforms.RandomCrop(size, padding=size // 8),
+                transforms.RandomHorizontalFlip(),
+                transforms.ToTensor(),
+                transforms.Normalize((0.5,) * 3, (0.5,) * 3),
+            ]
+        )
 
     def __len__(self):
         return len(self.encoded)
@@ -143,11 +147,14 @@ def compare(architecture, size, batch, steps, epochs, rounds, accelerator):
     speed = {name: passes.get(name, 1) * batch * steps / seconds for name, seconds in medians.items()}
     best = max(speed["main"], speed["workers"])
     return [
-        f"{architecture}, {size} px, batch {batch}", f"{speed['limit']:.0f}",
-        *(f"{speed[name]:.0f} ({speed[name] / speed['limit']:.2f}, {speed[name] / best:.2f})"
-          for name in ("resident", "streamed")),
+        f"{architecture}, {size} px, batch {batch}",
+        f"{speed['limit']:.0f}",
+        *(
+            f"{speed[name]:.0f} ({speed[name] / speed['limit']:.2f}, {speed[name] / best:.2f})"
+            for name in ("resident", "streamed")
+        ),
         f"{best:.0f} ({best / speed['limit']:.2f})",
-    ]  # fmt: skip
+    ]
 
 
 def main():

@@ -183,9 +183,15 @@ class RandomView:
         from timm.data.transforms_factory import create_transform
 
         self.transform = create_transform(
-            size, is_training=True, use_prefetcher=True, auto_augment=auto_augment, color_jitter=0.0,
-            interpolation="random", hflip=0.5, re_prob=0.0,
-        )  # fmt: skip
+            size,
+            is_training=True,
+            use_prefetcher=True,
+            auto_augment=auto_augment,
+            color_jitter=0.0,
+            interpolation="random",
+            hflip=0.5,
+            re_prob=0.0,
+        )
 
     def __call__(self, picture: object, *key: int | str) -> np.ndarray:
         seed = derive_seed(*key)

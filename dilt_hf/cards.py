@@ -268,14 +268,16 @@ def _metadata(config: Mapping[str, Any], repo_id: str) -> dict[str, Any]:
     on_hub = bool(name) and name != "digits"
     results = [
         EvalResult(
-            task_type="image-classification", dataset_type=name if on_hub else "other",
-            dataset_name=str(dataset.get("source")), metric_type="accuracy",
+            task_type="image-classification",
+            dataset_type=name if on_hub else "other",
+            dataset_name=str(dataset.get("source")),
+            metric_type="accuracy",
             metric_value=round(100 * metric["scores"]["accuracy"], 2),
             metric_name=f"Test accuracy (%) of the trained {metric['ticket']} ticket",
         )
         for metric in config.get("metrics", [])
         if metric["ticket"] in ("core", "union") and not metric["control"] and metric["matched"] is None
-    ]  # fmt: skip
+    ]
     data = ModelCardData(
         library_name="transformers",
         pipeline_tag="image-classification",

@@ -44,11 +44,20 @@ SECTIONS = {
 # Options that stand for one another: a user who names one does not mean the recipe's default for another.
 ALTERNATIVES = (
     {
-        "dataset_name", "dataset_config_name", "dataset_revision", "train_dir", "validation_dir", "test_dir",
-        "train_files", "validation_files", "test_files", "image_column_name", "label_column_name",
+        "dataset_name",
+        "dataset_config_name",
+        "dataset_revision",
+        "train_dir",
+        "validation_dir",
+        "test_dir",
+        "train_files",
+        "validation_files",
+        "test_files",
+        "image_column_name",
+        "label_column_name",
     },
     {"architecture", "model_name_or_path"},
-)  # fmt: skip
+)
 # Two of these are given; a user who gives two replaces whatever two the recipe has.
 PRUNING = {"num_rounds", "pruning_fraction", "target_sparsity"}
 

@@ -84,9 +84,17 @@ def methods_table(results: Results) -> str:
         if beyond and point.beyond is not None and not math.isnan(point.beyond.half_width):
             beyond += f" ± {point.beyond.half_width:.1f}"
         rows.append(
-            [point.method, str(point.accuracy), beyond, f"{point.rounds:.3g}", f"{point.steps:,.0f}",
-             f"{point.dense_flops:.2e}", f"{point.sparse_flops:.2e}", f"{point.seconds:.0f}"]
-        )  # fmt: skip
+            [
+                point.method,
+                str(point.accuracy),
+                beyond,
+                f"{point.rounds:.3g}",
+                f"{point.steps:,.0f}",
+                f"{point.dense_flops:.2e}",
+                f"{point.sparse_flops:.2e}",
+                f"{point.seconds:.0f}",
+            ]
+        )
     return markdown_table(head, rows)
 
 

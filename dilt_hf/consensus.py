@@ -57,9 +57,12 @@ def consented(bench: Workbench, seed: int) -> Stage:
 
     addresses = [stage.address for stage, _, _ in found.values()]
     return bench.stages.get(
-        "colt", {"masks": addresses, "targets": targets}, make, description=f"seed {seed}: COLT",
+        "colt",
+        {"masks": addresses, "targets": targets},
+        make,
+        description=f"seed {seed}: COLT",
         derived_from=addresses,
-    )  # fmt: skip
+    )
 
 
 def _round(
@@ -95,6 +98,9 @@ def _mask(bench: Workbench, networks: Sequence[Stage], weights: Sequence[Weights
 
     addresses = [network.address for network in networks]
     return bench.stages.get(
-        "consensus", {"networks": addresses, "fraction": PRUNING_FRACTION, "least": least}, make,
-        description="common mask of a COLT round", derived_from=addresses,
-    )  # fmt: skip
+        "consensus",
+        {"networks": addresses, "fraction": PRUNING_FRACTION, "least": least},
+        make,
+        description="common mask of a COLT round",
+        derived_from=addresses,
+    )

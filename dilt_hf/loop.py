@@ -391,9 +391,16 @@ def _pass(turn: Turn, key: Sequence[int | str], first: int, last: int) -> Iterat
     """Some batches of one pass over the rows of a route."""
     feed = turn.feed
     return data.epoch(
-        feed.images, feed.rows, turn.batch_size, feed.normalize, feed.augmentation, key, first=first, last=last,
+        feed.images,
+        feed.rows,
+        turn.batch_size,
+        feed.normalize,
+        feed.augmentation,
+        key,
+        first=first,
+        last=last,
         mine=turn.mine,
-    )  # fmt: skip
+    )
 
 
 def _repeated(turn: Turn, key: Sequence[int | str], number: int) -> Iterator[data.Batch]:

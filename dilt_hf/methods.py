@@ -135,9 +135,12 @@ def _scored(bench: Workbench, seed: int, method: str) -> Stage:
         return {"cost": dataclasses.asdict(_gradients_cost(bench, GRADIENTS[method] * len(rows)))}
 
     return bench.stages.get(
-        "scores", {"method": method, "batch": bench.config.training.train_batch_size, **_identity(bench, start, rows)},
-        make, description=f"seed {seed}: scores of {method}", derived_from=[start.address],
-    )  # fmt: skip
+        "scores",
+        {"method": method, "batch": bench.config.training.train_batch_size, **_identity(bench, start, rows)},
+        make,
+        description=f"seed {seed}: scores of {method}",
+        derived_from=[start.address],
+    )
 
 
 def _examples(bench: Workbench, rows: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
@@ -197,9 +200,12 @@ def _cap_pruned(bench: Workbench, seed: int, network: Stage, mask: Masks, kept: 
     examples = functools.partial(_examples, bench, rows)
     cost = dataclasses.asdict(_gradients_cost(bench, len(rows) * sweeps(bench.prunable, knobs)))
     inputs = {
-        "block": knobs.block, "dampening": knobs.dampening, "batch": bench.config.training.train_batch_size,
-        "mask": hashlib.sha256(masks_to_bytes(mask)).hexdigest(), **_identity(bench, network, rows),
-    }  # fmt: skip
+        "block": knobs.block,
+        "dampening": knobs.dampening,
+        "batch": bench.config.training.train_batch_size,
+        "mask": hashlib.sha256(masks_to_bytes(mask)).hexdigest(),
+        **_identity(bench, network, rows),
+    }
 
     def score(folder: Path) -> dict[str, Any]:
         load_weights(bench.model, network.path / WEIGHTS_FILE)
@@ -226,9 +232,12 @@ def _cap_pruned(bench: Workbench, seed: int, network: Stage, mask: Masks, kept: 
         return {"kept": kept, "sha256": weights_sha256(folder), "cost": both}
 
     return bench.stages.get(
-        "cap", {"scores": scored.address, "kept": kept}, prune, derived_from=[network.address, scored.address],
+        "cap",
+        {"scores": scored.address, "kept": kept},
+        prune,
+        derived_from=[network.address, scored.address],
         description=f"seed {seed}: CAP at {kept} weights",
-    )  # fmt: skip
+    )
 
 
 def _gradients_bar(bench: Workbench, rows: Tensor, knobs: CapSettings, what: str) -> tqdm:
@@ -263,10 +272,14 @@ def _by_gates(bench: Workbench, seed: int, method: str, wanted: float, kept: int
         return model.eval()
 
     chosen = chosen_structure(
-        bench.stages, trained, lambda: list(_examples(bench, rows)), target,
+        bench.stages,
+        trained,
+        lambda: list(_examples(bench, rows)),
+        target,
         {"batch": bench.config.training.train_batch_size, **_identity(bench, dense, rows)},
-        description=f"seed {seed}: structure of SAViT", derived_from=[dense.address],
-    )  # fmt: skip
+        description=f"seed {seed}: structure of SAViT",
+        derived_from=[dense.address],
+    )
     structure = load_structure(chosen, bench.model)
 
     def network() -> nn.Module:
@@ -277,9 +290,12 @@ def _by_gates(bench: Workbench, seed: int, method: str, wanted: float, kept: int
         return {"sha256": weights_sha256(folder)}
 
     smaller = bench.stages.get(
-        "shrunk", {"structure": chosen.address, "network": dense.address}, make,
-        description=f"seed {seed}: SAViT's network", derived_from=[chosen.address, dense.address],
-    )  # fmt: skip
+        "shrunk",
+        {"structure": chosen.address, "network": dense.address},
+        make,
+        description=f"seed {seed}: SAViT's network",
+        derived_from=[chosen.address, dense.address],
+    )
 
     def teacher() -> Teacher:
         return Teacher(trained(), settings.distillation, settings.temperature)
@@ -301,9 +317,13 @@ def _rewired(bench: Workbench, seed: int, method: str, wanted: float, kept: int)
 
     def topology() -> Topology:
         return Rewiring(
-            _on_device(bench, mask), _steps(bench), settings.update_every, settings.drop_share, settings.update_until,
+            _on_device(bench, mask),
+            _steps(bench),
+            settings.update_every,
+            settings.drop_share,
+            settings.update_until,
             key=None if method == "RigL" else (seed, method, f"{wanted:g}"),
-        )  # fmt: skip
+        )
 
     return Found(mask, topology=topology)
 

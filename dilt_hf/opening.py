@@ -122,9 +122,13 @@ class OpenRun:
     def siblings(self) -> list[Subset]:
         """As many parts with the same classes in all: the null hypothesis of the partitions."""
         settings = dataclasses.replace(
-            self.config.partition, num_partitions=len(self.partitioning), partition_by="sibling",
-            partition_classes=[], partition_file=None, partition_column=None,
-        )  # fmt: skip
+            self.config.partition,
+            num_partitions=len(self.partitioning),
+            partition_by="sibling",
+            partition_classes=[],
+            partition_file=None,
+            partition_column=None,
+        )
         parts = make_partitions(settings, self.splits)
         rows = parts.rows(self.splits.train)
         return [Subset(f"sibling_{k}", rows[k], parts.classes[k]) for k in range(len(parts))]

@@ -74,11 +74,16 @@ class Board:
         width = max(map(len, self.totals))
         bars = {
             line: tqdm(
-                total=total, desc=line.ljust(width), position=position, bar_format=FORMAT, smoothing=0, leave=False,
+                total=total,
+                desc=line.ljust(width),
+                position=position,
+                bar_format=FORMAT,
+                smoothing=0,
+                leave=False,
                 disable=None,
             )
             for position, (line, total) in enumerate(self.totals.items())
-        }  # fmt: skip
+        }
         try:
             while not self._stop.wait(REFRESH_SECONDS):
                 for line, (done, before) in self._all().items():

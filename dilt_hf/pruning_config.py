@@ -10,9 +10,23 @@ from dilt_hf.errors import ConfigError
 from dilt_hf.options import option, require
 
 METHODS = (
-    "core", "union", "LTH", "one-shot", "magnitude", "gradual", "random", "ERK-random", "SNIP", "GraSP", "RigL", "SET",
-    "COLT", "IMP-COLT", "CAP", "SAViT",
-)  # fmt: skip
+    "core",
+    "union",
+    "LTH",
+    "one-shot",
+    "magnitude",
+    "gradual",
+    "random",
+    "ERK-random",
+    "SNIP",
+    "GraSP",
+    "RigL",
+    "SET",
+    "COLT",
+    "IMP-COLT",
+    "CAP",
+    "SAViT",
+)
 STRUCTURED = ("SAViT",)  # of vision transformers whole heads, units and channels go; of other networks nothing
 
 

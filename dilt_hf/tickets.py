@@ -192,9 +192,14 @@ class Tickets:
                     f"there is no folder {folder}; give the folder of a ticket repository, or its id on the Hub."
                 )
             source = HubCommit.resolve(
-                str(repository), [CONFIG_FILE, f"{MASK_FOLDER}/partition_*.safetensors"], revision=revision,
-                token=token, cache_dir=cache_dir, local_files_only=local_files_only, force_download=force_download,
-            )  # fmt: skip
+                str(repository),
+                [CONFIG_FILE, f"{MASK_FOLDER}/partition_*.safetensors"],
+                revision=revision,
+                token=token,
+                cache_dir=cache_dir,
+                local_files_only=local_files_only,
+                force_download=force_download,
+            )
             folder = source.folder
         config = read_config(folder)
         tickets = cls(folder, read_partitions(folder, config), config, source)

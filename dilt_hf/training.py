@@ -97,9 +97,21 @@ def train(
     masks = masks if topology is None else topology.masks
     routes = [Route(masks, feed, classes)]
     return _train(
-        model, routes, config, accelerator, tuple(key), first_step, last_step, checkpointing, settled, topology,
-        on_step, on_epoch, description, teacher,
-    )  # fmt: skip
+        model,
+        routes,
+        config,
+        accelerator,
+        tuple(key),
+        first_step,
+        last_step,
+        checkpointing,
+        settled,
+        topology,
+        on_step,
+        on_epoch,
+        description,
+        teacher,
+    )
 
 
 def train_routes(
@@ -121,9 +133,20 @@ def train_routes(
     leave what is not the route's alone. Weights of no route are zero. Arguments and errors as for `train`.
     """
     return _train(
-        model, routes, config, accelerator, tuple(key), 0, None, checkpointing, None, None, on_step, on_epoch,
+        model,
+        routes,
+        config,
+        accelerator,
+        tuple(key),
+        0,
+        None,
+        checkpointing,
+        None,
+        None,
+        on_step,
+        on_epoch,
         description,
-    )  # fmt: skip
+    )
 
 
 def _train(

@@ -154,11 +154,8 @@ def verdicts(hypotheses: Sequence[Hypothesis], evidence: Mapping[str, Measured])
     tested = [each for each in hypotheses if len(judged[each.key]) == len(each.criteria)]
     above = holm({each.key: max(found.p_above for found in judged[each.key]) for each in tested})
     below = holm(
-        {
-            each.key: min(1.0, len(each.criteria) * min(found.p_below for found in judged[each.key]))
-            for each in tested
-        }
-    )  # fmt: skip
+        {each.key: min(1.0, len(each.criteria) * min(found.p_below for found in judged[each.key])) for each in tested}
+    )
     return [
         _verdict(each, judged[each.key], above[each.key], below[each.key])
         if each.key in above

@@ -121,10 +121,16 @@ class Workbench(OpenRun):
         def make(folder: Path) -> dict[str, Any]:
             load_weights(self.model, theta0.path / WEIGHTS_FILE)
             record = train(
-                self.model, {}, self.training_feed(self.everything), training, self.accelerator,
-                key=(seed, EVERYTHING, 0), last_step=k, checkpointing=self.checkpointing(folder),
+                self.model,
+                {},
+                self.training_feed(self.everything),
+                training,
+                self.accelerator,
+                key=(seed, EVERYTHING, 0),
+                last_step=k,
+                checkpointing=self.checkpointing(folder),
                 description=description,
-            )  # fmt: skip
+            )
             cost = dataclasses.asdict(self.cost(record, {}))
             if not self.team.is_leader:
                 return {}
@@ -204,14 +210,23 @@ class Workbench(OpenRun):
         return self.counted("train", inputs, make, start, purpose, steps)
 
     def counted(
-        self, kind: str, inputs: dict[str, Any], make: Callable[[Path], dict[str, Any]], start: Stage,
-        purpose: Purpose, steps: int,
-    ) -> Stage:  # fmt: skip
+        self,
+        kind: str,
+        inputs: dict[str, Any],
+        make: Callable[[Path], dict[str, Any]],
+        start: Stage,
+        purpose: Purpose,
+        steps: int,
+    ) -> Stage:
         """A training as a stage, on its progress line."""
         stage = self.stages.get(
-            kind, inputs, make, description=purpose.description,
-            derived_from=[start.address, *purpose.derived_from], together=True,
-        )  # fmt: skip
+            kind,
+            inputs,
+            make,
+            description=purpose.description,
+            derived_from=[start.address, *purpose.derived_from],
+            together=True,
+        )
         self.board.found(purpose.line, stage.address, steps)
         return stage
 
@@ -282,9 +297,13 @@ class Workbench(OpenRun):
 
         def train_round(index: int, mask: Masks) -> Weights:
             purpose = Purpose(
-                f"seed {seed}: {subset.name}, round {index}", subset.name, run,
-                index * self.steps_of(subset, training), [mask.address for mask in masks[-1:]], kept[index],
-            )  # fmt: skip
+                f"seed {seed}: {subset.name}, round {index}",
+                subset.name,
+                run,
+                index * self.steps_of(subset, training),
+                [mask.address for mask in masks[-1:]],
+                kept[index],
+            )
             networks.append(self.trained(start, mask, subset, seed, index, training, purpose))
             return self.weights_of(networks[-1])
 
@@ -313,9 +332,12 @@ class Workbench(OpenRun):
             return {"kept": kept}
 
         return self.stages.get(
-            "mask", {"network": network.address, "kept": kept, "scope": scope}, make,
-            description=f"{description} at {kept} weights", derived_from=[network.address],
-        )  # fmt: skip
+            "mask",
+            {"network": network.address, "kept": kept, "scope": scope},
+            make,
+            description=f"{description} at {kept} weights",
+            derived_from=[network.address],
+        )
 
     def ranked(self, subset: Subset, seed: int) -> Stage:
         """The order in which the pruning process on `subset` lets weights go (`removal_ranks`), after all its rounds;
@@ -340,9 +362,12 @@ class Workbench(OpenRun):
 
         stages = [stage.address for each in done for stage in (each.network, each.mask)]
         return self.stages.get(
-            "ranks", {"rounds": stages}, make, description=f"seed {seed}: order of removal on {subset.name}",
+            "ranks",
+            {"rounds": stages},
+            make,
+            description=f"seed {seed}: order of removal on {subset.name}",
             derived_from=stages,
-        )  # fmt: skip
+        )
 
     def ticket_trained(
         self,
@@ -393,6 +418,10 @@ class Workbench(OpenRun):
             "partitioning": self.partitioning.identity(),
         }
         return self.stages.get(
-            "score", inputs, make, description=f"{network.description}, on the {split} split",
-            derived_from=[network.address], together=True,
-        )  # fmt: skip
+            "score",
+            inputs,
+            make,
+            description=f"{network.description}, on the {split} split",
+            derived_from=[network.address],
+            together=True,
+        )

@@ -5,10 +5,15 @@ from dilt_hf.cli import run_recipe
 from dilt_hf.presets import PRESETS
 
 DEMO = {
-    "pruning_fraction": 0.4, "target_sparsity": 0.95, "target_ticket": "partition", "matched_density": [0.1],
-    "materialise": ["core", "union", "specialist_0", "specialist_1"], "seeds": [0, 1, 2], "update_every": 100,
+    "pruning_fraction": 0.4,
+    "target_sparsity": 0.95,
+    "target_ticket": "partition",
+    "matched_density": [0.1],
+    "materialise": ["core", "union", "specialist_0", "specialist_1"],
+    "seeds": [0, 1, 2],
+    "update_every": 100,
     "output_dir": "runs/digits",
-}  # fmt: skip
+}
 
 if __name__ == "__main__":
     analysis = {"layers": ["weights"], "num_probes": 256}

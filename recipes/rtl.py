@@ -12,11 +12,20 @@ from dilt_hf.config import DiltConfig
 from dilt_hf.experiments.settings import RouteConfig
 
 DEFAULTS = {
-    "dataset_name": "digits", "image_size": 32, "augmentation": "shift", "architecture": "resnet-micro",
-    "pruning_fraction": 0.2, "target_sparsity": 0.98, "num_train_epochs": 5, "train_batch_size": 64,
-    "learning_rate": 0.1, "lr_scheduler_type": "one_cycle", "seeds": [0, 1, 2],
-    "sparsities": [0.5, 0.8, 0.9, 0.95, 0.98], "output_dir": "runs/rtl",
-}  # fmt: skip
+    "dataset_name": "digits",
+    "image_size": 32,
+    "augmentation": "shift",
+    "architecture": "resnet-micro",
+    "pruning_fraction": 0.2,
+    "target_sparsity": 0.98,
+    "num_train_epochs": 5,
+    "train_batch_size": 64,
+    "learning_rate": 0.1,
+    "lr_scheduler_type": "one_cycle",
+    "seeds": [0, 1, 2],
+    "sparsities": [0.5, 0.8, 0.9, 0.95, 0.98],
+    "output_dir": "runs/rtl",
+}
 
 if __name__ == "__main__":
     with reporting_errors():

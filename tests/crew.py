@@ -9,11 +9,23 @@ from dilt_hf.data import WORKER_MODULES
 
 # what a run imports when it comes to need it
 MODULES = [
-    *WORKER_MODULES, "accelerate", "datasets", "matplotlib.backends.backend_agg", "matplotlib.figure",
-    "sklearn.datasets", "sklearn.metrics", "torch._dynamo", "transformers.trainer",
-    "transformers.models.vit.modeling_vit", "transformers.models.vit.image_processing_vit", "dilt_hf.architectures",
-    "dilt_hf.experiments.find", "find_worker", "shared_worker", "trainer_worker",
-]  # fmt: skip
+    *WORKER_MODULES,
+    "accelerate",
+    "datasets",
+    "matplotlib.backends.backend_agg",
+    "matplotlib.figure",
+    "sklearn.datasets",
+    "sklearn.metrics",
+    "torch._dynamo",
+    "transformers.trainer",
+    "transformers.models.vit.modeling_vit",
+    "transformers.models.vit.image_processing_vit",
+    "dilt_hf.architectures",
+    "dilt_hf.experiments.find",
+    "find_worker",
+    "shared_worker",
+    "trainer_worker",
+]
 
 
 class Crew:
@@ -32,9 +44,14 @@ class Crew:
         self.processes = []
         for rank, output in enumerate(self.outputs):
             place = {
-                "WORLD_SIZE": count, "RANK": rank, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": count,
-                "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": self.store.port, "TORCHELASTIC_USE_AGENT_STORE": "True",
-            }  # fmt: skip
+                "WORLD_SIZE": count,
+                "RANK": rank,
+                "LOCAL_RANK": rank,
+                "LOCAL_WORLD_SIZE": count,
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": self.store.port,
+                "TORCHELASTIC_USE_AGENT_STORE": "True",
+            }
             environment = {name: str(value) for name, value in place.items()} if launched else {}
             environment["ACCELERATE_USE_CPU"] = "true"
             self.processes.append(context.Process(target=_work, args=(environment, output, target, arguments)))

@@ -40,9 +40,12 @@ class LoopbackHub:
     @property
     def environment(self):
         return {
-            "HF_ENDPOINT": self.address, "HF_TOKEN": "hf_loopback", "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0",
+            "HF_ENDPOINT": self.address,
+            "HF_TOKEN": "hf_loopback",
+            "HF_HUB_DISABLE_XET": "1",
+            "HF_HUB_OFFLINE": "0",
             "HF_HUB_DISABLE_TELEMETRY": "1",
-        }  # fmt: skip
+        }
 
     def ask(self, what, **arguments):
         request = urllib.request.Request(f"{self.address}/_control/{what}", json.dumps(arguments).encode())
@@ -230,13 +233,18 @@ class Handler(BaseHTTPRequestHandler):
         asked = [json.loads(line) for line in body.splitlines()]
         if what == "preupload":
             modes = {True: "lfs", False: "regular"}
-            return self.answer({
-                "files": [
-                    {"path": file["path"], "shouldIgnore": False,
-                     "uploadMode": modes[file["path"].endswith((".safetensors", ".png"))]}
-                    for file in asked[0]["files"]
-                ]
-            })  # fmt: skip
+            return self.answer(
+                {
+                    "files": [
+                        {
+                            "path": file["path"],
+                            "shouldIgnore": False,
+                            "uploadMode": modes[file["path"].endswith((".safetensors", ".png"))],
+                        }
+                        for file in asked[0]["files"]
+                    ]
+                }
+            )
         if what == "info":  # LFS batch
             objects = []
             for wanted in asked[0]["objects"]:

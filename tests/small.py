@@ -25,8 +25,14 @@ from dilt_hf.weights import prunable_parameters
 
 CPU = torch.device("cpu")
 SGD = TrainingConfig(num_train_epochs=2, train_batch_size=32, learning_rate=0.05)
-TINY_VIT = {"image_size": 8, "patch_size": 4, "hidden_size": 16, "num_hidden_layers": 1,
-            "num_attention_heads": 2, "intermediate_size": 16}  # fmt: skip
+TINY_VIT = {
+    "image_size": 8,
+    "patch_size": 4,
+    "hidden_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 16,
+}
 
 
 def digits_feed(augmentation=Augmentation("shift")):  # noqa: B008 (it is frozen)

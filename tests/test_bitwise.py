@@ -42,8 +42,12 @@ def test_masked_copies_keep_every_bit_of_what_stays(size, dtype, seed, threads):
     assert torch.equal(bits_of(tensor), bits_of(before))
 
 
-@given(size=st.integers(1, 200), dtype=st.sampled_from(DTYPES), seed=st.integers(0, 10**6),
-       turns=st.lists(st.tuples(st.booleans(), st.booleans()), max_size=5))  # fmt: skip
+@given(
+    size=st.integers(1, 200),
+    dtype=st.sampled_from(DTYPES),
+    seed=st.integers(0, 10**6),
+    turns=st.lists(st.tuples(st.booleans(), st.booleans()), max_size=5),
+)
 def test_exchanges_in_any_order_keep_what_was_trained(size, dtype, seed, turns):
     """The model of it: a dense vector that takes over, at every exchange, what the old mask keeps of the live one."""
     generator = torch.Generator().manual_seed(seed)

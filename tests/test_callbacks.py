@@ -75,9 +75,17 @@ def test_the_best_checkpoint_is_what_is_left_and_it_is_masked(tmp_path):
     model = network()
     masks = masks_of(model)
     training = trainer(
-        model, tmp_path, TicketCallback(masks), max_steps=6, save_strategy="steps", save_steps=2, eval_strategy="steps",
-        eval_steps=2, load_best_model_at_end=True, metric_for_best_model="loss",
-    )  # fmt: skip
+        model,
+        tmp_path,
+        TicketCallback(masks),
+        max_steps=6,
+        save_strategy="steps",
+        save_steps=2,
+        eval_strategy="steps",
+        eval_steps=2,
+        load_best_model_at_end=True,
+        metric_for_best_model="loss",
+    )
     training.train()
     assert_masked(model, masks)
     best = load_file(Path(training.state.best_model_checkpoint) / "model.safetensors")

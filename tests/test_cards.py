@@ -14,11 +14,17 @@ from dilt_hf.errors import TicketError
 from dilt_hf.packed import PackedMask
 
 METRIC = {
-    "seed": 0, "ticket": "core", "control": "", "matched": None, "density": 0.16,
+    "seed": 0,
+    "ticket": "core",
+    "control": "",
+    "matched": None,
+    "density": 0.16,
     "scores": {"accuracy": 0.913, "partition_accuracy": [0.9, 0.93], "balanced_accuracy": 0.91},
-    "validation_accuracy": 0.9, "cost": {}, "stage": "train-1",
+    "validation_accuracy": 0.9,
+    "cost": {},
+    "stage": "train-1",
     "search_cost": {"steps": 1200, "examples": 9, "dense_flops": 3e12, "sparse_flops": 1e12, "seconds": 90.0},
-}  # fmt: skip
+}
 CONFIG = {
     "method": "dilt",
     "dataset": {"source": "user/cats@v1", "name": "user/cats", "fingerprint": "f" * 64, "image_size": 8},

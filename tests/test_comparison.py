@@ -12,10 +12,27 @@ from dilt_hf.results import Entry, Results
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 SLICE = [
-    "--max_train_samples", "120", "--max_eval_samples", "60", "--num_train_epochs", "1", "--seeds", "0", "--image_size",
-    "8", "--architecture", "conv3", "--config_overrides", '{"hidden_sizes": [8, 8]}', "--train_batch_size", "30",
-    "--cpu", "true", "--update_every", "1",
-]  # fmt: skip
+    "--max_train_samples",
+    "120",
+    "--max_eval_samples",
+    "60",
+    "--num_train_epochs",
+    "1",
+    "--seeds",
+    "0",
+    "--image_size",
+    "8",
+    "--architecture",
+    "conv3",
+    "--config_overrides",
+    '{"hidden_sizes": [8, 8]}',
+    "--train_batch_size",
+    "30",
+    "--cpu",
+    "true",
+    "--update_every",
+    "1",
+]
 
 
 def entry(seed, name, matched, accuracy, steps=10.0, rounds=0):
@@ -80,8 +97,18 @@ def test_the_benchmark_on_a_slice(tmp_path):
 
 
 def test_routing_on_a_slice(tmp_path):
-    done = run("rtl.py", tmp_path, "--sparsities", "0.5", "--partition_by", "picture_clusters", "--num_rounds", "4",
-               "--pruning_fraction", "0.3")  # fmt: skip
+    done = run(
+        "rtl.py",
+        tmp_path,
+        "--sparsities",
+        "0.5",
+        "--partition_by",
+        "picture_clusters",
+        "--num_rounds",
+        "4",
+        "--pruning_fraction",
+        "0.3",
+    )
     assert done.returncode == 0, done.stderr
     assert "single, told the partition" in done.stdout
     assert "Collapse, alarm for a turn" in done.stdout

@@ -32,9 +32,15 @@ from dilt_hf.mask_files import METADATA_KEY, load_masks
 from dilt_hf.tickets import Tickets
 
 FILES = [
-    "dilt_config.json", "config.json", "model.safetensors", "masks/partition_0.safetensors",
-    "masks/partition_1.safetensors", "core/config.json", "core/model.safetensors", "union/sparse.safetensors",
-]  # fmt: skip
+    "dilt_config.json",
+    "config.json",
+    "model.safetensors",
+    "masks/partition_0.safetensors",
+    "masks/partition_1.safetensors",
+    "core/config.json",
+    "core/model.safetensors",
+    "union/sparse.safetensors",
+]
 
 
 @pytest.fixture(scope="module")
@@ -100,9 +106,12 @@ def test_pickles_and_code_beside_the_files_are_never_touched(copy, monkeypatch):
         {"model_type": "timm_wrapper", "architecture": "resnet18", "model_args": {"pretrained_cfg": {"url": "x"}}},
         {"model_type": "timm_wrapper", "architecture": "hf-hub:evil/model"},
         {"model_type": "timm_wrapper", "architecture": "local-dir:/tmp"},
-        {"num_labels": 10**9}, {"depths": [10**9, 1, 1]}, {"depths": [100_000, 1, 1]}, {"hidden_sizes": [10**12, 1, 1]},
+        {"num_labels": 10**9},
+        {"depths": [10**9, 1, 1]},
+        {"depths": [100_000, 1, 1]},
+        {"hidden_sizes": [10**12, 1, 1]},
     ],
-)  # fmt: skip
+)
 def test_a_config_that_asks_for_other_files_or_for_endless_models_is_refused(copy, change):
     config = json.loads((copy / "config.json").read_text())
     (copy / "config.json").write_text(json.dumps(config | change))
@@ -154,8 +163,11 @@ def test_the_configuration_that_was_checked_is_the_one_that_is_used(tmp_path, mo
 
 def test_long_expressions_cost_no_time(copy):
     config = json.loads((copy / "dilt_config.json").read_text())
-    config |= {"num_partitions": 10_000, "masks_sha256": ["0" * 64] * 10_000,
-               "materialised": {"core" + "+consensus_9999" * 40_000: {}}}  # fmt: skip
+    config |= {
+        "num_partitions": 10_000,
+        "masks_sha256": ["0" * 64] * 10_000,
+        "materialised": {"core" + "+consensus_9999" * 40_000: {}},
+    }
     (copy / "dilt_config.json").write_text(json.dumps(config))
     start = time.perf_counter()
     with pytest.raises(TicketError, match="too long"):

@@ -113,8 +113,14 @@ def test_loading_a_ticket_fetches_theta0_masks_and_configurations_once_and_nothi
     hub.traffic()
     user.ask("load", "me/traffic", "core", tmp_path / "core", {"cache_dir": str(tmp_path / "cache")})
     traffic = hub.traffic()
-    needed = {"dilt_config.json", "config.json", "model.safetensors", "preprocessor_config.json",
-              "masks/partition_0.safetensors", "masks/partition_1.safetensors"}  # fmt: skip
+    needed = {
+        "dilt_config.json",
+        "config.json",
+        "model.safetensors",
+        "preprocessor_config.json",
+        "masks/partition_0.safetensors",
+        "masks/partition_1.safetensors",
+    }
     assert traffic["sent"] == {name: len(published[name]) for name in needed}
     assert len(traffic["requests"]) <= 2 * len(needed) + 4  # a HEAD and a GET each, and twice the list of files
     user.ask("load", "me/traffic", "union", tmp_path / "union", {"cache_dir": str(tmp_path / "cache")})

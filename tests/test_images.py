@@ -54,10 +54,16 @@ def test_grey_16_bit_tiny_and_thin_pictures_decode(picture):
 
 @pytest.mark.parametrize(
     "cell",
-    [None, {"bytes": None, "path": None}, {"bytes": b"", "path": None}, {"bytes": b"GIF89a", "path": None},
-     {"bytes": modes()["RGB"]["bytes"][:60], "path": None}, {"bytes": modes()["JPEG"]["bytes"][:-40], "path": None},
-     {"bytes": None, "path": "no/such/file.png"}],
-)  # fmt: skip
+    [
+        None,
+        {"bytes": None, "path": None},
+        {"bytes": b"", "path": None},
+        {"bytes": b"GIF89a", "path": None},
+        {"bytes": modes()["RGB"]["bytes"][:60], "path": None},
+        {"bytes": modes()["JPEG"]["bytes"][:-40], "path": None},
+        {"bytes": None, "path": "no/such/file.png"},
+    ],
+)
 def test_broken_pictures_name_their_row(cell):
     with pytest.raises(DataError, match="row 7 of the train split"):
         images.decode(cell, 8, 3, "row 7 of the train split")

@@ -15,8 +15,12 @@ COST = {"steps": 1, "examples": 1, "dense_flops": 1.0, "sparse_flops": 1.0, "sec
 
 
 def entry(seed, ticket, accuracies, control="", matched=None, density=0.1):
-    scores = {"accuracy": float(np.mean(accuracies)), "partition_accuracy": list(accuracies), "balanced_accuracy": 0.5,
-              "recall": {0: 0.5}}  # fmt: skip
+    scores = {
+        "accuracy": float(np.mean(accuracies)),
+        "partition_accuracy": list(accuracies),
+        "balanced_accuracy": 0.5,
+        "recall": {0: 0.5},
+    }
     return Entry(seed, ticket, control, matched, density, scores, 0.5, COST, COST, "train-x")
 
 
@@ -27,13 +31,19 @@ def results(effect, noise=0.002, seeds=5):
     for seed in range(seeds):
         wobble = rng.normal(0, noise, 20)
         common = rng.normal(0, 0.05)  # shared by all networks of a seed: pairing removes it
-        for i, (name, control, matched, shift) in enumerate([
-            ("core", "", None, (effect, effect)), ("core", "shuffled", None, (0, 0)),
-            ("union", "", None, (2 * effect, 2 * effect)), ("core", "", 0.3, (0, 0)),
-            ("union", "", 0.3, (effect, effect)), ("specialist_0", "", None, (effect, 0)),
-            ("specialist_0", "shuffled", None, (0, 0)), ("specialist_1", "", None, (0, effect)),
-            ("specialist_1", "shuffled", None, (0, 0)),
-        ]):  # fmt: skip
+        for i, (name, control, matched, shift) in enumerate(
+            [
+                ("core", "", None, (effect, effect)),
+                ("core", "shuffled", None, (0, 0)),
+                ("union", "", None, (2 * effect, 2 * effect)),
+                ("core", "", 0.3, (0, 0)),
+                ("union", "", 0.3, (effect, effect)),
+                ("specialist_0", "", None, (effect, 0)),
+                ("specialist_0", "shuffled", None, (0, 0)),
+                ("specialist_1", "", None, (0, effect)),
+                ("specialist_1", "shuffled", None, (0, 0)),
+            ]
+        ):
             accuracies = [0.8 + common + wobble[i] + s for s in shift]
             entries.append(entry(seed, name, accuracies, control, matched))
     return Results(entries, [{"jaccard": 0.4, "chance": 0.1}] * seeds, 2)

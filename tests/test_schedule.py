@@ -64,9 +64,11 @@ def test_a_failure_keeps_back_only_what_needs_it(caplog):
     failures = carry_out(jobs, Team())
     assert done == ["good"]
     assert failures == {
-        "bad": "the loss is nan", "after bad": "the loss is nan", "after that": "the loss is nan",
+        "bad": "the loss is nan",
+        "after bad": "the loss is nan",
+        "after that": "the loss is nan",
         "bug": "ZeroDivisionError('oops')",
-    }  # fmt: skip
+    }
     assert "bug failed" in caplog.text  # with its traceback, unlike what is no bug
 
 

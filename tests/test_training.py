@@ -163,8 +163,14 @@ def test_mixed_precision_trains_and_leaves_the_model_as_it_was(feed, precision):
 
 def test_a_diverging_loss_stops_with_the_step(feed, accelerator):
     with pytest.raises(TrainingError, match=r"partition_0, round 2: .*(at|after) step \d+.*Lower --learning_rate"):
-        run(network(), {}, feed, dataclasses.replace(SGD, learning_rate=1e30, num_train_epochs=3), accelerator,
-            description="partition_0, round 2")  # fmt: skip
+        run(
+            network(),
+            {},
+            feed,
+            dataclasses.replace(SGD, learning_rate=1e30, num_train_epochs=3),
+            accelerator,
+            description="partition_0, round 2",
+        )
 
 
 def test_a_rewind_step_beyond_the_training_is_refused(feed, accelerator):

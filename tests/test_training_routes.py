@@ -71,9 +71,14 @@ def test_a_joint_training_is_that_of_the_formula(feed, accelerator, optimizer):
     (ours, _, _), (theirs, _, _) = doubled("conv3"), doubled("conv3")
     rate = {"SGD": 0.05, "AdamW": 0.01}[optimizer]
     config = dataclasses.replace(
-        SGD, optimizer=optimizer, learning_rate=rate, weight_decay=0.1, lr_scheduler_type="multistep", milestones=[0.5],
+        SGD,
+        optimizer=optimizer,
+        learning_rate=rate,
+        weight_decay=0.1,
+        lr_scheduler_type="multistep",
+        milestones=[0.5],
         gamma=0.5,
-    )  # fmt: skip
+    )
     routes = routes_of(ours, feed)
     record = train_routes(ours, routes, config, accelerator, key=KEY)
     steps = by_the_formula(theirs, routes, config, optimizer)

@@ -36,9 +36,15 @@ def digits(count):
 
 def trainer(model, folder, callback, **settings):
     settings = {
-        "per_device_train_batch_size": 16, "learning_rate": 1e-2, "use_cpu": True, "report_to": "none", "seed": 0,
-        "disable_tqdm": True, "save_strategy": "no", "logging_strategy": "no",
-    } | settings  # fmt: skip
+        "per_device_train_batch_size": 16,
+        "learning_rate": 1e-2,
+        "use_cpu": True,
+        "report_to": "none",
+        "seed": 0,
+        "disable_tqdm": True,
+        "save_strategy": "no",
+        "logging_strategy": "no",
+    } | settings
     arguments = TrainingArguments(str(folder), **settings)
     data = digits(96)
     callbacks = [callback] if callback else None

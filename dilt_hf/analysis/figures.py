@@ -30,8 +30,10 @@ def save_figures(findings: Findings, folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     drawings: dict[str, Callable[[Findings], tuple[Any, dict[str, Any]]]] = {
-        "distances": draw_distances, "modules": draw_modules, "link": draw_link,
-    }  # fmt: skip
+        "distances": draw_distances,
+        "modules": draw_modules,
+        "link": draw_link,
+    }
     # text stays text in an SVG, and nothing in it tells one run from the next
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "dilt", "font.size": 9}):
         for name, draw in drawings.items():
@@ -83,9 +85,13 @@ def draw_distances(findings: Findings) -> tuple[Any, dict[str, Any]]:
     if broken is not None and broken.clear:
         profile.axvline(broken.after + 0.5, color="#000000", linewidth=0.8)
         profile.annotate(
-            f"break ({broken.share:.0%} of variance)", (broken.after + 0.5, 1), xycoords=("data", "axes fraction"),
-            xytext=(3, -10), textcoords="offset points", fontsize=8,
-        )  # fmt: skip
+            f"break ({broken.share:.0%} of variance)",
+            (broken.after + 0.5, 1),
+            xycoords=("data", "axes fraction"),
+            xytext=(3, -10),
+            textcoords="offset points",
+            fontsize=8,
+        )
     profile.set_yscale("log")
     profile.set_xlabel("layer")
     profile.set_ylabel("G (log scale)")
@@ -117,38 +123,57 @@ def draw_modules(findings: Findings) -> tuple[Any, dict[str, Any]]:
         column = modules.labels[:, layer]
         if networks > 1 and len(set(column.tolist())) == 1 and column[0] >= 0:
             axes.add_patch(
-                FancyBboxPatch((layer - 0.42, -0.42), 0.84, networks - 0.16, boxstyle="round,pad=0.04",
-                               facecolor="#e9e9e9", edgecolor="none", zorder=0)
-            )  # fmt: skip
+                FancyBboxPatch(
+                    (layer - 0.42, -0.42),
+                    0.84,
+                    networks - 0.16,
+                    boxstyle="round,pad=0.04",
+                    facecolor="#e9e9e9",
+                    edgecolor="none",
+                    zorder=0,
+                )
+            )
         for row in range(networks):
             module = int(modules.labels[row, layer])
             height = networks - 1 - row
             if layer:
                 axes.plot([layer - 0.68, layer - 0.32], [height, height], color=GREY, linewidth=1, zorder=1)
             axes.add_patch(
-                FancyBboxPatch((layer - 0.3, height - 0.26), 0.6, 0.52, boxstyle="round,pad=0.03", zorder=2,
-                               facecolor="#ffffff" if module < 0 else MODULE_COLOURS[module % len(MODULE_COLOURS)],
-                               hatch="" if module < 0 else HATCHES[module % len(HATCHES)],
-                               edgecolor="#222222", linewidth=0.7)
-            )  # fmt: skip
+                FancyBboxPatch(
+                    (layer - 0.3, height - 0.26),
+                    0.6,
+                    0.52,
+                    boxstyle="round,pad=0.03",
+                    zorder=2,
+                    facecolor="#ffffff" if module < 0 else MODULE_COLOURS[module % len(MODULE_COLOURS)],
+                    hatch="" if module < 0 else HATCHES[module % len(HATCHES)],
+                    edgecolor="#222222",
+                    linewidth=0.7,
+                )
+            )
     axes.set_xlim(-0.7, count - 0.3)
     axes.set_ylim(-0.6, networks - 0.4)
     axes.set_yticks(range(networks), list(reversed(findings.networks)))
     every = max(1, math.ceil(count / MOST_LABELS))
-    axes.set_xticks(range(0, count, every), short_names(findings.layers)[::every], rotation=60,
-                    ha="right", fontsize=7)  # fmt: skip
+    axes.set_xticks(range(0, count, every), short_names(findings.layers)[::every], rotation=60, ha="right", fontsize=7)
     for side in axes.spines.values():
         side.set_visible(False)
     axes.tick_params(length=0)
     axes.set_title(
         f"{modules.count} modules of layers; stability {modules.stability:.2f}"
-        f"{'' if modules.trusted else ' (not to be trusted)'}", fontsize=10,
-    )  # fmt: skip
+        f"{'' if modules.trusted else ' (not to be trusted)'}",
+        fontsize=10,
+    )
     handles = [
-        Patch(facecolor=MODULE_COLOURS[m % len(MODULE_COLOURS)], hatch=HATCHES[m % len(HATCHES)], edgecolor="#222222",
-              linewidth=0.7, label=name)
+        Patch(
+            facecolor=MODULE_COLOURS[m % len(MODULE_COLOURS)],
+            hatch=HATCHES[m % len(HATCHES)],
+            edgecolor="#222222",
+            linewidth=0.7,
+            label=name,
+        )
         for m, name in enumerate(modules.names)
-    ]  # fmt: skip
+    ]
     figure.legend(handles=handles, loc="outside lower center", ncols=min(4, len(handles)), frameon=False, fontsize=8)
     return figure, {
         "layers": list(findings.layers),
@@ -170,8 +195,15 @@ def draw_link(findings: Findings) -> tuple[Any, dict[str, Any]]:
     for axes, title, which in ((bars, titles[0], 0), (twin, titles[1], 1)):
         for place, pair, module in zip(places, found, range(modules.count), strict=True):
             half = 0.0 if math.isnan(pair[which].half_width) else pair[which].half_width
-            axes.barh(place, pair[which].mean, color=MODULE_COLOURS[module % len(MODULE_COLOURS)], height=0.62,
-                      hatch=HATCHES[module % len(HATCHES)], edgecolor="#222222", linewidth=0.6)  # fmt: skip
+            axes.barh(
+                place,
+                pair[which].mean,
+                color=MODULE_COLOURS[module % len(MODULE_COLOURS)],
+                height=0.62,
+                hatch=HATCHES[module % len(HATCHES)],
+                edgecolor="#222222",
+                linewidth=0.6,
+            )
             axes.errorbar(pair[which].mean, place, xerr=half, color="#000000", capsize=3, linewidth=1)
         axes.set_yticks(places, list(modules.names) if axes is bars else [""] * modules.count)
         axes.set_xlabel(title)
@@ -182,9 +214,16 @@ def draw_link(findings: Findings) -> tuple[Any, dict[str, Any]]:
     depth = np.arange(1, len(findings.layers) + 1)
     for row, marker in zip(range(len(excess)), MARKERS * len(excess), strict=False):
         points = scatter.scatter(
-            excess[row], distance[row], c=depth, cmap="cividis", s=22, marker=marker, linewidth=0.3,
-            edgecolor="#222222", label=f"seed {findings.seeds[row]}",
-        )  # fmt: skip
+            excess[row],
+            distance[row],
+            c=depth,
+            cmap="cividis",
+            s=22,
+            marker=marker,
+            linewidth=0.3,
+            edgecolor="#222222",
+            label=f"seed {findings.seeds[row]}",
+        )
     figure.colorbar(points, ax=scatter).set_label("layer")
     if (distance[np.isfinite(distance)] > 0).all():
         scatter.set_yscale("log")

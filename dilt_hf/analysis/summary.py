@@ -13,18 +13,36 @@ from dilt_hf.results import Estimate
 from dilt_hf.tables import markdown_table
 
 LAYER_COLUMNS = [
-    "", "layer", "lower bound", "G", "G identity", "retention", "floor", "CKA", "RSA", "overlap beyond chance",
-]  # fmt: skip
+    "",
+    "layer",
+    "lower bound",
+    "G",
+    "G identity",
+    "retention",
+    "floor",
+    "CKA",
+    "RSA",
+    "overlap beyond chance",
+]
 
 
 def report(findings: Findings) -> str:
     """Everything in words and tables, with the mapping from weights to layers that it rests on, as Markdown."""
     rows = [[str(i + 1), name, ", ".join(findings.weights[name]) or "–"] for i, name in enumerate(findings.layers)]
     said = "\n".join(f"- {sentence}" for sentence in sentences(findings))
-    return "\n\n".join(
-        [module_table(findings), said, "Each layer with its counterpart:", layer_table(findings),
-         "The weights that make each layer:", markdown_table(["", "layer", "weights"], rows)]
-    ) + "\n"  # fmt: skip
+    return (
+        "\n\n".join(
+            [
+                module_table(findings),
+                said,
+                "Each layer with its counterpart:",
+                layer_table(findings),
+                "The weights that make each layer:",
+                markdown_table(["", "layer", "weights"], rows),
+            ]
+        )
+        + "\n"
+    )
 
 
 def sentences(findings: Findings) -> list[str]:
@@ -55,12 +73,19 @@ def layer_table(findings: Findings) -> str:
     cka, rsa = (np.mean([np.diagonal(getattr(each, name)) for each in seeds], axis=0) for name in ("cka", "rsa"))
     rows = [
         [
-            str(i + 1), layer, _number(low[i], 4), _number(value[i], 4), _number(identity[i], 4),
-            f"{_number(100 * retention[i], 0)} %", _number(findings.floor[i], 4), _number(cka[i]), _number(rsa[i]),
+            str(i + 1),
+            layer,
+            _number(low[i], 4),
+            _number(value[i], 4),
+            _number(identity[i], 4),
+            f"{_number(100 * retention[i], 0)} %",
+            _number(findings.floor[i], 4),
+            _number(cka[i]),
+            _number(rsa[i]),
             _number(known_mean(findings.excesses[:, i]), 3),
         ]
         for i, layer in enumerate(findings.layers)
-    ]  # fmt: skip
+    ]
     return markdown_table(LAYER_COLUMNS, rows)
 
 

@@ -149,17 +149,22 @@ class Analysis:
             "pooling": self.config.pooling,
         }
         return self.stages.get(
-            "representations", inputs, make, description=f"{label}: layers of {network.name}",
+            "representations",
+            inputs,
+            make,
+            description=f"{label}: layers of {network.name}",
             derived_from=[network.identity],
-        )  # fmt: skip
+        )
 
     def _estimate(self, layers: Mapping[str, Mapping[str, Any]], comparisons: int) -> str:
         """What the comparison of all layers will take, from a few pairs solved now."""
         networks, depth = len(layers), len(next(iter(layers.values())))
         points = [list(each.values()) for each in layers.values()]
         chosen = np.linspace(0, depth - 1, min(SAMPLED_PAIRS, depth)).astype(int)
-        spaces = [(MetricSpace.of(points[0][i].numpy()), MetricSpace.of(points[1][j].numpy()))
-                  for i, j in zip(chosen, chosen[::-1], strict=True)]  # fmt: skip
+        spaces = [
+            (MetricSpace.of(points[0][i].numpy()), MetricSpace.of(points[1][j].numpy()))
+            for i, j in zip(chosen, chosen[::-1], strict=True)
+        ]
         times = []
         for one, other in spaces[:1] + spaces:  # the first call compiles
             if one is not None and other is not None:
@@ -201,9 +206,19 @@ def save_matrices(found: Compared, path: Path) -> None:
     from safetensors.numpy import save
 
     names = (
-        "value", "identity", "lower_bound", "retention", "permutation", "start", "steps", "certified", "floor_a",
-        "floor_b", "coincident_a", "coincident_b",
-    )  # fmt: skip
+        "value",
+        "identity",
+        "lower_bound",
+        "retention",
+        "permutation",
+        "start",
+        "steps",
+        "certified",
+        "floor_a",
+        "floor_b",
+        "coincident_a",
+        "coincident_b",
+    )
     tensors = {
         f"{a}/{b}/{name}": np.ascontiguousarray(getattr(matrix, name))
         for (a, b), matrix in found.joint.pairs.items()

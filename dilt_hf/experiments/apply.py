@@ -148,8 +148,10 @@ class Application:
         for seed, tickets in enumerate(self.tickets):
             count = range(len(tickets.partitions))
             names = self.config.tickets or [
-                *(f"partition_{k}" for k in count), "core", *(f"core+specialist_{k}" for k in count)
-            ]  # fmt: skip
+                *(f"partition_{k}" for k in count),
+                "core",
+                *(f"core+specialist_{k}" for k in count),
+            ]
             yield Network("dense", seed, PackedMask.of(full_like(dict(tickets.partitions[0]))))
             for name in names:
                 yield Network(name, seed, tickets.packed(name))

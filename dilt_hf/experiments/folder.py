@@ -125,9 +125,14 @@ def stored_config(folder: Path, seeds: Sequence[int] = (), cpu: bool = False) ->
         raise ConfigError(f"{folder} is not the folder of a run: it has no {RUN_FILE}.")
     run = DiltConfig.from_dict(read_json(folder / RUN_FILE, MOST_RUN_BYTES, ConfigError))
     where = dataclasses.replace(
-        run.run, output_dir=str(folder), cpu=cpu or run.run.cpu, seeds=list(seeds) or run.run.seeds, report_to=[],
-        push_to_hub=False, hub_model_id=None,
-    )  # fmt: skip
+        run.run,
+        output_dir=str(folder),
+        cpu=cpu or run.run.cpu,
+        seeds=list(seeds) or run.run.seeds,
+        report_to=[],
+        push_to_hub=False,
+        hub_model_id=None,
+    )
     return dataclasses.replace(run, run=where)
 
 

@@ -99,12 +99,18 @@ def verdict_table(found: Sequence[Verdict]) -> str:
 def criterion_table(found: Sequence[Verdict]) -> str:
     """One row for each criterion that was measured."""
     rows = [
-        [each.hypothesis.key, f"{judged.criterion.what}{' (control)' if judged.criterion.control else ''}",
-         interval_words(judged), f"{judged.criterion.least:g}", p_words(judged.p_above), p_words(judged.p_below),
-         str(len(judged.measured.values))]
+        [
+            each.hypothesis.key,
+            f"{judged.criterion.what}{' (control)' if judged.criterion.control else ''}",
+            interval_words(judged),
+            f"{judged.criterion.least:g}",
+            p_words(judged.p_above),
+            p_words(judged.p_below),
+            str(len(judged.measured.values)),
+        ]
         for each in found
         for judged in each.criteria
-    ]  # fmt: skip
+    ]
     head = ["", "criterion", "mean [95 % interval]", "must exceed", "p above", "p below", "seeds"]
     return markdown_table(head, rows, numbers=False)
 

@@ -69,20 +69,29 @@ class World:
 TRUE = World(
     matched={"core": (8, 8), "union": (14, 14), "RigL": (4, 4), "CAP": (4, 4), "one-shot": (-2, -2)},
     found={
-        "dense": (2, 2), "core": (7, 7), "union": (14, 14), "specialist_0": (9, -72), "specialist_1": (-72, 9),
+        "dense": (2, 2),
+        "core": (7, 7),
+        "union": (14, 14),
+        "specialist_0": (9, -72),
+        "specialist_1": (-72, 9),
     },
     transferred={CORE: 8},
     lesions=(40.0, 3.0),
     alone=(90.0, 80.0),
     apart=True,
     linked=True,
-)  # fmt: skip
+)
 NOTHING = World()
 EXPLAINED = World(
     matched={"union": (-3, -3), "COLT": (-8, -8), "one-shot": (10, 10), "random": (8, 8)},
     found={
-        "core": (5, 5), "core, shuffled": (9, 9), "union": (10, 10), "union, shuffled": (15, 15),
-        "specialist_0": (5, -5), "specialist_0, shuffled": (5, -5), "specialist_1": (-5, 5),
+        "core": (5, 5),
+        "core, shuffled": (9, 9),
+        "union": (10, 10),
+        "union, shuffled": (15, 15),
+        "specialist_0": (5, -5),
+        "specialist_0, shuffled": (5, -5),
+        "specialist_1": (-5, 5),
         "specialist_1, shuffled": (-5, 5),
     },
     transferred={CORE: 8, SHUFFLED: 12},
@@ -91,7 +100,7 @@ EXPLAINED = World(
     apart=True,
     siblings_apart=True,
     chain=True,
-)  # fmt: skip
+)
 
 
 def evidence(world: World, rng: np.random.Generator, seeds: int = 5) -> dict[str, Measured]:
@@ -231,9 +240,23 @@ def _matrix(values: np.ndarray) -> GwMatrix:
     """Values of G, at each of which the identity is the best coupling."""
     certain, unknown = np.ones(values.shape, bool), np.full(len(values), np.nan)
     return GwMatrix(
-        layers_a=LAYER_NAMES, layers_b=LAYER_NAMES, value=values, identity=values, lower_bound=values,
-        retention=certain.astype(float), permutation=np.zeros((*values.shape, 1), np.int32),
-        start=np.zeros(values.shape, np.int8), steps=np.zeros(values.shape, np.int32), certified=certain,
-        floor_a=unknown, floor_b=unknown, constant_a=(), constant_b=(), coincident_a=unknown, coincident_b=unknown,
-        tier="default", metric="euclidean", paired=True,
-    )  # fmt: skip
+        layers_a=LAYER_NAMES,
+        layers_b=LAYER_NAMES,
+        value=values,
+        identity=values,
+        lower_bound=values,
+        retention=certain.astype(float),
+        permutation=np.zeros((*values.shape, 1), np.int32),
+        start=np.zeros(values.shape, np.int8),
+        steps=np.zeros(values.shape, np.int32),
+        certified=certain,
+        floor_a=unknown,
+        floor_b=unknown,
+        constant_a=(),
+        constant_b=(),
+        coincident_a=unknown,
+        coincident_b=unknown,
+        tier="default",
+        metric="euclidean",
+        paired=True,
+    )

@@ -58,9 +58,12 @@ def disentanglement(config: DiltConfig, layers: LayerConfig, team: Team) -> str 
     if not team.is_first:
         return None
     analysis = AnalyzeConfig(
-        **dataclasses.asdict(layers), sources=[config.run.output_dir], siblings=True, seeds=config.run.seeds,
+        **dataclasses.asdict(layers),
+        sources=[config.run.output_dir],
+        siblings=True,
+        seeds=config.run.seeds,
         cpu=config.run.cpu,
-    )  # fmt: skip
+    )
     findings = analyze(analysis, DataConfig(dataset_name=SAME_DATA))
     keep_layers(config, findings)
     return "\n".join([module_table(findings), "", *(f"- {sentence}" for sentence in sentences(findings))])

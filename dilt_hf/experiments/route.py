@@ -251,9 +251,12 @@ class Routing:
             return {}
 
         merged = bench.stages.get(
-            "merged", {"kind": kind, "start": start.address, "networks": addresses}, merge,
-            description=f"seed {self.seed}: {MERGED[kind]}", derived_from=[start.address, *addresses],
-        )  # fmt: skip
+            "merged",
+            {"kind": kind, "start": start.address, "networks": addresses},
+            merge,
+            description=f"seed {self.seed}: {MERGED[kind]}",
+            derived_from=[start.address, *addresses],
+        )
 
         return self._score("merged", merged, functools.partial(self._one_for_all, merged), told=True)
 
@@ -273,9 +276,13 @@ class Routing:
         return [self.search.ranked(subset.name).address for subset in self.bench.subsets]
 
     def _score(
-        self, kind: str, network: Stage, make: Callable[[], Callable[[Tensor, Tensor], Tensor]], told: bool,
+        self,
+        kind: str,
+        network: Stage,
+        make: Callable[[], Callable[[Tensor, Tensor], Tensor]],
+        told: bool,
         about: Any = None,
-    ) -> Stage:  # fmt: skip
+    ) -> Stage:
         """Scores on the test split.
 
         Args:
@@ -295,13 +302,19 @@ class Routing:
             )
 
         inputs = {
-            "network": network.address, "about": about, "told": told, "data": bench.fingerprints["test"],
+            "network": network.address,
+            "about": about,
+            "told": told,
+            "data": bench.fingerprints["test"],
             "partitioning": bench.partitioning.identity(),
-        }  # fmt: skip
+        }
         return bench.stages.get(
-            f"scored_{kind}", inputs, scores, description=f"{network.description}, {kind}, on the test split",
+            f"scored_{kind}",
+            inputs,
+            scores,
+            description=f"{network.description}, {kind}, on the test split",
             derived_from=[network.address],
-        )  # fmt: skip
+        )
 
 
 @torch.no_grad()

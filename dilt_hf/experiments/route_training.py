@@ -51,13 +51,16 @@ def jointly_trained(
             for mask, subset in zip(masks, subsets, strict=True)
         ]
         record = train_routes(
-            bench.model, routes, training, bench.accelerator,
+            bench.model,
+            routes,
+            training,
+            bench.accelerator,
             key=(seed, *(subset.name for subset in subsets)),
             checkpointing=bench.checkpointing(folder),
             on_step=lambda count: bench.board.add(purpose.line, address, count),
             on_epoch=lambda step, loss, rate: purpose.run.log({"loss": loss, "learning_rate": rate}, step),
             description=purpose.description,
-        )  # fmt: skip
+        )
         if bench.team.is_leader:
             save_weights(bench.model, folder / WEIGHTS_FILE)
             for number, (mask, subset) in enumerate(zip(masks, subsets, strict=True)):

@@ -105,8 +105,12 @@ class Search:
         if min(counts) < reached - 1:  # counts of one density differ by one weight
             logger.warning(
                 "a %s of density %.3f needs partitions of density %.3f, below the %.3f of the last round: the rest is "
-                "pruned in one shot.", ticket, wanted, counts[0] / self.total, reached / self.total,
-            )  # fmt: skip
+                "pruned in one shot.",
+                ticket,
+                wanted,
+                counts[0] / self.total,
+                reached / self.total,
+            )
         return counts
 
     def mask(self, label: Label) -> Masks:

@@ -85,9 +85,11 @@ def shrink(
     pictures = data.open_images(splits, data_config, size, channels, device)
     normalize = Normalize(data_config.image_mean, data_config.image_std, channels, device)
     identity = {
-        "weights": tensors_sha256(dict(dense.state_dict())), "data": data.fingerprint(splits.train, pictures["train"]),
-        "normalisation": [list(data_config.image_mean), list(data_config.image_std)], "device": device.type,
-    }  # fmt: skip
+        "weights": tensors_sha256(dict(dense.state_dict())),
+        "data": data.fingerprint(splits.train, pictures["train"]),
+        "normalisation": [list(data_config.image_mean), list(data_config.image_std)],
+        "device": device.type,
+    }
     stages = Stages(folder / "stages")
     rows = torch.from_numpy(dealt_by_class(splits.train.labels, config.seed, "scoring")[: config.scoring_examples])
 
@@ -104,17 +106,26 @@ def shrink(
         feed = Feed(pictures["train"], torch.arange(len(splits.train)), normalize, Augmentation.of(data_config))
         teacher = Teacher(dense, config.distillation, config.temperature) if config.distillation else None
         record = train(
-            smaller, {}, feed, training, accelerator, key=(config.seed, "shrunk"), teacher=teacher,
-            checkpointing=Checkpointing(place / CHECKPOINT_FILE, CHECKPOINT_SECONDS), description="fine-tuning",
-        )  # fmt: skip
+            smaller,
+            {},
+            feed,
+            training,
+            accelerator,
+            key=(config.seed, "shrunk"),
+            teacher=teacher,
+            checkpointing=Checkpointing(place / CHECKPOINT_FILE, CHECKPOINT_SECONDS),
+            description="fine-tuning",
+        )
         save_weights(smaller, place / WEIGHTS_FILE)
         return {"losses": record.losses, "seconds": record.seconds}
 
     inputs = {
-        "structure": chosen.address, "training": dataclasses.asdict(training), "seed": config.seed,
+        "structure": chosen.address,
+        "training": dataclasses.asdict(training),
+        "seed": config.seed,
         "distillation": [config.distillation, config.temperature],
         "augmentation": dataclasses.asdict(Augmentation.of(data_config)),
-    }  # fmt: skip
+    }
     tuned = stages.get("tuned", inputs, fine_tune, description="fine-tuning", derived_from=[chosen.address])
     load_weights(smaller, tuned.path / WEIGHTS_FILE)
 
@@ -129,9 +140,12 @@ def shrink(
         }
 
     result = Shrunk(
-        facts(dense), facts(smaller), [len(each) for each in structure.heads], [len(each) for each in structure.units],
+        facts(dense),
+        facts(smaller),
+        [len(each) for each in structure.heads],
+        [len(each) for each in structure.units],
         len(structure.channels),
-    )  # fmt: skip
+    )
     models.save_model(
         smaller, folder / "model", image_processor(size, data_config.image_mean, data_config.image_std, channels)
     )

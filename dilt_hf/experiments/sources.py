@@ -105,9 +105,7 @@ class RunSource:
             return self._of_partitions(search, self.bench.subsets, wanted[0])
         if len(wanted) < 2 or {DENSE, MASKED} & set(wanted):
             raise ConfigError(f"--networks must be dense, or masked, or two tickets and more: {' '.join(wanted)}.")
-        return [
-            self._network(name, search.trained(Label(name)), search.mask(Label(name))) for name in wanted
-        ]  # fmt: skip
+        return [self._network(name, search.trained(Label(name)), search.mask(Label(name))) for name in wanted]
 
     def siblings(self, seed: int) -> list[Network]:
         """Networks of the same kind whose partitions have the same classes; none where that is not asked for."""
@@ -193,9 +191,13 @@ class RepositorySource:
             _ = self._start  # so that its processor is there
             processor = read_json(self.tickets[0].folder / PROCESSOR_FILE, MOST_RUN_BYTES, AnalysisError)
             return dataclasses.replace(
-                data_config, dataset_name=name, dataset_revision=found.get("revision"), image_size=int(size),
-                image_mean=list(processor["image_mean"]), image_std=list(processor["image_std"]),
-            )  # fmt: skip
+                data_config,
+                dataset_name=name,
+                dataset_revision=found.get("revision"),
+                image_size=int(size),
+                image_mean=list(processor["image_mean"]),
+                image_std=list(processor["image_std"]),
+            )
 
     @cached_property
     def probes(self) -> Probes:

@@ -174,14 +174,20 @@ class Specialisation:
             return bench.scores_of_model("test")
 
         inputs = {
-            "network": union.address, "mask": hashlib.sha256(masks_to_bytes(mask)).hexdigest(),
+            "network": union.address,
+            "mask": hashlib.sha256(masks_to_bytes(mask)).hexdigest(),
             "data": [bench.fingerprints["train"], bench.fingerprints["test"]],
-            "partitioning": bench.partitioning.identity(), "batch": bench.config.training.train_batch_size,
-        }  # fmt: skip
+            "partitioning": bench.partitioning.identity(),
+            "batch": bench.config.training.train_batch_size,
+        }
         return bench.stages.get(
-            "lesion", inputs, make, description=f"seed {self.search.seed}: union {what}", derived_from=[union.address],
+            "lesion",
+            inputs,
+            make,
+            description=f"seed {self.search.seed}: union {what}",
+            derived_from=[union.address],
             together=True,
-        )  # fmt: skip
+        )
 
     # --- training on a partition ---
 
@@ -209,12 +215,20 @@ class Specialisation:
             found = predict(bench.model, feed, batch, bench.accelerator, subset.classes)
             return {"accuracy": float((found == test.labels[rows]).mean())}
 
-        inputs = {"network": network.address, "data": bench.fingerprints["test"], "rows": rows.tolist(),
-                  "classes": subset.classes and list(subset.classes)}  # fmt: skip
+        inputs = {
+            "network": network.address,
+            "data": bench.fingerprints["test"],
+            "rows": rows.tolist(),
+            "classes": subset.classes and list(subset.classes),
+        }
         return bench.stages.get(
-            "alone", inputs, make, description=f"{purpose.description}, on its test pictures",
-            derived_from=[network.address], together=True,
-        )  # fmt: skip
+            "alone",
+            inputs,
+            make,
+            description=f"{purpose.description}, on its test pictures",
+            derived_from=[network.address],
+            together=True,
+        )
 
 
 def own_and_others(table: Sequence[Sequence[float]]) -> float:

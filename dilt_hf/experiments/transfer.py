@@ -32,9 +32,12 @@ from dilt_hf.workbench import NETWORKS, Purpose, Workbench
 
 CORE, SHUFFLED = "core", "core, shuffled"
 COMPARED = {
-    CORE: Label("core"), "union": Label("union"), "LTH": Label("LTH"), SHUFFLED: Label("core", "shuffled"),
+    CORE: Label("core"),
+    "union": Label("union"),
+    "LTH": Label("LTH"),
+    SHUFFLED: Label("core", "shuffled"),
     "random": Label("core", "random"),
-}  # fmt: skip
+}
 
 
 @dataclasses.dataclass(frozen=True)

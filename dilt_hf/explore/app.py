@@ -129,9 +129,14 @@ def _ticket_section(explorer: _Explorer) -> gr.State:
             explorer.tickets.names(), value=FIRST, label="Ticket", info="those that the partitions give", min_width=260
         )
         text = gr.Textbox(
-            FIRST, label="Composition", info="+ adds weights, - removes them, such as core+specialist_0",
-            min_width=260, max_length=LONGEST, max_lines=1, submit_btn="Show",
-        )  # fmt: skip
+            FIRST,
+            label="Composition",
+            info="+ adds weights, - removes them, such as core+specialist_0",
+            min_width=260,
+            max_length=LONGEST,
+            max_lines=1,
+            submit_btn="Show",
+        )
     message = gr.HTML(visible=False)
     kept = gr.HTML(first_headline)
     with gr.Row():
@@ -153,14 +158,21 @@ def _picture_section(explorer: _Explorer, chosen: gr.State) -> None:
     with gr.Row():
         with gr.Column(min_width=260, scale=1):
             picture = gr.Image(
-                type="pil", format="png", sources=["upload", "clipboard"], label="Picture", height=260,
+                type="pil",
+                format="png",
+                sources=["upload", "clipboard"],
+                label="Picture",
+                height=260,
                 elem_classes="small-pictures" if examples else None,
-            )  # fmt: skip
+            )
             if examples:
                 gr.Examples(
-                    examples, picture, label="Test pictures of scikit-learn's digits", examples_per_page=len(examples),
+                    examples,
+                    picture,
+                    label="Test pictures of scikit-learn's digits",
+                    examples_per_page=len(examples),
                     elem_id="examples",
-                )  # fmt: skip
+                )
         with gr.Column(min_width=320, scale=3), gr.Column(elem_id="predictions"):
             outputs = [part for name in (FIRST, *compared_names(explorer.tickets)) for part in _card(explorer, name)]
     picture.change(explorer.compare, [chosen, picture], outputs, show_progress="minimal")

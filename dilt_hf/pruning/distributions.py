@@ -103,9 +103,10 @@ def erk_counts(shapes: Mapping[str, Sequence[int]], kept: int) -> dict[str, int]
 def warn_of_dead(mask: Mapping[str, Tensor], before: Mapping[str, Tensor] | None = None) -> None:
     """Say which tensors have no weight left, that had some in `before` (None: all had)."""
     dead = [
-        name for name, tensor in mask.items()
+        name
+        for name, tensor in mask.items()
         if tensor.numel() and not bool(tensor.any()) and (before is None or bool(before[name].any()))
-    ]  # fmt: skip
+    ]
     if dead:
         kept = sum(int(tensor.count_nonzero()) for tensor in mask.values())
         logger.warning("at %d weights kept, none at all is left in %s.", kept, ", ".join(dead))

@@ -258,9 +258,10 @@ def best_structure(shape: Shape, scores: Mapping[str, Tensor], together: Tensor,
         raise ModelError(f"{target:.0%} of the operations are not met by removing {MOST_REMOVED:.0%} of each kind.")
     heads, units, channels = best[1]
     return Structure(
-        _largest(scores[HEADS], heads), _largest(scores[UNITS], units),
+        _largest(scores[HEADS], heads),
+        _largest(scores[UNITS], units),
         scores[CHANNELS].cpu().topk(channels).indices.sort().values,
-    )  # fmt: skip
+    )
 
 
 def _largest(scores: Tensor, count: int) -> tuple[Tensor, ...]:
@@ -306,8 +307,10 @@ def shrunk(model: nn.Module, structure: Structure) -> nn.Module:
         "heads_per_layer": [len(each) for each in structure.heads],
         "widths_per_layer": [len(each) for each in structure.units],
     }
-    settings |= {"num_attention_heads": max(settings["heads_per_layer"]),
-                 "intermediate_size": max(settings["widths_per_layer"])}  # fmt: skip
+    settings |= {
+        "num_attention_heads": max(settings["heads_per_layer"]),
+        "intermediate_size": max(settings["widths_per_layer"]),
+    }
     smaller = getattr(architectures, f"{family}ForImageClassification")(
         getattr(architectures, f"{family}Config")(**settings)
     )

@@ -12,9 +12,15 @@ from dilt_hf.verdicts import Judged
 
 # What figures are drawn in, and what the page calls it.
 PAGE_COLOURS = {
-    "#000000": "var(--ink)", "#222222": "var(--ink)", "#ffffff": "var(--paper)", "#dddddd": "var(--rule)",
-    "#555555": "var(--soft)", "#6b6b6b": "var(--soft)", "#777777": "var(--soft)", "#e9e9e9": "var(--ground)",
-}  # fmt: skip
+    "#000000": "var(--ink)",
+    "#222222": "var(--ink)",
+    "#ffffff": "var(--paper)",
+    "#dddddd": "var(--rule)",
+    "#555555": "var(--soft)",
+    "#6b6b6b": "var(--soft)",
+    "#777777": "var(--soft)",
+    "#e9e9e9": "var(--ground)",
+}
 LEVELS = 32  # of the colours of a heat map
 BAR_WIDTH, BAR_HEIGHT = 220, 22
 

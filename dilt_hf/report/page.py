@@ -79,10 +79,15 @@ def _environment() -> Any:
         loader=FileSystemLoader(HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
     )
     environment.filters |= {
-        "p": p_words, "interval": interval_words, "bar": interval_bar, "sign": SIGNS.__getitem__,
-        "hours": _duration, "number": _number, "code": _code_spans,
+        "p": p_words,
+        "interval": interval_words,
+        "bar": interval_bar,
+        "sign": SIGNS.__getitem__,
+        "hours": _duration,
+        "number": _number,
+        "code": _code_spans,
         "setting": lambda value: json.dumps(public_setting(value), ensure_ascii=False),
-    }  # fmt: skip
+    }
     environment.tests["table"] = lambda block: isinstance(block, Table)
     return environment
 

@@ -25,10 +25,11 @@ NETWORKS = {
     "conv": ModelConfig(architecture="conv3", config_overrides={"hidden_sizes": [8, 8]}),
     # smooth everywhere: rounding errors stay what they are
     "vit": ModelConfig(
-        architecture="vit-tiny", patch_size=2,
+        architecture="vit-tiny",
+        patch_size=2,
         config_overrides={"hidden_size": 24, "num_hidden_layers": 2, "intermediate_size": 48},
     ),
-}  # fmt: skip
+}
 
 
 def config_of(folder, partitions, network):

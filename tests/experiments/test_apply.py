@@ -44,8 +44,16 @@ def apply(found, folder, **more):
 
 def test_every_network_is_scored_before_and_after_and_equal_masks_once(found, tmp_path):
     applied = apply(found, tmp_path / "out")
-    names = ["dense", "partition_0", "partition_1", "core", "core, shuffled", "core, random",
-             "core+specialist_0", "core+specialist_1"]  # fmt: skip
+    names = [
+        "dense",
+        "partition_0",
+        "partition_1",
+        "core",
+        "core, shuffled",
+        "core, random",
+        "core+specialist_0",
+        "core+specialist_1",
+    ]
     assert list(applied.scores) == names
     assert all(set(seeds) == {0, 1} for seeds in applied.scores.values())
     # with two partitions core+specialist_0 is partition_0: trained once

@@ -70,7 +70,7 @@ def test_numbers_are_those_of_the_definitions():
     assert measured["union_cap"].step == 100 / PICTURES / 2
     assert set(measured["union_cap"].sources) == {
         e.stage for e in found.entries if e.name in ("union", "CAP") and e.matched is not None
-    }  # fmt: skip
+    }
 
 
 def test_networks_that_a_run_lacks_leave_their_criteria_out():

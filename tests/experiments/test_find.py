@@ -272,9 +272,13 @@ def test_masked_networks_on_disk_are_zero_off_their_masks(quick_config):
 
 def test_published_consensus_and_the_null_hypothesis_are_compared_at_the_same_densities(quick_config, change, capsys):
     config = change(
-        quick_config, "run", controls=True, siblings=True, methods=["core", "union", "LTH", "COLT"],
+        quick_config,
+        "run",
+        controls=True,
+        siblings=True,
+        methods=["core", "union", "LTH", "COLT"],
         matched_density=[0.6, 0.3],
-    )  # fmt: skip
+    )
     results = run(config)
     total = Tickets.from_pretrained(folder_of(config) / SEED_0).config["prunable_weights"]
     by_name = {(entry.name, entry.matched): entry for entry in results.entries}

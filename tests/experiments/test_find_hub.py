@@ -9,12 +9,39 @@ from loopback_hub import LoopbackHub
 from dilt_hf.tickets import Tickets
 
 ARGUMENTS = [
-    "--dataset_name", "digits", "--augmentation", "shift", "--max_train_samples", "200", "--max_eval_samples", "100",
-    "--architecture", "conv3", "--config_overrides", '{"hidden_sizes": [8, 8]}', "--num_train_epochs", "1",
-    "--train_batch_size", "40", "--num_rounds", "1", "--pruning_fraction", "0.3", "--cpu", "true",
-    "--controls", "false", "--tickets", "core", "--materialise", "core",
-    "--push_to_hub", "true", "--hub_model_id", "me/tickets",
-]  # fmt: skip
+    "--dataset_name",
+    "digits",
+    "--augmentation",
+    "shift",
+    "--max_train_samples",
+    "200",
+    "--max_eval_samples",
+    "100",
+    "--architecture",
+    "conv3",
+    "--config_overrides",
+    '{"hidden_sizes": [8, 8]}',
+    "--num_train_epochs",
+    "1",
+    "--train_batch_size",
+    "40",
+    "--num_rounds",
+    "1",
+    "--pruning_fraction",
+    "0.3",
+    "--cpu",
+    "true",
+    "--controls",
+    "false",
+    "--tickets",
+    "core",
+    "--materialise",
+    "core",
+    "--push_to_hub",
+    "true",
+    "--hub_model_id",
+    "me/tickets",
+]
 
 
 def recipe(hub, folder, *more):

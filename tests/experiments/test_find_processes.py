@@ -27,9 +27,19 @@ SEED_0 = Path("tickets/seed_0")
 def launch_command(processes, folder, partitions, network, fault="none", *options):
     options = options or ("--main_process_port", "0")
     return [
-        sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(processes), *options,
-        str(WORKER), str(folder), str(partitions), network, fault,
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--multi_gpu",
+        "--num_processes",
+        str(processes),
+        *options,
+        str(WORKER),
+        str(folder),
+        str(partitions),
+        network,
+        fault,
+    ]
 
 
 def launch(*arguments):
@@ -142,13 +152,27 @@ def test_two_machines_find_what_one_process_finds(alone, tmp_path):
     machines = [
         subprocess.Popen(
             launch_command(
-                2, tmp_path / "shared", partitions, "conv", "none", "--num_machines", "2", "--machine_rank", str(rank),
-                "--main_process_ip", "127.0.0.1", "--main_process_port", port,
+                2,
+                tmp_path / "shared",
+                partitions,
+                "conv",
+                "none",
+                "--num_machines",
+                "2",
+                "--machine_rank",
+                str(rank),
+                "--main_process_ip",
+                "127.0.0.1",
+                "--main_process_port",
+                port,
             ),
-            env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            env=ENVIRONMENT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
         )
         for rank in range(2)
-    ]  # fmt: skip
+    ]
     outputs = [machine.communicate(timeout=240)[0] for machine in machines]
     assert [machine.returncode for machine in machines] == [0, 0], outputs
     assert_same_tickets(alone(partitions, "conv") / SEED_0, tmp_path / "shared" / SEED_0)

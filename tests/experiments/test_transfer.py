@@ -37,9 +37,10 @@ def source(quick_config, change):
 def test_masks_of_equal_counts_are_trained_on_fresh_weights(source, target, tmp_path, monkeypatch):
     found = transfer(source, target, [0.5, 0.4], progress=False)
     assert {(e.name, e.density, e.seed) for e in found.networks} == {
-        (name, density, seed) for seed in (0, 1) for name, density in
-        [("dense", 1.0), *((name, density) for name in COMPARED for density in (0.5, 0.4))]
-    }  # fmt: skip
+        (name, density, seed)
+        for seed in (0, 1)
+        for name, density in [("dense", 1.0), *((name, density) for name in COMPARED for density in (0.5, 0.4))]
+    }
     assert found.pictures == 60
     numbers = json.loads((tmp_path / "transfer/transfer.json").read_text())
     assert len(numbers["networks"]) == len(found.networks) == 2 * (1 + 2 * len(COMPARED))

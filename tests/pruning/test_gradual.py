@@ -22,8 +22,10 @@ class Watched(GradualPruning):
         before, after = self.masks, super().update(step, weights, gradients)
         magnitudes = torch.cat([weights[name][before[name]].abs() for name in before])
         stay = torch.cat([after[name][before[name]] for name in before])
-        self.seen = [*getattr(self, "seen", []), (step, count_kept(after), float(magnitudes[stay].min()),
-                                                  float(magnitudes[~stay].max()))]  # fmt: skip
+        self.seen = [
+            *getattr(self, "seen", []),
+            (step, count_kept(after), float(magnitudes[stay].min()), float(magnitudes[~stay].max())),
+        ]
         return after
 
 

@@ -47,9 +47,11 @@ def by_the_paper(model, masks, feed, config, key, every, share, until):
     weights = prunable_parameters(model)
     kinds = {"SGD": torch.optim.SGD, "AdamW": torch.optim.AdamW}
     optimizer = kinds[config.optimizer](
-        model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay,
+        model.parameters(),
+        lr=config.learning_rate,
+        weight_decay=config.weight_decay,
         **({"momentum": 0.9} if config.optimizer == "SGD" else {}),
-    )  # fmt: skip
+    )
     masks = {name: mask.clone() for name, mask in masks.items()}
     with torch.no_grad():
         for name, weight in weights.items():
@@ -98,7 +100,7 @@ def test_a_training_is_that_of_the_paper(feed, accelerator, optimizer):
     rate = {"SGD": 0.05, "AdamW": 0.01}[optimizer]
     config = dataclasses.replace(
         SGD, optimizer=optimizer, learning_rate=rate, num_train_epochs=3, lr_scheduler_type="cosine"
-    )  # fmt: skip
+    )
     (ours, masks, _), (theirs, _, _) = doubled("conv3"), doubled("conv3")
     rewiring = Rewiring(masks, STEPS, every=3, share=0.4)
     record = training.train(ours, {}, feed, config, accelerator, key=(0, "x"), topology=rewiring)

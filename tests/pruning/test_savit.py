@@ -28,8 +28,14 @@ from dilt_hf.pruning.savit import (
 )
 from dilt_hf.weights import prunable_parameters
 
-SIZES = {"image_size": 8, "patch_size": 4, "hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 4,
-         "intermediate_size": 40}  # fmt: skip
+SIZES = {
+    "image_size": 8,
+    "patch_size": 4,
+    "hidden_size": 24,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 40,
+}
 
 
 @pytest.fixture(params=["vit-tiny", "deit-tiny"])

@@ -37,9 +37,14 @@ def make_run(folder, config, layers=4):
     entries = []
     for seed in SEEDS:
         for name, control, matched in (
-            ("dense", "", None), ("core", "", None), ("core", "shuffled", None), ("union", "", None),
-            ("core", "", 0.5), ("random", "", 0.5), ("SNIP", "", 0.5),
-        ):  # fmt: skip
+            ("dense", "", None),
+            ("core", "", None),
+            ("core", "shuffled", None),
+            ("union", "", None),
+            ("core", "", 0.5),
+            ("random", "", 0.5),
+            ("SNIP", "", 0.5),
+        ):
             accuracy = 0.9 + 0.01 * seed - 0.1 * (name == "SNIP")
             scores = {"accuracy": accuracy, "partition_accuracy": [accuracy, accuracy - 0.02]}
             address = trained(stages, f"{name} {control} {matched} {seed}")
@@ -74,9 +79,11 @@ def make_run(folder, config, layers=4):
     values = np.abs(np.subtract.outer(np.arange(2.0 * layers), np.arange(2.0 * layers)))
     values[0, 1] = values[1, 0] = np.nan  # a constant layer
     numbers = {
-        "layers": {f"block.{i}": [] for i in range(layers)}, "networks": ["dense_0", "dense_1"], "seeds": list(SEEDS),
+        "layers": {f"block.{i}": [] for i in range(layers)},
+        "networks": ["dense_0", "dense_1"],
+        "seeds": list(SEEDS),
         "gw": {"mean_over_seeds": values.tolist()},
-    }  # fmt: skip
+    }
     (place / "analysis.json").write_text(json.dumps(json_values(numbers)))
     (place / "analysis.md").write_text(f"| module | layers |\n|--------|-------:|\n| core | 1-2 |\n\n- {HOSTILE}\n")
     for name in ("distances", "modules", "link"):

@@ -53,11 +53,13 @@ def test_a_run_that_has_only_begun_has_a_report_too(tmp_path, quick_config):
 @pytest.mark.parametrize(
     ("path", "text"),
     [
-        ("specialists.json", '{"0": {"lesions": 1}}'), ("specialists.json", "{"),
-        ("analysis/dense/analysis.json", '{"gw": 3}'), ("transfer/target/transfer.json", '{"networks": [1]}'),
+        ("specialists.json", '{"0": {"lesions": 1}}'),
+        ("specialists.json", "{"),
+        ("analysis/dense/analysis.json", '{"gw": 3}'),
+        ("transfer/target/transfer.json", '{"networks": [1]}'),
         ("evidence/comparison.json", "[]"),
     ],
-)  # fmt: skip
+)
 def test_damaged_files_are_named(run, path, text):
     (run[0] / path).write_text(text)
     with pytest.raises(RunError, match=path.rsplit("/", 1)[-1].removesuffix("analysis.json") or "dense"):
