@@ -15,10 +15,10 @@ from pathlib import Path
 
 from timing import print_table
 
-from dilt_hf.cli import parse_config
+from dilt_hf.cli.parsing import parse_config
 from dilt_hf.experiments.find import find_tickets
-from dilt_hf.overlap import jaccard
-from dilt_hf.tickets import Tickets
+from dilt_hf.masks.overlap import jaccard
+from dilt_hf.tickets.tickets import Tickets
 
 ARGUMENTS = [
     "--dataset_name",

@@ -26,11 +26,11 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 def work(number, seed, files, results):
     import torch
-    from hostile import forge, mutated, open_everything, rng_of
+    from helpers.hostile import forge, mutated, open_everything, rng_of
+    from helpers.tickets import make_tickets
     from test_hostile import FILES
-    from test_tickets import make_tickets
 
-    from dilt_hf.tickets import Tickets
+    from dilt_hf.tickets.tickets import Tickets
 
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")

@@ -43,15 +43,17 @@ def matmul_peak():
 def throughput(steps):
     from accelerate import Accelerator
 
-    from dilt_hf import data, training
-    from dilt_hf.accounting import TRAINING_PASSES, forward_cost
-    from dilt_hf.augmentation import Augmentation
-    from dilt_hf.config import ModelConfig, TrainingConfig
-    from dilt_hf.feeds import Feed
-    from dilt_hf.images import Normalize
-    from dilt_hf.masks import full_like, random_like
-    from dilt_hf.models import build_model
-    from dilt_hf.weights import prunable_parameters
+    from dilt_hf.config.model import ModelConfig
+    from dilt_hf.config.training import TrainingConfig
+    from dilt_hf.data import loader
+    from dilt_hf.data.augmentation import Augmentation
+    from dilt_hf.data.decoding import Normalize
+    from dilt_hf.data.loader import Feed
+    from dilt_hf.masks.algebra import full_like, random_like
+    from dilt_hf.models.factory import build_model
+    from dilt_hf.models.flops import TRAINING_PASSES, forward_cost
+    from dilt_hf.models.weights import prunable_parameters
+    from dilt_hf.training import train
 
     torch.backends.cudnn.benchmark = True
     peak = matmul_peak()
@@ -70,13 +72,13 @@ def throughput(steps):
         masks = random_like(thinned, torch.Generator().manual_seed(0))
         count = batch * 4
         pictures = torch.randint(0, 256, (count, side, side, 3), dtype=torch.uint8, device=device)
-        source = data.ResidentImages(pictures, torch.randint(0, 1000, (count,), device=device))
+        source = loader.ResidentImages(pictures, torch.randint(0, 1000, (count,), device=device))
         feed = Feed(source, torch.arange(count), Normalize([0.5], [0.5], 3, device), Augmentation("shift_flip"))
         epochs = -(-steps // 4)
         config = TrainingConfig(num_train_epochs=epochs, train_batch_size=batch, learning_rate=1e-3)
 
         def run(mask, model=model, feed=feed, config=config):
-            training.train(model, mask, feed, config, accelerator, key=("gpu",))
+            train.train(model, mask, feed, config, accelerator, key=("gpu",))
             torch.cuda.synchronize()
 
         medians = alternate({"dense": lambda: run({}), "masked": lambda: run(masks)}, 5)  # noqa: B023
@@ -91,16 +93,12 @@ def throughput(steps):
 
 def prune_one(index, folder, ready, go, done):
     """One process of those that share the GPU: prunes its partition."""
-    from dilt_hf.config import (
-        DataConfig,
-        DiltConfig,
-        ModelConfig,
-        PartitionConfig,
-        PruningConfig,
-        RunConfig,
-        TrainingConfig,
-    )
-    from dilt_hf.workbench import Workbench
+    from dilt_hf.config.data import DataConfig, PartitionConfig
+    from dilt_hf.config.model import ModelConfig
+    from dilt_hf.config.pruning import PruningConfig
+    from dilt_hf.config.run import DiltConfig, RunConfig
+    from dilt_hf.config.training import TrainingConfig
+    from dilt_hf.run.training_steps import Workbench
 
     config = DiltConfig(
         data=DataConfig(dataset_name="digits", image_size=32, augmentation="shift"),

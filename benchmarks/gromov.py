@@ -26,9 +26,9 @@ from dilt_hf.analysis.link import DIFFERENCES, PARTIAL, RAW, measure_link
 from dilt_hf.analysis.modules import find_modules, propose
 from dilt_hf.analysis.representations import collect
 from dilt_hf.analysis.spaces import MetricSpace
-from dilt_hf.config import ModelConfig
-from dilt_hf.models import build_model
-from dilt_hf.threads import cores
+from dilt_hf.config.model import ModelConfig
+from dilt_hf.models.factory import build_model
+from dilt_hf.utils.threads import cores
 
 PARTS = ("matching", "objective", "link", "modules", "full", "gpu")
 
@@ -126,8 +126,8 @@ def of_run(folder, count):
     """The first seed's dense networks of a run, all weighted layers."""
     from pathlib import Path
 
-    from dilt_hf.experiments.settings import AnalyzeConfig
-    from dilt_hf.experiments.sources import RunSource
+    from dilt_hf.config.experiments import AnalyzeConfig
+    from dilt_hf.experiments.analysis_sources import RunSource
 
     config = AnalyzeConfig(sources=[folder], num_probes=count, cpu=True)
     source = RunSource(Path(folder), config)

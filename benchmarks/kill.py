@@ -55,9 +55,9 @@ def work(folder):
     """One worker: the recipe's own job, in a process of its own. Every stage that it finishes is noted."""
     import torch
 
-    from dilt_hf.cli import parse_config
+    from dilt_hf.cli.parsing import parse_config
+    from dilt_hf.engine.stages import Stages
     from dilt_hf.experiments.find import find_tickets
-    from dilt_hf.stages.store import Stages
 
     torch.set_num_threads(1)
     make = Stages._make

@@ -10,11 +10,11 @@ from pathlib import Path
 import torch
 from timing import alternate, print_table
 
-from dilt_hf.config import ModelConfig
-from dilt_hf.mask_files import load_masks, save_masks
-from dilt_hf.masks import count_total
-from dilt_hf.models import build_model
-from dilt_hf.weights import prunable_parameters
+from dilt_hf.config.model import ModelConfig
+from dilt_hf.masks.algebra import count_total
+from dilt_hf.masks.io import load_masks, save_masks
+from dilt_hf.models.factory import build_model
+from dilt_hf.models.weights import prunable_parameters
 
 
 def main():

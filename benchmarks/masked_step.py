@@ -9,12 +9,13 @@ import torch
 from timing import alternate, print_table
 from torch.nn.utils import prune
 
-from dilt_hf.config import ModelConfig, TrainingConfig
-from dilt_hf.masking import MaskedWeights
-from dilt_hf.masks import full_like, random_like
-from dilt_hf.models import build_model, logits_of
-from dilt_hf.optimizers import make_optimizer
-from dilt_hf.weights import checkpoint_tensors, prunable_parameters
+from dilt_hf.config.model import ModelConfig
+from dilt_hf.config.training import TrainingConfig
+from dilt_hf.masks.algebra import full_like, random_like
+from dilt_hf.models.factory import build_model, logits_of
+from dilt_hf.models.weights import checkpoint_tensors, prunable_parameters
+from dilt_hf.training.masking import MaskedWeights
+from dilt_hf.training.optimizers import make_optimizer
 
 CONFIG = TrainingConfig(learning_rate=0.01)
 

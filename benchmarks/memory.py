@@ -23,15 +23,11 @@ def measure(architecture, partitions, queue):
     import datasets
     from PIL import Image
 
-    from dilt_hf.config import (
-        DataConfig,
-        DiltConfig,
-        ModelConfig,
-        PartitionConfig,
-        PruningConfig,
-        RunConfig,
-        TrainingConfig,
-    )
+    from dilt_hf.config.data import DataConfig, PartitionConfig
+    from dilt_hf.config.model import ModelConfig
+    from dilt_hf.config.pruning import PruningConfig
+    from dilt_hf.config.run import DiltConfig, RunConfig
+    from dilt_hf.config.training import TrainingConfig
     from dilt_hf.experiments.find import find_tickets
 
     folder = Path(tempfile.mkdtemp())

@@ -16,28 +16,21 @@ import torch
 from gromov import crops
 from timing import alternate, print_table
 
-from dilt_hf.accounting import forward_cost
-from dilt_hf.config import (
-    METHODS,
-    STRUCTURED,
-    DataConfig,
-    DiltConfig,
-    MethodConfig,
-    ModelConfig,
-    PartitionConfig,
-    PruningConfig,
-    RunConfig,
-    TrainingConfig,
-)
-from dilt_hf.experiments.networks import Label
-from dilt_hf.experiments.search import Search
-from dilt_hf.masks import count_kept, count_total
-from dilt_hf.models import build_model
+from dilt_hf.config.data import DataConfig, PartitionConfig
+from dilt_hf.config.model import ModelConfig
+from dilt_hf.config.pruning import METHODS, STRUCTURED, MethodConfig, PruningConfig
+from dilt_hf.config.run import DiltConfig, RunConfig
+from dilt_hf.config.training import TrainingConfig
+from dilt_hf.masks.algebra import count_kept, count_total
+from dilt_hf.models.factory import build_model
+from dilt_hf.models.flops import forward_cost
+from dilt_hf.models.weights import prunable_parameters
+from dilt_hf.pruning.allocation import select
 from dilt_hf.pruning.cap import CapSettings, cap_scores, cap_update, memory_groups
-from dilt_hf.pruning.distributions import select
 from dilt_hf.pruning.savit import find_structure, shrunk
-from dilt_hf.weights import prunable_parameters
-from dilt_hf.workbench import Workbench
+from dilt_hf.run.labels import Label
+from dilt_hf.run.ticket_search import Search
+from dilt_hf.run.training_steps import Workbench
 
 PARTS = ("counts", "cap", "savit")
 MASKING = [method for method in METHODS if method not in STRUCTURED]

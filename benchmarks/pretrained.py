@@ -52,14 +52,15 @@ def fine_tune(data, folder):
     import torch
     from accelerate import Accelerator
 
-    from dilt_hf.augmentation import Augmentation
-    from dilt_hf.config import DataConfig, ModelConfig, TrainingConfig
-    from dilt_hf.data import open_images
-    from dilt_hf.feeds import Feed
-    from dilt_hf.images import Normalize, image_processor
-    from dilt_hf.models import build_model, save_model
-    from dilt_hf.splits import load_splits
-    from dilt_hf.training import train
+    from dilt_hf.config.data import DataConfig
+    from dilt_hf.config.model import ModelConfig
+    from dilt_hf.config.training import TrainingConfig
+    from dilt_hf.data.augmentation import Augmentation
+    from dilt_hf.data.decoding import Normalize, image_processor
+    from dilt_hf.data.loader import Feed, open_images
+    from dilt_hf.data.splits import load_splits
+    from dilt_hf.models.factory import build_model, save_model
+    from dilt_hf.training.train import train
 
     config = DataConfig(
         train_files=[f"{data}/stanford_cars_112/train.parquet"],

@@ -15,15 +15,11 @@ import time
 import torch
 from timing import print_table
 
-from dilt_hf.config import (
-    DataConfig,
-    DiltConfig,
-    ModelConfig,
-    PartitionConfig,
-    PruningConfig,
-    RunConfig,
-    TrainingConfig,
-)
+from dilt_hf.config.data import DataConfig, PartitionConfig
+from dilt_hf.config.model import ModelConfig
+from dilt_hf.config.pruning import PruningConfig
+from dilt_hf.config.run import DiltConfig, RunConfig
+from dilt_hf.config.training import TrainingConfig
 
 CASES = {
     "resnet-micro, 32 px, batch 64 (the demo's)": ("resnet-micro", 64, 1437, 3),
@@ -48,8 +44,8 @@ def config_of(case, folder):
 def prune(case, threads, partitions, ready, go, done):
     """One process: opens everything, and on every signal prunes its partitions from a fresh folder."""
     torch.set_num_threads(threads)
-    from dilt_hf.stages import Stages
-    from dilt_hf.workbench import Workbench
+    from dilt_hf.engine.stages import Stages
+    from dilt_hf.run.training_steps import Workbench
 
     bench = Workbench(config_of(case, tempfile.mkdtemp()), progress=False)
     bench.seconds_per_step(3)

@@ -20,13 +20,13 @@ from timing import alternate, print_table
 from transformers import AutoModelForImageClassification
 from transformers.utils import logging
 
-from dilt_hf.config import ModelConfig
-from dilt_hf.masks import full_like, random_like
-from dilt_hf.models import build_model, save_model
-from dilt_hf.repository import _sha256_of_version
-from dilt_hf.switching import TicketSwitch
-from dilt_hf.tickets import Tickets
-from dilt_hf.weights import prunable_parameters
+from dilt_hf.config.model import ModelConfig
+from dilt_hf.masks.algebra import full_like, random_like
+from dilt_hf.models.factory import build_model, save_model
+from dilt_hf.models.weights import prunable_parameters
+from dilt_hf.tickets.format import _sha256_of_version
+from dilt_hf.tickets.switch import TicketSwitch
+from dilt_hf.tickets.tickets import Tickets
 
 VIT_B = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072}
 

@@ -3,7 +3,7 @@
 Ways to do the same steps on the same network, batch size and number of JPEG pictures, taking turns:
 
 - limit: forward, backward and masked optimizer step on batches that lie ready on the device;
-- resident: `dilt_hf.training.train` with a mask, augmentation, seeding and checks, on pictures decoded once;
+- resident: `dilt_hf.training.train.train` with a mask, augmentation, seeding and checks, on pictures decoded once;
 - streamed: the same on pictures that workers decode and crop every time, as for sets too large to keep;
 - DataLoader: `torch.utils.data.DataLoader` over the same pictures with torchvision's crop, flip and normalisation, with
   as many workers as there are cores, or in the main process, whichever is faster.
@@ -24,17 +24,19 @@ from PIL import Image
 from timing import alternate, print_table
 from torchvision import transforms
 
-from dilt_hf import data, training
-from dilt_hf.augmentation import Augmentation
-from dilt_hf.config import ModelConfig, TrainingConfig
-from dilt_hf.feeds import Feed
-from dilt_hf.images import Normalize
-from dilt_hf.masking import MaskedWeights
-from dilt_hf.masks import full_like
-from dilt_hf.models import build_model, logits_of
-from dilt_hf.optimizers import make_optimizer
-from dilt_hf.splits import Split
-from dilt_hf.weights import prunable_parameters
+from dilt_hf.config.model import ModelConfig
+from dilt_hf.config.training import TrainingConfig
+from dilt_hf.data import loader as data
+from dilt_hf.data.augmentation import Augmentation
+from dilt_hf.data.decoding import Normalize
+from dilt_hf.data.loader import Feed
+from dilt_hf.data.splits import Split
+from dilt_hf.masks.algebra import full_like
+from dilt_hf.models.factory import build_model, logits_of
+from dilt_hf.models.weights import prunable_parameters
+from dilt_hf.training import train
+from dilt_hf.training.masking import MaskedWeights
+from dilt_hf.training.optimizers import make_optimizer
 
 CORES = os.cpu_count() or 1
 
@@ -121,7 +123,7 @@ def compare(architecture, size, batch, steps, epochs, rounds, accelerator):
 
     def ours(images, kind, config):
         model, feed = new_model(), Feed(images, rows, normalize, Augmentation(kind))
-        return lambda: training.train(model, masks, feed, config, accelerator, key=("benchmark",))
+        return lambda: train.train(model, masks, feed, config, accelerator, key=("benchmark",))
 
     def plain(workers):
         model = new_model(channels_last=False)

@@ -3,7 +3,7 @@
     python benchmarks/verdicts.py                        # 1 000 simulations of each world, five seeds each
     python benchmarks/verdicts.py --seeds 3 --simulations 200
 
-Worlds: dilt_hf/experiments/planted.py. Support is right where a hypothesis holds, and wrong where networks differ by
+Worlds: dilt_hf/hypotheses/simulation.py. Support is right where a hypothesis holds, and wrong where networks differ by
 chance alone or a control explains the effect away. The last row: simulations in which any hypothesis is supported;
 where none holds, the bound over the family is 2.5 %.
 """
@@ -17,10 +17,10 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from dilt_hf.experiments import planted
-from dilt_hf.hypotheses import HYPOTHESES
-from dilt_hf.tables import markdown_table
-from dilt_hf.threads import cores
-from dilt_hf.verdicts import REFUTED, SUPPORTED, verdicts
+from dilt_hf.hypotheses.judge import REFUTED, SUPPORTED, verdicts
+from dilt_hf.hypotheses.registry import HYPOTHESES
+from dilt_hf.utils.markdown import markdown_table
+from dilt_hf.utils.threads import cores
 
 WORLDS = {"true": planted.TRUE, "by chance alone": planted.NOTHING, "explained away": planted.EXPLAINED}
 

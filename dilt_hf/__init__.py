@@ -12,30 +12,29 @@ The heavy libraries load when a name is first used: importing `dilt_hf` itself c
 
 from typing import TYPE_CHECKING
 
-from dilt_hf.lazy import names_of
-
-__version__ = "0.1.0"
+from dilt_hf._version import __version__
+from dilt_hf.utils.lazy import names_of
 
 _HOME = {
-    "DataConfig": "config",
-    "DiltConfig": "config",
-    "ModelConfig": "config",
-    "PartitionConfig": "config",
-    "PruningConfig": "config",
-    "RunConfig": "config",
-    "TrainingConfig": "config",
-    "load_splits": "splits",
-    "DiltError": "errors",
+    "DataConfig": "config.data",
+    "DiltConfig": "config.run",
+    "ModelConfig": "config.model",
+    "PartitionConfig": "config.data",
+    "PruningConfig": "config.pruning",
+    "RunConfig": "config.run",
+    "TrainingConfig": "config.training",
+    "load_splits": "data.splits",
+    "DiltError": "utils.errors",
     "find_tickets": "experiments.find",
-    "load_masks": "mask_files",
-    "save_masks": "mask_files",
-    "make_partitions": "partitions",
-    "MaskedWeights": "masking",
-    "TicketCallback": "callbacks",
-    "TicketSwitch": "switching",
-    "Tickets": "tickets",
-    "apply_ticket": "tickets",
-    "from_pretrained": "tickets",
+    "load_masks": "masks.io",
+    "save_masks": "masks.io",
+    "make_partitions": "data.partitions",
+    "MaskedWeights": "training.masking",
+    "TicketCallback": "training.trainer_callback",
+    "TicketSwitch": "tickets.switch",
+    "Tickets": "tickets.tickets",
+    "apply_ticket": "tickets.tickets",
+    "from_pretrained": "tickets.tickets",
 }
 
 __all__ = [
@@ -65,21 +64,17 @@ __all__ = [
 __getattr__, __dir__ = names_of(__name__, _HOME)
 
 if TYPE_CHECKING:
-    from dilt_hf.callbacks import TicketCallback
-    from dilt_hf.config import (
-        DataConfig,
-        DiltConfig,
-        ModelConfig,
-        PartitionConfig,
-        PruningConfig,
-        RunConfig,
-        TrainingConfig,
-    )
-    from dilt_hf.errors import DiltError
+    from dilt_hf.config.data import DataConfig, PartitionConfig
+    from dilt_hf.config.model import ModelConfig
+    from dilt_hf.config.pruning import PruningConfig
+    from dilt_hf.config.run import DiltConfig, RunConfig
+    from dilt_hf.config.training import TrainingConfig
+    from dilt_hf.data.partitions import make_partitions
+    from dilt_hf.data.splits import load_splits
     from dilt_hf.experiments.find import find_tickets
-    from dilt_hf.mask_files import load_masks, save_masks
-    from dilt_hf.masking import MaskedWeights
-    from dilt_hf.partitions import make_partitions
-    from dilt_hf.splits import load_splits
-    from dilt_hf.switching import TicketSwitch
-    from dilt_hf.tickets import Tickets, apply_ticket, from_pretrained
+    from dilt_hf.masks.io import load_masks, save_masks
+    from dilt_hf.tickets.switch import TicketSwitch
+    from dilt_hf.tickets.tickets import Tickets, apply_ticket, from_pretrained
+    from dilt_hf.training.masking import MaskedWeights
+    from dilt_hf.training.trainer_callback import TicketCallback
+    from dilt_hf.utils.errors import DiltError

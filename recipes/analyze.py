@@ -6,10 +6,12 @@ python recipes/analyze.py user/tickets-seed_{0,1,2}  # ticket repositories with 
 
 import sys
 
-from dilt_hf.cli import parse_sections, reporting_errors, run_analysis
-from dilt_hf.config import DataConfig
-from dilt_hf.experiments.settings import AnalyzeConfig
-from dilt_hf.experiments.sources import SAME_DATA
+from dilt_hf.cli.commands import run_analysis
+from dilt_hf.cli.parsing import parse_sections
+from dilt_hf.config.data import DataConfig
+from dilt_hf.config.experiments import AnalyzeConfig
+from dilt_hf.experiments.analysis_sources import SAME_DATA
+from dilt_hf.utils.console import reporting_errors
 
 SECTIONS = {"config": AnalyzeConfig, "data": DataConfig}
 

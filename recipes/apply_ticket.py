@@ -5,10 +5,13 @@ python recipes/apply_ticket.py --repositories user/tickets --model_name_or_path 
 
 import sys
 
-from dilt_hf.cli import parse_sections, reporting_errors
-from dilt_hf.config import DataConfig, ModelConfig, TrainingConfig
+from dilt_hf.cli.parsing import parse_sections
+from dilt_hf.config.data import DataConfig
+from dilt_hf.config.experiments import ApplyConfig
+from dilt_hf.config.model import ModelConfig
+from dilt_hf.config.training import TrainingConfig
 from dilt_hf.experiments.apply import apply_tickets
-from dilt_hf.experiments.settings import ApplyConfig
+from dilt_hf.utils.console import reporting_errors
 
 SECTIONS = {"config": ApplyConfig, "data_config": DataConfig, "model": ModelConfig, "training": TrainingConfig}
 DEFAULTS = {"num_train_epochs": 1, "learning_rate": 0.01}

@@ -5,14 +5,14 @@ python recipes/benchmark.py --architecture deit-tiny --optimizer AdamW --learnin
 python recipes/benchmark.py --methods core union LTH RigL --sparsities 0.5 0.7 0.9 --seeds 0 1 2
 python recipes/benchmark.py --dataset_name cifar10 --architecture resnet18-cifar --num_train_epochs 160 ...
 
-Rounds go down to what a union of the highest sparsity takes. For what stands behind a name: dilt_hf/methods.py.
+Rounds go down to what a union of the highest sparsity takes. For what stands behind a name: dilt_hf/run/methods.py.
 """
 
 import argparse
 
-from dilt_hf.cli import run_recipe
-from dilt_hf.config import METHODS, STRUCTURED
-from dilt_hf.presets import PRESETS
+from dilt_hf.cli.commands import run_recipe
+from dilt_hf.config.presets import PRESETS
+from dilt_hf.config.pruning import METHODS, STRUCTURED
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)

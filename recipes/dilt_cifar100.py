@@ -1,6 +1,6 @@
 """CIFAR-100: a ResNet-18 with the CIFAR stem, classes 0-49 against 50-99, 90 % sparsity."""
 
-from dilt_hf.cli import run_recipe
+from dilt_hf.cli.commands import run_recipe
 
 if __name__ == "__main__":
     run_recipe(

@@ -1,8 +1,8 @@
 """The demo: scikit-learn's digits, a micro ResNet, digits 0-4 against 5-9, three seeds; tickets and their controls,
 lesions, the analysis of the layers, what all this says about the hypotheses, and a report. Minutes on two cores."""
 
-from dilt_hf.cli import run_recipe
-from dilt_hf.presets import PRESETS
+from dilt_hf.cli.commands import run_recipe
+from dilt_hf.config.presets import PRESETS
 
 DEMO = {
     "pruning_fraction": 0.4,

@@ -9,8 +9,8 @@ At this scale strict θ0 is known to be no better than a random re-initialisatio
 is (Frankle et al. 2020, arXiv 1912.05671). Pictures come from the Hub, or from --train_dir and --validation_dir.
 """
 
-from dilt_hf.cli import run_recipe
-from dilt_hf.presets import PRESETS, VARIANTS
+from dilt_hf.cli.commands import run_recipe
+from dilt_hf.config.presets import PRESETS, VARIANTS
 
 if __name__ == "__main__":
     own = {"target_ticket": "partition", "seeds": [0], "output_dir": "runs/imagenet"}

@@ -1,10 +1,10 @@
 """Experiment 1: core and union beside published methods at the same densities. H1, H2, H3, H3c.
 
-python recipes/exp1_benchmark.py --preset digits                  # or tiny, cars, imagenet: dilt_hf/presets.py
+python recipes/exp1_benchmark.py --preset digits  # or tiny, cars, imagenet: dilt_hf/config/presets.py
 python recipes/exp1_benchmark.py --architecture vit-micro
 """
 
-from dilt_hf.cli import run_experiment
+from dilt_hf.cli.commands import run_experiment
 
 if __name__ == "__main__":
     run_experiment(__doc__, "benchmark")

@@ -8,7 +8,7 @@ The token is that of `hf auth login`, or of the variable HF_TOKEN.
 import argparse
 
 from dilt_hf import Tickets
-from dilt_hf.cli import reporting_errors
+from dilt_hf.utils.console import reporting_errors
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

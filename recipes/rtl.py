@@ -7,9 +7,10 @@ python recipes/rtl.py --dataset_name ... --partition_by column --partition_colum
 
 import sys
 
-from dilt_hf.cli import SECTIONS, parse_sections, reporting_errors
-from dilt_hf.config import DiltConfig
-from dilt_hf.experiments.settings import RouteConfig
+from dilt_hf.cli.parsing import SECTIONS, parse_sections
+from dilt_hf.config.experiments import RouteConfig
+from dilt_hf.config.run import DiltConfig
+from dilt_hf.utils.console import reporting_errors
 
 DEFAULTS = {
     "dataset_name": "digits",
@@ -32,8 +33,8 @@ if __name__ == "__main__":
         parsed = parse_sections({**SECTIONS, "routes": RouteConfig}, sys.argv[1:], DEFAULTS, __doc__)
         routes = parsed.pop("routes")
         config = DiltConfig(**parsed)
-        from dilt_hf.experiments.route import PICTURE_FILE, route
-        from dilt_hf.teams import join_team
+        from dilt_hf.engine.process_groups import join_team
+        from dilt_hf.experiments.rtl import PICTURE_FILE, route
 
         found = route(config, routes, join_team(config.partition.num_partitions, config.run.cpu))
         if found is not None:

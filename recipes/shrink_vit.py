@@ -5,10 +5,13 @@ python recipes/shrink_vit.py --model_name_or_path user/deit-small-cars --dataset
 
 import sys
 
-from dilt_hf.cli import parse_sections, reporting_errors
-from dilt_hf.config import DataConfig, ModelConfig, TrainingConfig
-from dilt_hf.experiments.settings import ShrinkConfig
+from dilt_hf.cli.parsing import parse_sections
+from dilt_hf.config.data import DataConfig
+from dilt_hf.config.experiments import ShrinkConfig
+from dilt_hf.config.model import ModelConfig
+from dilt_hf.config.training import TrainingConfig
 from dilt_hf.experiments.shrink import shrink
+from dilt_hf.utils.console import reporting_errors
 
 SECTIONS = {"config": ShrinkConfig, "data_config": DataConfig, "model_config": ModelConfig, "training": TrainingConfig}
 DEFAULTS = {"optimizer": "AdamW", "learning_rate": 1e-4, "weight_decay": 0.05, "warmup_fraction": 0.05}

@@ -38,14 +38,14 @@ def _no_waiting_for_the_disk():
 @pytest.fixture
 def quick_config(tmp_path):
     """A whole run on digits that takes seconds; `change(section, **fields)` makes variants of it."""
-    from small import quick_run
+    from helpers.small import quick_run
 
     return quick_run(tmp_path / "run")
 
 
 @pytest.fixture
 def change():
-    from small import changed
+    from helpers.small import changed
 
     return changed
 
@@ -80,6 +80,6 @@ def accelerator():
 @pytest.fixture(scope="session")
 def feed():
     """Shifted digits, 8x8."""
-    from small import digits_feed
+    from helpers.small import digits_feed
 
     return digits_feed()

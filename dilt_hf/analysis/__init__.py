@@ -9,7 +9,7 @@ found.value, found.retention, found.lower_bound
 
 from typing import TYPE_CHECKING
 
-from dilt_hf.lazy import names_of
+from dilt_hf.utils.lazy import names_of
 
 _HOME = {
     "GwMatrix": "matrix",

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from dilt_hf.analysis.findings import Findings
-from dilt_hf.figures import COLOURS, MARKERS
-from dilt_hf.files import json_values, pretty_json, write_atomically
+from dilt_hf.results.figures import COLOURS, MARKERS
+from dilt_hf.utils.files import json_values, pretty_json, write_atomically
 
 GREY = "#6b6b6b"
 MODULE_COLOURS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#8A8A8A"]

@@ -14,9 +14,9 @@ from dilt_hf.analysis.joint import JointGw
 from dilt_hf.analysis.link import Link, measure_link
 from dilt_hf.analysis.modules import JOINT, Modules, Proposal, find_modules, propose
 from dilt_hf.analysis.profile import Break, find_break, log_of
-from dilt_hf.errors import AnalysisError
-from dilt_hf.files import json_values
-from dilt_hf.results import Estimate, estimate
+from dilt_hf.utils.errors import AnalysisError
+from dilt_hf.utils.files import json_values
+from dilt_hf.utils.stats import Estimate, estimate
 
 Overlap = Mapping[str, Mapping[str, float | None]]
 

@@ -40,8 +40,8 @@ import torch
 from dilt_hf.analysis.assignment import LARGEST, half_of_own, reassign, to_integers
 from dilt_hf.analysis.spaces import MetricSpace, global_bound
 from dilt_hf.analysis.swaps import exchange, mean_square_difference
-from dilt_hf.errors import AnalysisError
-from dilt_hf.seeding import derive_seed
+from dilt_hf.utils.errors import AnalysisError
+from dilt_hf.utils.seeding import derive_seed
 
 TIERS = ("fast", "default", "thorough")
 STARTS = ("identity", "profile", "product")

@@ -13,9 +13,9 @@ from tqdm.auto import tqdm
 from dilt_hf.analysis.matrix import GwMatrix, gw_matrix
 from dilt_hf.analysis.network import Layers, NetworkSpaces
 from dilt_hf.analysis.spaces import NEGATIVE_TYPE
-from dilt_hf.errors import AnalysisError
-from dilt_hf.seeding import derive_seed
-from dilt_hf.threads import cores, single_threaded
+from dilt_hf.utils.errors import AnalysisError
+from dilt_hf.utils.seeding import derive_seed
+from dilt_hf.utils.threads import cores, single_threaded
 
 HALVES = 20
 

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dilt_hf.errors import AnalysisError
-from dilt_hf.weights import head_modules, prunable_parameters, unwrapped
+from dilt_hf.models.weights import head_modules, prunable_parameters, unwrapped
+from dilt_hf.utils.errors import AnalysisError
 
 BLOCKS, WEIGHTS, HIDDEN_STATES = GRANULARITIES = ("blocks", "weights", "hidden_states")
 WEIGHTED = (nn.Conv2d, nn.Linear)

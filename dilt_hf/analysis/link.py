@@ -20,9 +20,9 @@ import dataclasses
 import numpy as np
 from scipy.stats import rankdata
 
-from dilt_hf.errors import AnalysisError
-from dilt_hf.results import LEAST_SEEDS, Estimate, estimate
-from dilt_hf.seeding import derive_seed
+from dilt_hf.utils.errors import AnalysisError
+from dilt_hf.utils.seeding import derive_seed
+from dilt_hf.utils.stats import LEAST_SEEDS, Estimate, estimate
 
 FEWEST_LAYERS = 5
 PERMUTATIONS = 9999

@@ -22,11 +22,11 @@ from dilt_hf.analysis.gromov import STARTS, Pair, check_tier, inverted, solve
 from dilt_hf.analysis.network import FEWEST_PROBES, Layers, NetworkSpaces
 from dilt_hf.analysis.pot import solve_with_pot
 from dilt_hf.analysis.spaces import NEGATIVE_TYPE, MetricSpace
-from dilt_hf.errors import AnalysisError
-from dilt_hf.files import sha256_of_file
-from dilt_hf.seeding import derive_seed
-from dilt_hf.stages import Stage, Stages
-from dilt_hf.threads import cores, single_threaded
+from dilt_hf.engine.stages import Stage, Stages
+from dilt_hf.utils.errors import AnalysisError
+from dilt_hf.utils.files import sha256_of_file
+from dilt_hf.utils.seeding import derive_seed
+from dilt_hf.utils.threads import cores, single_threaded
 
 SELF = "self"
 WINNERS = (*STARTS, "POT", "POT from identity", SELF)  # what `start` counts

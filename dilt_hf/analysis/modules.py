@@ -22,7 +22,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from dilt_hf.errors import AnalysisError
+from dilt_hf.utils.errors import AnalysisError
 
 TRUSTED = 0.8  # stability of modules that another sample of probes would give again
 SEPARATE = 1.0  # separation of modules between which there is a step, not just another layer

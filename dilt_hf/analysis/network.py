@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from dilt_hf.analysis.spaces import MetricSpace
-from dilt_hf.errors import AnalysisError
-from dilt_hf.threads import cores
+from dilt_hf.utils.errors import AnalysisError
+from dilt_hf.utils.threads import cores
 
 FEWEST_PROBES = 2
 Layers = Mapping[str, Tensor | np.ndarray]

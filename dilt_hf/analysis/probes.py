@@ -6,9 +6,9 @@ import hashlib
 
 import torch
 
-from dilt_hf.data import Images
-from dilt_hf.errors import AnalysisError
-from dilt_hf.splits import Split, dealt_by_class
+from dilt_hf.data.loader import Images
+from dilt_hf.data.splits import Split, dealt_by_class
+from dilt_hf.utils.errors import AnalysisError
 
 
 def choose_probes(split: Split, pictures: Images, count: int, seed: int = 0) -> torch.Tensor:

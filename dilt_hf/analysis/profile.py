@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 
-from dilt_hf.seeding import derive_seed
+from dilt_hf.utils.seeding import derive_seed
 
 FEWEST_LAYERS, LEVEL, PERMUTATIONS = 4, 0.05, 999
 LEAST = 1e-12  # values below it are as good as zero

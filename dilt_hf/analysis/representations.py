@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from dilt_hf.analysis.layers import BLOCKS, find_layers, run, weights_of_layers
-from dilt_hf.errors import AnalysisError
-from dilt_hf.files import canonical_json, write_atomically
-from dilt_hf.weights import unwrapped
+from dilt_hf.models.weights import unwrapped
+from dilt_hf.utils.errors import AnalysisError
+from dilt_hf.utils.files import canonical_json, write_atomically
 
 FORMAT, METADATA_KEY = "dilt-representations-1", "dilt_representations"
 MEAN, CLS = "mean", "cls"

@@ -10,7 +10,7 @@ from scipy.stats import rankdata
 from torch import Tensor
 
 from dilt_hf.analysis.spaces import MetricSpace, varying
-from dilt_hf.errors import AnalysisError
+from dilt_hf.utils.errors import AnalysisError
 
 
 def linear_cka(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> np.ndarray:

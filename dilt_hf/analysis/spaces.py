@@ -8,7 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
-from dilt_hf.errors import AnalysisError
+from dilt_hf.utils.errors import AnalysisError
 
 # Metrics of negative type (the matrix is conditionally negative definite), for which the Gromov-Wasserstein objective
 # is concave over the couplings: Euclidean distance and its square, the square of the chord (cosine), and taxicab

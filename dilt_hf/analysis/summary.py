@@ -9,8 +9,8 @@ import numpy as np
 
 from dilt_hf.analysis.findings import Findings, known_mean
 from dilt_hf.analysis.link import RAW
-from dilt_hf.results import Estimate
-from dilt_hf.tables import markdown_table
+from dilt_hf.utils.markdown import markdown_table
+from dilt_hf.utils.stats import Estimate
 
 LAYER_COLUMNS = [
     "",

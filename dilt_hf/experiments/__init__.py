@@ -1,0 +1,1 @@
+"""What a user runs: find, analyze, specialise, transfer, apply, route, shrink."""

@@ -26,16 +26,15 @@ from dilt_hf.analysis.representations import Representations, check_pooling, col
 from dilt_hf.analysis.similarity import linear_cka, rsa
 from dilt_hf.analysis.spaces import MetricSpace
 from dilt_hf.analysis.summary import report
-from dilt_hf.config import DataConfig
-from dilt_hf.errors import AnalysisError
-from dilt_hf.experiments.folder import RUN_FILE
-from dilt_hf.experiments.settings import AnalyzeConfig
-from dilt_hf.experiments.sources import Network, Probes, open_source
-from dilt_hf.files import canonical_json, pretty_json, write_atomically
-from dilt_hf.overlap import mean_overlap
-from dilt_hf.stages import Stage, Stages
-from dilt_hf.stages.store import BusyError
-from dilt_hf.threads import cores
+from dilt_hf.config.data import DataConfig
+from dilt_hf.config.experiments import AnalyzeConfig
+from dilt_hf.engine.stages import BusyError, Stage, Stages
+from dilt_hf.experiments.analysis_sources import Network, Probes, open_source
+from dilt_hf.masks.overlap import mean_overlap
+from dilt_hf.run.folder import RUN_FILE
+from dilt_hf.utils.errors import AnalysisError
+from dilt_hf.utils.files import canonical_json, pretty_json, write_atomically
+from dilt_hf.utils.threads import cores
 
 REPRESENTATIONS_FILE = "representations.safetensors"
 NUMBERS_FILE, TEXT_FILE, FIGURE_FOLDER = "analysis.json", "analysis.md", "figures"

@@ -19,29 +19,33 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dilt_hf import data, models
-from dilt_hf.augmentation import Augmentation
-from dilt_hf.config import DataConfig, ModelConfig, TrainingConfig
-from dilt_hf.errors import TicketError
-from dilt_hf.experiments.settings import ApplyConfig
-from dilt_hf.feeds import Feed
-from dilt_hf.files import write_atomically
-from dilt_hf.images import Normalize
-from dilt_hf.inference import predict, recalibrate_batchnorm
-from dilt_hf.mask_files import masks_to_bytes
-from dilt_hf.masking import MaskedWeights, fit_names
-from dilt_hf.masks import full_like, random_like, shuffle_like
-from dilt_hf.packed import PackedMask
-from dilt_hf.repository import reading
-from dilt_hf.results import estimate
-from dilt_hf.seeding import generator_for
-from dilt_hf.splits import Split, load_splits
-from dilt_hf.stages import Stages
-from dilt_hf.tables import markdown_table
-from dilt_hf.teams import Team
-from dilt_hf.tickets import Tickets
-from dilt_hf.training import total_steps, train
-from dilt_hf.weights import checkpoint_tensors, tensors_sha256
+from dilt_hf.config.data import DataConfig
+from dilt_hf.config.experiments import ApplyConfig
+from dilt_hf.config.model import ModelConfig
+from dilt_hf.config.training import TrainingConfig
+from dilt_hf.data import loader
+from dilt_hf.data.augmentation import Augmentation
+from dilt_hf.data.decoding import Normalize
+from dilt_hf.data.loader import Feed
+from dilt_hf.data.splits import Split, load_splits
+from dilt_hf.engine.process_groups import Team
+from dilt_hf.engine.stages import Stages
+from dilt_hf.masks.algebra import full_like, random_like, shuffle_like
+from dilt_hf.masks.io import masks_to_bytes
+from dilt_hf.masks.packed import PackedMask
+from dilt_hf.models import factory
+from dilt_hf.models.batchnorm import recalibrate_batchnorm
+from dilt_hf.models.names import fit_names
+from dilt_hf.models.weights import checkpoint_tensors, tensors_sha256
+from dilt_hf.tickets.tickets import Tickets
+from dilt_hf.training.evaluation import predict
+from dilt_hf.training.masking import MaskedWeights
+from dilt_hf.training.train import total_steps, train
+from dilt_hf.utils.errors import TicketError, reading
+from dilt_hf.utils.files import write_atomically
+from dilt_hf.utils.markdown import markdown_table
+from dilt_hf.utils.seeding import generator_for
+from dilt_hf.utils.stats import estimate
 
 MOMENTS = {"before": "under the mask", "recalibrated": "batch norm recalibrated", "after": "fine-tuned"}
 CONTROLS = {"shuffled": shuffle_like, "random": random_like}
@@ -99,20 +103,20 @@ class Application:
         self.tickets = [Tickets.from_pretrained(where, revision=config.revision) for where in config.repositories]
         self.splits = load_splits(data_config)
         self.partition_of_class = self._partition_of_class()
-        size = data.choose_image_size(self.splits, data_config)
-        self.model = models.build_model(model, self.splits.class_names, size, 0).to(device)
+        size = loader.choose_image_size(self.splits, data_config)
+        self.model = factory.build_model(model, self.splits.class_names, size, 0).to(device)
         if training.channels_last:
             self.model = self.model.to(memory_format=torch.channels_last)
         self.checkpoint = {name: tensor.detach().clone() for name, tensor in checkpoint_tensors(self.model).items()}
         for tickets in self.tickets:
             fit_names(self.checkpoint, tickets.partitions[0].shapes)
-        self.images = data.open_images(self.splits, data_config, size, model.num_channels, device)
+        self.images = loader.open_images(self.splits, data_config, size, model.num_channels, device)
         self.normalize = Normalize(data_config.image_mean, data_config.image_std, model.num_channels, device)
         self.augmentation = Augmentation.of(data_config)
         self.stages = Stages(Path(config.output_dir, "stages"), Team())
         self.identity = {
             "checkpoint": tensors_sha256(self.checkpoint),
-            "data": {name: data.fingerprint(split, self.images[name]) for name, split in self.splits.items()},
+            "data": {name: loader.fingerprint(split, self.images[name]) for name, split in self.splits.items()},
             "partitions": self.partition_of_class.tolist(),
             "normalisation": [list(data_config.image_mean), list(data_config.image_std)],
             "augmentation": dataclasses.asdict(self.augmentation),
@@ -193,11 +197,11 @@ class Application:
 
     def _calibration(self) -> Iterator[Tensor]:
         rows = torch.arange(min(len(self.splits.train), MOST_CALIBRATION_ROWS))
-        for pixels, _ in data.in_order(self.images["train"], rows, self.training.train_batch_size, self.normalize):
+        for pixels, _ in loader.in_order(self.images["train"], rows, self.training.train_batch_size, self.normalize):
             yield pixels
 
     def _score(self) -> dict[str, Any]:
-        from dilt_hf.metrics import PartitionScores
+        from dilt_hf.training.metrics import PartitionScores
 
         test: Split = self.splits.test
         feed = Feed(self.images["test"], torch.arange(len(test)), self.normalize)

@@ -16,24 +16,25 @@ from typing import cast
 
 import torch
 
-from dilt_hf.config import STRUCTURED, DiltConfig
-from dilt_hf.consensus import COLT, consented
-from dilt_hf.errors import ConfigError, PartitionError
-from dilt_hf.experiments.folder import load_results, open_folder, save_results, ticket_folder
-from dilt_hf.experiments.networks import Label, makes_tickets, network_labels, subsets_to_prune
-from dilt_hf.experiments.plan import consensus_rounds, describe_plan, needs_consensus
-from dilt_hf.experiments.search import Search
-from dilt_hf.hub import make_repository
-from dilt_hf.masks import compose, count_total
-from dilt_hf.methods import TOPOLOGIES, find
-from dilt_hf.opening import Subset
-from dilt_hf.progress import Board
+from dilt_hf.config.pruning import STRUCTURED
+from dilt_hf.config.run import DiltConfig
+from dilt_hf.engine.process_groups import Team
+from dilt_hf.engine.progress import Board
+from dilt_hf.engine.scheduler import Job, complete
+from dilt_hf.masks.algebra import compose, count_total
 from dilt_hf.pruning.savit import shape_of
-from dilt_hf.results import Results
-from dilt_hf.schedule import Job, complete
-from dilt_hf.teams import Team
-from dilt_hf.tickets import Tickets
-from dilt_hf.workbench import NETWORKS, Workbench
+from dilt_hf.results.results import Results
+from dilt_hf.run.colt import COLT, consented
+from dilt_hf.run.context import Subset
+from dilt_hf.run.cost_estimate import consensus_rounds, describe_plan, needs_consensus
+from dilt_hf.run.folder import load_results, open_folder, save_results, ticket_folder
+from dilt_hf.run.labels import Label, makes_tickets, network_labels, subsets_to_prune
+from dilt_hf.run.methods import TOPOLOGIES, find
+from dilt_hf.run.ticket_search import Search
+from dilt_hf.run.training_steps import NETWORKS, Workbench
+from dilt_hf.tickets.hub import make_repository
+from dilt_hf.tickets.tickets import Tickets
+from dilt_hf.utils.errors import ConfigError, PartitionError
 
 logger = logging.getLogger(__name__)
 

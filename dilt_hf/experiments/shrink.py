@@ -16,25 +16,28 @@ from typing import Any
 import torch
 from torch import nn
 
-from dilt_hf import data, models
-from dilt_hf.accounting import forward_cost
-from dilt_hf.augmentation import Augmentation
-from dilt_hf.config import DataConfig, ModelConfig, TrainingConfig
-from dilt_hf.experiments.settings import ShrinkConfig
-from dilt_hf.feeds import Feed
-from dilt_hf.files import pretty_json, write_atomically
-from dilt_hf.images import Normalize, image_processor
-from dilt_hf.inference import predict
-from dilt_hf.loop import Checkpointing
-from dilt_hf.mask_files import save_masks
-from dilt_hf.objectives import Teacher
+from dilt_hf.config.data import DataConfig
+from dilt_hf.config.experiments import ShrinkConfig
+from dilt_hf.config.model import ModelConfig
+from dilt_hf.config.training import TrainingConfig
+from dilt_hf.data import loader
+from dilt_hf.data.augmentation import Augmentation
+from dilt_hf.data.decoding import Normalize, image_processor
+from dilt_hf.data.loader import Feed
+from dilt_hf.data.splits import dealt_by_class, load_splits
+from dilt_hf.engine.stages import Stages
+from dilt_hf.masks.io import save_masks
+from dilt_hf.models import factory
+from dilt_hf.models.flops import forward_cost
+from dilt_hf.models.weights import WEIGHTS_FILE, load_weights, save_weights, tensors_sha256
 from dilt_hf.pruning.savit import shape_of, shrunk, structured_mask
-from dilt_hf.shrinking import chosen_structure, load_structure
-from dilt_hf.splits import dealt_by_class, load_splits
-from dilt_hf.stages import Stages
-from dilt_hf.tables import markdown_table
-from dilt_hf.training import train
-from dilt_hf.weights import WEIGHTS_FILE, load_weights, save_weights, tensors_sha256
+from dilt_hf.run.savit import chosen_structure, load_structure
+from dilt_hf.training.evaluation import predict
+from dilt_hf.training.losses import Teacher
+from dilt_hf.training.protocols import Checkpointing
+from dilt_hf.training.train import train
+from dilt_hf.utils.files import pretty_json, write_atomically
+from dilt_hf.utils.markdown import markdown_table
 
 MASK_FILE, RESULT_FILE = "mask.safetensors", "shrunk.json"
 TIMED, CHECKPOINT_FILE, CHECKPOINT_SECONDS = 15, "checkpoint.safetensors", 300.0
@@ -78,15 +81,15 @@ def shrink(
     accelerator = Accelerator(cpu=config.cpu, mixed_precision=training.mixed_precision)
     device, folder = accelerator.device, Path(config.output_dir)
     splits = load_splits(data_config)
-    size = data.choose_image_size(splits, data_config)
-    dense = models.build_model(model_config, splits.class_names, size, config.seed).to(device).eval()
+    size = loader.choose_image_size(splits, data_config)
+    dense = factory.build_model(model_config, splits.class_names, size, config.seed).to(device).eval()
     shape_of(dense)  # whether it can be shrunk
     channels = model_config.num_channels
-    pictures = data.open_images(splits, data_config, size, channels, device)
+    pictures = loader.open_images(splits, data_config, size, channels, device)
     normalize = Normalize(data_config.image_mean, data_config.image_std, channels, device)
     identity = {
         "weights": tensors_sha256(dict(dense.state_dict())),
-        "data": data.fingerprint(splits.train, pictures["train"]),
+        "data": loader.fingerprint(splits.train, pictures["train"]),
         "normalisation": [list(data_config.image_mean), list(data_config.image_std)],
         "device": device.type,
     }
@@ -94,7 +97,7 @@ def shrink(
     rows = torch.from_numpy(dealt_by_class(splits.train.labels, config.seed, "scoring")[: config.scoring_examples])
 
     def examples() -> list[tuple[torch.Tensor, torch.Tensor]]:
-        return list(data.in_order(pictures["train"], rows, training.train_batch_size, normalize))
+        return list(loader.in_order(pictures["train"], rows, training.train_batch_size, normalize))
 
     chosen = chosen_structure(
         stages, lambda: dense, examples, config.target, identity | {"rows": rows.tolist()}, description="structure"
@@ -146,7 +149,7 @@ def shrink(
         [len(each) for each in structure.units],
         len(structure.channels),
     )
-    models.save_model(
+    factory.save_model(
         smaller, folder / "model", image_processor(size, data_config.image_mean, data_config.image_std, channels)
     )
     save_masks(structured_mask(dense, structure), folder / MASK_FILE)

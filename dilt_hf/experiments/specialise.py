@@ -20,24 +20,24 @@ from typing import Any
 import numpy as np
 import torch
 
-from dilt_hf.config import DiltConfig
+from dilt_hf.config.run import DiltConfig
+from dilt_hf.data.loader import Feed
+from dilt_hf.engine.process_groups import Team
+from dilt_hf.engine.scheduler import Job, complete
+from dilt_hf.engine.stages import Stage
 from dilt_hf.experiments.find import check_requests, jobs_of
-from dilt_hf.experiments.folder import open_bench
-from dilt_hf.experiments.networks import Label
-from dilt_hf.experiments.search import Search
-from dilt_hf.feeds import Feed
-from dilt_hf.files import json_values, pretty_json, write_atomically
-from dilt_hf.inference import predict
-from dilt_hf.mask_files import masks_to_bytes
-from dilt_hf.masking import MaskedWeights
-from dilt_hf.masks import Masks, compose
-from dilt_hf.schedule import Job, complete
-from dilt_hf.seeding import generator_for
-from dilt_hf.selection import keep_largest_per_tensor
-from dilt_hf.stages import Stage
-from dilt_hf.teams import Team
-from dilt_hf.weights import WEIGHTS_FILE, load_weights
-from dilt_hf.workbench import NETWORKS, Purpose
+from dilt_hf.masks.algebra import Masks, compose
+from dilt_hf.masks.io import masks_to_bytes
+from dilt_hf.masks.topk import keep_largest_per_tensor
+from dilt_hf.models.weights import WEIGHTS_FILE, load_weights
+from dilt_hf.run.folder import open_bench
+from dilt_hf.run.labels import Label
+from dilt_hf.run.ticket_search import Search
+from dilt_hf.run.training_steps import NETWORKS, Purpose
+from dilt_hf.training.evaluation import predict
+from dilt_hf.training.masking import MaskedWeights
+from dilt_hf.utils.files import json_values, pretty_json, write_atomically
+from dilt_hf.utils.seeding import generator_for
 
 NUMBERS_FILE = "specialists.json"
 DRAWS = 3  # random lesions of each specialist's size

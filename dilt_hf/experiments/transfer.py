@@ -16,19 +16,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dilt_hf.config import DiltConfig
-from dilt_hf.errors import RunError
-from dilt_hf.experiments.folder import open_bench, stored_config
-from dilt_hf.experiments.networks import FRESH, Label
-from dilt_hf.experiments.search import Search
-from dilt_hf.files import json_values, pretty_json, write_atomically
-from dilt_hf.masks import Masks
-from dilt_hf.results import estimate
-from dilt_hf.schedule import Job, complete
-from dilt_hf.stages import Stage
-from dilt_hf.tables import markdown_table
-from dilt_hf.teams import Team
-from dilt_hf.workbench import NETWORKS, Purpose, Workbench
+from dilt_hf.config.run import DiltConfig
+from dilt_hf.engine.process_groups import Team
+from dilt_hf.engine.scheduler import Job, complete
+from dilt_hf.engine.stages import Stage
+from dilt_hf.masks.algebra import Masks
+from dilt_hf.run.folder import open_bench, stored_config
+from dilt_hf.run.labels import FRESH, Label
+from dilt_hf.run.ticket_search import Search
+from dilt_hf.run.training_steps import NETWORKS, Purpose, Workbench
+from dilt_hf.utils.errors import RunError
+from dilt_hf.utils.files import json_values, pretty_json, write_atomically
+from dilt_hf.utils.markdown import markdown_table
+from dilt_hf.utils.stats import estimate
 
 CORE, SHUFFLED = "core", "core, shuffled"
 COMPARED = {

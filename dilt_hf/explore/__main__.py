@@ -10,7 +10,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from dilt_hf.cli import reporting_errors
+from dilt_hf.utils.console import reporting_errors
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with reporting_errors():
         from huggingface_hub.errors import HFValidationError
 
-        from dilt_hf.tickets import Tickets
+        from dilt_hf.tickets.tickets import Tickets
 
         try:
             tickets = Tickets.from_pretrained(options.repository, revision=options.revision)

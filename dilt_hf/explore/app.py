@@ -10,13 +10,13 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 
 import gradio as gr
 
-from dilt_hf.errors import DiltError, MaskError
 from dilt_hf.explore.chart import draw_densities
 from dilt_hf.explore.markup import density_chart, density_table, facts_list, headline, note, problem
 from dilt_hf.explore.networks import Networks
 from dilt_hf.explore.pictures import example_pictures
 from dilt_hf.explore.views import TRAINED, canonical, compared_names, describe, network_order, view_ticket, weights_note
-from dilt_hf.tickets import Tickets
+from dilt_hf.tickets.tickets import Tickets
+from dilt_hf.utils.errors import DiltError, MaskError
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from dilt_hf.explore.views import TicketView
-from dilt_hf.figures import COLOURS, as_png
+from dilt_hf.results.figures import COLOURS, as_png
 
 WIDTH = 0.76  # of a bar
 LINES: list[tuple[int, Any]] = [(2, "solid"), (0, (0, (2, 1)))]  # colour and dashes of the references

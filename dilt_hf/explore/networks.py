@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import nn
 
-from dilt_hf.errors import DataError
 from dilt_hf.explore.pictures import load_processor
 from dilt_hf.explore.views import canonical, has_trained
-from dilt_hf.models import logits_of
-from dilt_hf.tickets import Tickets
+from dilt_hf.models.factory import logits_of
+from dilt_hf.tickets.tickets import Tickets
+from dilt_hf.utils.errors import DataError
 
 if TYPE_CHECKING:
     from PIL.Image import Image

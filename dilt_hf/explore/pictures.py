@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dilt_hf.errors import DataError
-from dilt_hf.files import own_file, read_json
-from dilt_hf.models import PROCESSOR_FILE
-from dilt_hf.splits import digits
-from dilt_hf.tickets import Tickets
+from dilt_hf.data.splits import digits
+from dilt_hf.models.factory import PROCESSOR_FILE
+from dilt_hf.tickets.tickets import Tickets
+from dilt_hf.utils.errors import DataError
+from dilt_hf.utils.files import own_file, read_json
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from dilt_hf.packed import PackedMask
-from dilt_hf.repository import CONFIG_FILE, reading
-from dilt_hf.tickets import Tickets
-from dilt_hf.weights import checkpoint_tensors
+from dilt_hf.masks.packed import PackedMask
+from dilt_hf.models.weights import checkpoint_tensors
+from dilt_hf.tickets.format import CONFIG_FILE
+from dilt_hf.tickets.tickets import Tickets
+from dilt_hf.utils.errors import reading
 
 MOST_CLASSES, MOST_PARTITIONS, MOST_SPECIALISTS = 30, 12, 12  # listed, listed, compared on a picture
 UNTRAINED = "θ0, untrained: predictions mean nothing"

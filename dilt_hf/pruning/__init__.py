@@ -1,1 +1,1 @@
-"""Pruning methods, one file each: functions that turn trainings into masks."""
+"""One file per pruning method: pure functions from weights, gradients or networks to masks."""

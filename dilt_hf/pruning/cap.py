@@ -21,11 +21,11 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from dilt_hf.errors import TrainingError
-from dilt_hf.masks import full_like
-from dilt_hf.models import logits_of
-from dilt_hf.pruning import surgeon
-from dilt_hf.threads import single_threaded
+from dilt_hf.masks.algebra import full_like
+from dilt_hf.models.factory import logits_of
+from dilt_hf.pruning import obs
+from dilt_hf.utils.errors import TrainingError
+from dilt_hf.utils.threads import single_threaded
 
 CHUNK_BYTES = 2**22  # of matrices that are worked on together
 Result = TypeVar("Result")
@@ -250,7 +250,7 @@ def removal_losses(fishers: Tensor, weight: Tensor, there: Tensor) -> Tensor:
 
     def remove(fisher: Tensor, value: Tensor, alive: Tensor) -> Tensor:
         inverse = torch.cholesky_inverse(torch.linalg.cholesky(_restricted(fisher.cpu(), alive.cpu())))
-        losses = surgeon.removal_losses(inverse.numpy(), value.cpu().numpy(), alive.cpu().numpy())
+        losses = obs.removal_losses(inverse.numpy(), value.cpu().numpy(), alive.cpu().numpy())
         return torch.from_numpy(losses)
 
     losses = torch.cat(_for_chunks(remove, fishers, values, live))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dilt_hf.masks import Masks, core, count_kept
+from dilt_hf.masks.algebra import Masks, core, count_kept
 from dilt_hf.pruning.imp import Round, Weights, mask_at, match_density, prune_smallest, removal_ranks
 
 PRUNING_FRACTION = 0.15  # of the remaining weights, per model and round (section 4)

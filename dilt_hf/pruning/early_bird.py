@@ -13,8 +13,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from dilt_hf.masks import Masks, count_kept
-from dilt_hf.selection import keep_largest
+from dilt_hf.masks.algebra import Masks, count_kept
+from dilt_hf.masks.topk import keep_largest
 
 WINDOW = 5
 

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
-from dilt_hf.errors import TrainingError
-from dilt_hf.models import logits_of
+from dilt_hf.models.factory import logits_of
+from dilt_hf.utils.errors import TrainingError
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 

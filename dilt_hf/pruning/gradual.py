@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import Tensor
 
-from dilt_hf.errors import ConfigError
-from dilt_hf.masks import Masks, count_kept
-from dilt_hf.pruning.distributions import GLOBAL, select
+from dilt_hf.masks.algebra import Masks, count_kept
+from dilt_hf.pruning.allocation import GLOBAL, select
+from dilt_hf.utils.errors import ConfigError
 
 UPDATE_EVERY, BEGIN, END = 100, 0.0, 0.75
 

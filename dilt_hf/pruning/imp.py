@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from dilt_hf.errors import MaskError
-from dilt_hf.masks import Masks, full_like
-from dilt_hf.pruning.distributions import select
+from dilt_hf.masks.algebra import Masks, full_like
+from dilt_hf.pruning.allocation import select
+from dilt_hf.utils.errors import MaskError
 
 Weights = Callable[[], Mapping[str, Tensor]]
 GLOBAL, LAYER = "global", "layer"  # among which others a weight must be large

@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from dilt_hf.errors import MaskError
-from dilt_hf.masks import Masks
-from dilt_hf.selection import keep_largest
+from dilt_hf.masks.algebra import Masks
+from dilt_hf.masks.topk import keep_largest
+from dilt_hf.utils.errors import MaskError
 
 TRIMMED_TO, SCALE, NEEDED = 0.2, 1.0, 0.4
 

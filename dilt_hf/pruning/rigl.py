@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dilt_hf.errors import ConfigError
-from dilt_hf.masks import Masks
-from dilt_hf.seeding import generator_for
-from dilt_hf.selection import keep_largest_per_tensor
+from dilt_hf.masks.algebra import Masks
+from dilt_hf.masks.topk import keep_largest_per_tensor
+from dilt_hf.utils.errors import ConfigError
+from dilt_hf.utils.seeding import generator_for
 
 UPDATE_EVERY, DROP_SHARE, STOP_AFTER = 100, 0.3, 0.75
 

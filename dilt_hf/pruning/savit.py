@@ -21,10 +21,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dilt_hf.errors import ModelError
-from dilt_hf.masks import Masks
-from dilt_hf.models import logits_of, register_architectures
-from dilt_hf.weights import prunable_parameters
+from dilt_hf.masks.algebra import Masks
+from dilt_hf.models.factory import logits_of, register_architectures
+from dilt_hf.models.weights import prunable_parameters
+from dilt_hf.utils.errors import ModelError
 
 HEADS, UNITS, CHANNELS = "heads", "units", "channels"
 KINDS = (HEADS, UNITS, CHANNELS)
@@ -294,7 +294,7 @@ def structured_mask(model: nn.Module, structure: Structure) -> Masks:
 def shrunk(model: nn.Module, structure: Structure) -> nn.Module:
     """A smaller transformers model of the parts that stay, with their weights; `save_pretrained` writes it with its
     code, so that plain `from_pretrained(..., trust_remote_code=True)` opens it anywhere."""
-    from dilt_hf import architectures
+    from dilt_hf.models import architectures
 
     register_architectures()
     family = {"vit": "ThinViT", "deit": "ThinDeiT"}[type(_body(model)).__name__.removesuffix("Model").lower()]

@@ -12,22 +12,20 @@ from typing import Any
 
 import numpy as np
 
-from dilt_hf.errors import RunError
+from dilt_hf.engine.stages import Stage, Stages, with_ancestors
 from dilt_hf.experiments.analyze import FIGURE_FOLDER, TEXT_FILE
 from dilt_hf.experiments.analyze import NUMBERS_FILE as ANALYSIS_FILE
-from dilt_hf.experiments.folder import METHODS_TABLE, MOST_RUN_BYTES, RUN_FILE, load_results
-from dilt_hf.experiments.judgement import MOST_EVIDENCE_BYTES, load_evidence
 from dilt_hf.experiments.specialise import NUMBERS_FILE as SPECIALISTS_FILE
 from dilt_hf.experiments.specialise import Specialists
 from dilt_hf.experiments.transfer import Transfer
-from dilt_hf.files import read_json
-from dilt_hf.hypotheses import HYPOTHESES
-from dilt_hf.repository import reading
-from dilt_hf.results import RESULTS_FILE, Results
-from dilt_hf.stages import Stage, Stages
-from dilt_hf.stages.store import with_ancestors
-from dilt_hf.tables import Items, Table, read_blocks
-from dilt_hf.verdicts import Verdict, verdicts
+from dilt_hf.hypotheses.judge import Verdict, verdicts
+from dilt_hf.hypotheses.registry import HYPOTHESES
+from dilt_hf.hypotheses.verdict_files import MOST_EVIDENCE_BYTES, load_evidence
+from dilt_hf.results.results import RESULTS_FILE, Results
+from dilt_hf.run.folder import METHODS_TABLE, MOST_RUN_BYTES, RUN_FILE, load_results
+from dilt_hf.utils.errors import RunError, reading
+from dilt_hf.utils.files import read_json
+from dilt_hf.utils.markdown import Items, Table, read_blocks
 
 Block = Table | Items | str
 MOST_ANALYSIS_BYTES = 2**28

@@ -12,20 +12,21 @@ from typing import Any
 
 import numpy as np
 
-from dilt_hf import __version__
+from dilt_hf._version import __version__
 from dilt_hf.analysis.figures import short_names
-from dilt_hf.comparison import has_methods
-from dilt_hf.experiments.judgement import CRITERION_CAPTION, VERDICT_CAPTION, interval_words, p_words
-from dilt_hf.experiments.search import public_setting
 from dilt_hf.experiments.specialise import Specialists
 from dilt_hf.experiments.transfer import Transfer
-from dilt_hf.figures import as_svg, comparison_figure, cost_figure, methods_figure, panels_figure
-from dilt_hf.files import write_atomically
+from dilt_hf.hypotheses.judge import REFUTED, SUPPORTED, UNDECIDED, UNTESTED, Verdict
+from dilt_hf.hypotheses.verdict_files import CRITERION_CAPTION, VERDICT_CAPTION, interval_words, p_words
 from dilt_hf.report.content import Content, Layers, gather
 from dilt_hf.report.drawings import colour_scale, heat_map, interval_bar, themed
-from dilt_hf.results import Results, estimate
-from dilt_hf.tables import Table
-from dilt_hf.verdicts import REFUTED, SUPPORTED, UNDECIDED, UNTESTED, Verdict
+from dilt_hf.results.figures import as_svg, comparison_figure, cost_figure, methods_figure, panels_figure
+from dilt_hf.results.methods_table import has_methods
+from dilt_hf.results.results import Results
+from dilt_hf.run.ticket_search import public_setting
+from dilt_hf.utils.files import write_atomically
+from dilt_hf.utils.markdown import Table
+from dilt_hf.utils.stats import estimate
 
 REPORT_FILE = "report.html"
 HERE = Path(__file__).parent

@@ -4,7 +4,7 @@ import os
 import sys
 
 from dilt_hf.explore.app import launch, make_app
-from dilt_hf.tickets import Tickets
+from dilt_hf.tickets.tickets import Tickets
 
 if __name__ == "__main__":
     if not os.environ.get("DILT_REPO"):

@@ -2,34 +2,10 @@
 
 import math
 
-import numpy as np
 import pytest
-from test_modules import planted
+from helpers.layers import findings
 
 from dilt_hf.analysis.figures import save_figures
-from dilt_hf.analysis.findings import Compared, Findings
-from dilt_hf.analysis.joint import joint_gw
-
-
-def compared(seed, dead=False):
-    layers = planted(0.2, seed=seed)
-    if dead:
-        layers["a"]["layer_1"] = 0 * layers["a"]["layer_1"]
-    joint = joint_gw(layers, tier="fast")
-
-    def overlap_of(groups):
-        """Less overlap with depth; the weights w_0, w_1, … are one a layer, and w_5 is not prunable."""
-        depths = {name: [int(w[2:]) for w in weights if w != "w_5"] for name, weights in groups.items()}
-        return {name: {"jaccard": 0.9 - 0.1 * np.mean(d), "chance": 0.2} for name, d in depths.items() if d}
-
-    return Compared(joint, overlap_of, np.eye(6), np.eye(6))
-
-
-def findings(seeds=3, **options):
-    found = [compared(seed, **options) for seed in range(seeds)]
-    return Findings(
-        list(range(seeds)), found, [], None, {f"layer_{k}": [f"w_{k}"] for k in range(6)}, {"source": "here"}
-    )
 
 
 def test_the_numbers_of_planted_networks():

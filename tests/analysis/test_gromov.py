@@ -10,7 +10,7 @@ from hypothesis import given, settings
 
 from dilt_hf.analysis.gromov import TIERS, check_tier, solve
 from dilt_hf.analysis.spaces import MetricSpace, global_bound
-from dilt_hf.errors import AnalysisError
+from dilt_hf.utils.errors import AnalysisError
 
 TOLERANCE = 1e-9
 

@@ -3,19 +3,11 @@
 import pytest
 import timm
 import torch
-from torch import nn
+from helpers.layers import PIXELS, Odd, network
 
 from dilt_hf.analysis.layers import find_layers, run, weights_of_layers
-from dilt_hf.config import ModelConfig
-from dilt_hf.errors import AnalysisError
-from dilt_hf.models import build_model
-from dilt_hf.weights import prunable_parameters
-
-PIXELS = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-
-
-def network(architecture):
-    return build_model(ModelConfig(architecture=architecture), ["a", "b"], 32, 0)
+from dilt_hf.models.weights import prunable_parameters
+from dilt_hf.utils.errors import AnalysisError
 
 
 @pytest.mark.parametrize(
@@ -56,39 +48,6 @@ def test_a_shortcut_belongs_to_the_block_that_it_ends_in_and_the_stem_to_the_fir
     first, third = made["resnet.encoder.stages.0.layers.0"], made["resnet.encoder.stages.1.layers.0"]
     assert "resnet.embedder.embedder.convolution.weight" in first
     assert "resnet.encoder.stages.1.layers.0.shortcut.convolution.weight" in third
-
-
-class Odd(nn.Module):
-    """A module used twice, one that answers with a tuple, one that answers in words, and an operation in place."""
-
-    def __init__(self):
-        super().__init__()
-        self.first = nn.Conv2d(3, 4, 3, padding=1)
-        self.again = nn.Conv2d(4, 4, 3, padding=1)
-        self.pair = Pair()
-        self.talk = Talk()
-        self.unused = nn.Linear(2, 2)
-        self.relu = nn.ReLU(inplace=True)
-
-    def forward(self, pixels):
-        hidden = self.relu(self.first(pixels))
-        hidden = self.again(self.relu(self.again(hidden)))
-        self.talk(hidden)
-        return self.pair(hidden)[0].mean((2, 3))
-
-
-class Pair(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.inner = nn.Conv2d(4, 4, 1)
-
-    def forward(self, hidden):
-        return self.inner(hidden), None
-
-
-class Talk(nn.Module):
-    def forward(self, hidden):
-        return "hello"
 
 
 def test_shared_modules_tuples_and_operations_in_place():

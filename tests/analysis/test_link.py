@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import spearmanr
 
 from dilt_hf.analysis.link import DIFFERENCES, PARTIAL, RAW, measure_link
-from dilt_hf.errors import AnalysisError
+from dilt_hf.utils.errors import AnalysisError
 
 
 def simulated(rng, seeds=3, layers=16, strength=0.0):

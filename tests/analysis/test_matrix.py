@@ -9,7 +9,7 @@ from dilt_hf.analysis.gpu import solve_together
 from dilt_hf.analysis.gromov import solve
 from dilt_hf.analysis.matrix import gw_matrix
 from dilt_hf.analysis.spaces import MetricSpace
-from dilt_hf.errors import AnalysisError
+from dilt_hf.utils.errors import AnalysisError
 
 
 def network(seed, n=40, depth=3, inputs_seed=0):

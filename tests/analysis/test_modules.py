@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from helpers.layers import PLANTED, planted
 from sklearn.metrics import adjusted_rand_score
 
 from dilt_hf.analysis.joint import joint_gw
@@ -17,22 +18,7 @@ from dilt_hf.analysis.modules import (
     name_modules,
     propose,
 )
-from dilt_hf.errors import AnalysisError
-
-PLANTED = np.array([[0, 0, 0, 1, 1, 1], [0, 0, 0, 2, 2, 2]])
-
-
-def planted(noise, n=60, seed=0):
-    """Two networks of six layers: a core, then a specialist each."""
-    rng = np.random.default_rng(seed)
-    centres = rng.normal(size=(3, n, 8))
-    return {
-        name: {
-            f"layer_{layer}": torch.from_numpy(centres[module] + noise * rng.normal(size=(n, 8)))
-            for layer, module in enumerate(row)
-        }
-        for name, row in zip(("a", "b"), PLANTED, strict=True)
-    }
+from dilt_hf.utils.errors import AnalysisError
 
 
 @pytest.fixture(scope="module")

@@ -4,18 +4,18 @@ import numpy as np
 import pytest
 import torch
 
-from dilt_hf import data
 from dilt_hf.analysis.probes import choose_probes
-from dilt_hf.config import DataConfig
-from dilt_hf.errors import AnalysisError
-from dilt_hf.splits import load_splits
+from dilt_hf.config.data import DataConfig
+from dilt_hf.data import loader
+from dilt_hf.data.splits import load_splits
+from dilt_hf.utils.errors import AnalysisError
 
 
 @pytest.fixture(scope="module")
 def digits():
     config = DataConfig(dataset_name="digits")
     splits = load_splits(config)
-    return splits.test, data.open_images(splits, config, 8, 3, torch.device("cpu"), progress=False)["test"]
+    return splits.test, loader.open_images(splits, config, 8, 3, torch.device("cpu"), progress=False)["test"]
 
 
 def test_they_are_even_and_the_same_every_time(digits):
@@ -29,7 +29,7 @@ def test_they_are_even_and_the_same_every_time(digits):
 
 def test_no_picture_is_taken_twice(digits):
     split, pictures = digits
-    few = data.ResidentImages(pictures.pictures.clone(), pictures.labels)
+    few = loader.ResidentImages(pictures.pictures.clone(), pictures.labels)
     few.pictures[5:] = few.pictures[5]
     assert len(choose_probes(split, few, 100)) == 6
     few.pictures[:] = 0

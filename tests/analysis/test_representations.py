@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from test_layers import PIXELS, Odd, network
+from helpers.layers import PIXELS, Odd, network
 from torch import nn
 
 from dilt_hf.analysis.representations import Representations, collect, pool
-from dilt_hf.errors import AnalysisError
+from dilt_hf.utils.errors import AnalysisError
 
 PROBES = torch.rand(10, 3, 32, 32, generator=torch.Generator().manual_seed(1))
 

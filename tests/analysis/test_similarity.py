@@ -6,7 +6,7 @@ import torch
 from scipy.stats import spearmanr
 
 from dilt_hf.analysis.similarity import linear_cka, rsa
-from dilt_hf.errors import AnalysisError
+from dilt_hf.utils.errors import AnalysisError
 
 
 def layers(seed, count=2):

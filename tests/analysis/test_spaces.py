@@ -5,7 +5,7 @@ import pytest
 from scipy.spatial.distance import cdist
 
 from dilt_hf.analysis.spaces import NEGATIVE_TYPE, MetricSpace, global_bound
-from dilt_hf.errors import AnalysisError
+from dilt_hf.utils.errors import AnalysisError
 
 
 def points(n=30, width=5, seed=0):

@@ -1,6 +1,6 @@
 """Findings in words: what is said about planted ones."""
 
-from test_findings import findings
+from helpers.layers import findings
 
 from dilt_hf.analysis.summary import layer_table, module_table, report, sentences
 

@@ -5,17 +5,17 @@ import shutil
 
 import numpy as np
 import pytest
-from small import changed, quick_run
+from helpers.small import changed, quick_run
 
 from dilt_hf.analysis import matrix
 from dilt_hf.analysis.figures import short_names
-from dilt_hf.config import DataConfig
-from dilt_hf.errors import AnalysisError, ConfigError
+from dilt_hf.config.data import DataConfig
+from dilt_hf.config.experiments import AnalyzeConfig
 from dilt_hf.experiments import analyze as experiment
+from dilt_hf.experiments.analysis_sources import SAME_DATA
 from dilt_hf.experiments.analyze import analyze
 from dilt_hf.experiments.find import find_tickets
-from dilt_hf.experiments.settings import AnalyzeConfig
-from dilt_hf.experiments.sources import SAME_DATA
+from dilt_hf.utils.errors import AnalysisError, ConfigError
 
 SAME = DataConfig(dataset_name=SAME_DATA)
 

@@ -7,20 +7,20 @@ import sys
 
 import pytest
 import torch
+from helpers.small import changed, digits_feed, network, quick_run
 from safetensors.torch import load_file
-from small import changed, digits_feed, network, quick_run
 
-from dilt_hf.config import ModelConfig
-from dilt_hf.data import open_images
-from dilt_hf.errors import ModelError, TicketError
+from dilt_hf.config.experiments import ApplyConfig
+from dilt_hf.config.model import ModelConfig
+from dilt_hf.data.decoding import Normalize
+from dilt_hf.data.loader import open_images
+from dilt_hf.data.splits import load_splits
 from dilt_hf.experiments.apply import apply_tickets
 from dilt_hf.experiments.find import find_tickets
-from dilt_hf.experiments.settings import ApplyConfig
-from dilt_hf.images import Normalize
-from dilt_hf.loading import load_model
-from dilt_hf.models import build_model
-from dilt_hf.splits import load_splits
-from dilt_hf.tickets import Tickets
+from dilt_hf.models.factory import build_model
+from dilt_hf.models.safe_loading import load_model
+from dilt_hf.tickets.tickets import Tickets
+from dilt_hf.utils.errors import ModelError, TicketError
 
 QUICK = quick_run("")
 DATA, TRAINING = QUICK.data, QUICK.training

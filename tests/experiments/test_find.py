@@ -8,19 +8,20 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.same_tickets import assert_same_tickets
 from safetensors.torch import load_file
-from same_tickets import assert_same_tickets
 
-from dilt_hf import masks as M
-from dilt_hf.config import DataConfig, PartitionConfig, PruningConfig
-from dilt_hf.errors import DiltError, PartitionError, RunError
+from dilt_hf.config.data import DataConfig, PartitionConfig
+from dilt_hf.config.pruning import PruningConfig
+from dilt_hf.engine.stages import Stages
 from dilt_hf.experiments.find import find_tickets
-from dilt_hf.mask_files import load_masks
-from dilt_hf.overlap import jaccard
-from dilt_hf.results import Results
-from dilt_hf.stages import Stages
-from dilt_hf.tickets import Tickets
-from dilt_hf.workbench import Workbench
+from dilt_hf.masks import algebra as M
+from dilt_hf.masks.io import load_masks
+from dilt_hf.masks.overlap import jaccard
+from dilt_hf.results.results import Results
+from dilt_hf.run.training_steps import Workbench
+from dilt_hf.tickets.tickets import Tickets
+from dilt_hf.utils.errors import DiltError, PartitionError, RunError
 
 SEED_0 = "tickets/seed_0"
 
@@ -170,7 +171,7 @@ def test_a_run_that_rewinds_finds_all_seeds_again_in_any_order(quick_config, cha
     def never(*arguments, **settings):
         raise AssertionError("trained before")
 
-    monkeypatch.setattr("dilt_hf.workbench.train", never)
+    monkeypatch.setattr("dilt_hf.run.training_steps.train", never)
     assert run(config).entries == results.entries
     assert len(run(change(config, "run", seeds=[1, 0])).entries) == len(results.entries)
     assert len(stages(config, "theta0")) == 2
@@ -195,10 +196,10 @@ def test_an_image_folder_of_grey_pictures_runs_unchanged(quick_config, change, p
 
 def test_a_diverging_round_stops_and_keeps_the_rounds_before(quick_config, change, monkeypatch):
     """The third training diverges; the first two are kept, and a mended rerun does not repeat them."""
-    from dilt_hf import workbench
+    from dilt_hf.run import training_steps
 
     calls = []
-    healthy = workbench.train
+    healthy = training_steps.train
 
     def third_diverges(*arguments, **settings):
         if "estimate" not in settings["key"]:
@@ -208,13 +209,13 @@ def test_a_diverging_round_stops_and_keeps_the_rounds_before(quick_config, chang
                 next(arguments[0].parameters()).fill_(float("nan"))
         return healthy(*arguments, **settings)
 
-    monkeypatch.setattr(workbench, "train", third_diverges)
+    monkeypatch.setattr(training_steps, "train", third_diverges)
     with pytest.raises(RunError, match=r"4 of 5 steps failed.*partition_1, round 0: the loss is nan at step 0"):
         run(quick_config)
     finished = stages(quick_config)
     assert len(finished) == 2
     assert [name for name in os.listdir(folder_of(quick_config) / "stages") if name.startswith(".")] == [".claims"]
-    monkeypatch.setattr(workbench, "train", healthy)
+    monkeypatch.setattr(training_steps, "train", healthy)
     run(quick_config)
     assert set(finished) <= set(stages(quick_config))
 

@@ -4,9 +4,9 @@ import os
 import subprocess
 import sys
 
-from loopback_hub import LoopbackHub
+from helpers.loopback_hub import LoopbackHub
 
-from dilt_hf.tickets import Tickets
+from dilt_hf.tickets.tickets import Tickets
 
 ARGUMENTS = [
     "--dataset_name",

@@ -9,17 +9,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from crew import Crew
-from find_worker import config_of, work
+from helpers.crew import Crew
+from helpers.find_worker import config_of, work
+from helpers.same_tickets import assert_same_tickets
 from safetensors.torch import load_file
-from same_tickets import assert_same_tickets
 
-from dilt_hf import masks as M
+from dilt_hf.engine.stages import Stages
 from dilt_hf.experiments.find import find_tickets
-from dilt_hf.mask_files import load_masks
-from dilt_hf.stages import Stages
+from dilt_hf.masks import algebra as M
+from dilt_hf.masks.io import load_masks
 
-WORKER = Path(__file__).parent / "find_worker.py"
+WORKER = Path(__file__).parents[1] / "helpers/find_worker.py"
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
 SEED_0 = Path("tickets/seed_0")
 

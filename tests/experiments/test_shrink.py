@@ -4,18 +4,20 @@ import json
 
 import pytest
 import torch
-from small import TINY_VIT
+from helpers.small import TINY_VIT
 from transformers import AutoModelForImageClassification
 
-from dilt_hf.config import DataConfig, ModelConfig, TrainingConfig
-from dilt_hf.errors import ConfigError, ModelError
+from dilt_hf.config.data import DataConfig
+from dilt_hf.config.experiments import ShrinkConfig
+from dilt_hf.config.model import ModelConfig
+from dilt_hf.config.training import TrainingConfig
 from dilt_hf.experiments import shrink as experiment
-from dilt_hf.experiments.settings import ShrinkConfig
 from dilt_hf.experiments.shrink import shrink
-from dilt_hf.mask_files import load_masks
-from dilt_hf.masks import count_kept
-from dilt_hf.models import build_model
-from dilt_hf.weights import prunable_parameters
+from dilt_hf.masks.algebra import count_kept
+from dilt_hf.masks.io import load_masks
+from dilt_hf.models.factory import build_model
+from dilt_hf.models.weights import prunable_parameters
+from dilt_hf.utils.errors import ConfigError, ModelError
 
 DATA = DataConfig(dataset_name="digits", augmentation="shift", max_train_samples=200, max_eval_samples=100)
 MODEL = ModelConfig(
@@ -48,7 +50,7 @@ def test_a_vit_is_shrunk_and_kept(tmp_path, monkeypatch):
         raise AssertionError("done before")
 
     monkeypatch.setattr(experiment, "train", never)
-    monkeypatch.setattr("dilt_hf.shrinking.find_structure", never)
+    monkeypatch.setattr("dilt_hf.run.savit.find_structure", never)
     again = shrink(settings(tmp_path), DATA, MODEL, TRAINING)
     assert again.smaller["accuracy"] == found.smaller["accuracy"]
     assert torch.equal(load_masks(tmp_path / "mask.safetensors")[next(iter(mask))], mask[next(iter(mask))])

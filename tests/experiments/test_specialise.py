@@ -6,18 +6,18 @@ import json
 import numpy as np
 import pytest
 import torch
+from helpers.small import changed, quick_run
 from safetensors.torch import load_file
-from small import changed, quick_run
 
-from dilt_hf import data
-from dilt_hf.experiments.evidence import of_specialists
-from dilt_hf.experiments.networks import Label
-from dilt_hf.experiments.search import Search
+from dilt_hf.data import loader
 from dilt_hf.experiments.specialise import DRAWS, Specialisation, Specialists, specialise
-from dilt_hf.inference import recalibrate_batchnorm
-from dilt_hf.masks import count_kept, specialist, union
-from dilt_hf.weights import WEIGHTS_FILE
-from dilt_hf.workbench import Workbench
+from dilt_hf.hypotheses.evidence import of_specialists
+from dilt_hf.masks.algebra import count_kept, specialist, union
+from dilt_hf.models.batchnorm import recalibrate_batchnorm
+from dilt_hf.models.weights import WEIGHTS_FILE
+from dilt_hf.run.labels import Label
+from dilt_hf.run.ticket_search import Search
+from dilt_hf.run.training_steps import Workbench
 
 
 @pytest.fixture(scope="module")
@@ -35,11 +35,11 @@ def logits_by_hand(bench, weights, rows):
     model = copy.deepcopy(bench.model)
     model.load_state_dict(weights)
     batch = bench.config.training.train_batch_size
-    recalibrate_batchnorm(model, (x for x, _ in data.in_order(bench.images["train"], rows, batch, bench.normalize)))
+    recalibrate_batchnorm(model, (x for x, _ in loader.in_order(bench.images["train"], rows, batch, bench.normalize)))
     with torch.no_grad():
         test = torch.arange(len(bench.splits.test))
         return torch.cat(
-            [model.eval()(x).logits for x, _ in data.in_order(bench.images["test"], test, 64, bench.normalize)]
+            [model.eval()(x).logits for x, _ in loader.in_order(bench.images["test"], test, 64, bench.normalize)]
         )
 
 
@@ -93,7 +93,7 @@ def test_specialists_are_trained_and_scored_on_every_partition(run):
             model.load_state_dict(weights)
             rows = np.flatnonzero(bench.partitioning.assign(bench.splits.test) == j)
             with torch.no_grad():
-                batches = data.in_order(bench.images["test"], torch.from_numpy(rows), 64, bench.normalize)
+                batches = loader.in_order(bench.images["test"], torch.from_numpy(rows), 64, bench.normalize)
                 logits = torch.cat([model.eval()(pixels).logits for pixels, _ in batches])[:, list(subset.classes)]
             right = torch.tensor(subset.classes)[logits.argmax(1)].numpy() == bench.splits.test.labels[rows]
             assert found.alone[k][j] == pytest.approx(100 * right.mean())
@@ -105,8 +105,8 @@ def test_what_is_there_is_found_again(run, monkeypatch):
     def never(*arguments, **options):
         raise AssertionError("done before")
 
-    monkeypatch.setattr("dilt_hf.workbench.train", never)
-    monkeypatch.setattr("dilt_hf.workbench.predict", never)
+    monkeypatch.setattr("dilt_hf.run.training_steps.train", never)
+    monkeypatch.setattr("dilt_hf.run.training_steps.predict", never)
     monkeypatch.setattr("dilt_hf.experiments.specialise.predict", never)
     assert specialise(config, progress=False)[0] == found
     numbers = json.loads((Workbench(config, progress=False).stages.root.parent / "specialists.json").read_text())

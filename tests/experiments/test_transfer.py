@@ -6,17 +6,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from dilt_hf.errors import ConfigError, RunError
-from dilt_hf.experiments.evidence import of_transfer
+from dilt_hf.config.experiments import SourceConfig
 from dilt_hf.experiments.find import find_tickets
-from dilt_hf.experiments.folder import stored_config
-from dilt_hf.experiments.search import Search
-from dilt_hf.experiments.settings import SourceConfig
 from dilt_hf.experiments.transfer import COMPARED, FRESH, Transfer, Transferred, Transplants, transfer
-from dilt_hf.mask_files import load_masks
-from dilt_hf.masks import count_kept, count_total, density_per_tensor
-from dilt_hf.weights import WEIGHTS_FILE, read_weights
-from dilt_hf.workbench import Workbench
+from dilt_hf.hypotheses.evidence import of_transfer
+from dilt_hf.masks.algebra import count_kept, count_total, density_per_tensor
+from dilt_hf.masks.io import load_masks
+from dilt_hf.models.weights import WEIGHTS_FILE, read_weights
+from dilt_hf.run.folder import stored_config
+from dilt_hf.run.ticket_search import Search
+from dilt_hf.run.training_steps import Workbench
+from dilt_hf.utils.errors import ConfigError, RunError
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def test_masks_of_equal_counts_are_trained_on_fresh_weights(source, target, tmp_
         raise AssertionError("done before")
 
     for function in ("train", "predict"):
-        monkeypatch.setattr(f"dilt_hf.workbench.{function}", never)
+        monkeypatch.setattr(f"dilt_hf.run.training_steps.{function}", never)
     assert transfer(source, target, [0.5, 0.4], progress=False) == found
     assert not list((tmp_path / "transfer/stages").glob("*/mask.safetensors"))
     assert load_masks(next((tmp_path / "run/stages").glob("mask-*/mask.safetensors")))

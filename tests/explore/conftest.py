@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from explore_repository import make_repository
+from helpers.explore_repository import make_repository
 
-from dilt_hf.tickets import Tickets
-from dilt_hf.weights import prunable_parameters
+from dilt_hf.models.weights import prunable_parameters
+from dilt_hf.tickets.tickets import Tickets
 
 
 @pytest.fixture(scope="session")

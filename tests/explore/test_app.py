@@ -6,9 +6,9 @@ import subprocess
 import sys
 
 import pytest
-from browser import open_browser, sticks_out
-from hub_user import User
-from loopback_hub import LoopbackHub
+from helpers.browser import open_browser, sticks_out
+from helpers.hub_user import User
+from helpers.loopback_hub import LoopbackHub
 from PIL import Image
 
 pytest.importorskip("gradio", reason="gradio is not installed")

@@ -6,17 +6,17 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from explore_repository import FACTS, make_repository
+from helpers.explore_repository import FACTS, make_repository
 from PIL import Image
 
-from dilt_hf import masks as M
-from dilt_hf.errors import DataError, MaskError, TicketError
 from dilt_hf.explore import views
 from dilt_hf.explore.chart import draw_densities
 from dilt_hf.explore.markup import breakable, density_table, facts_list, percent
 from dilt_hf.explore.networks import Networks, class_names
 from dilt_hf.explore.pictures import example_pictures, load_processor
-from dilt_hf.tickets import Tickets
+from dilt_hf.masks import algebra as M
+from dilt_hf.tickets.tickets import Tickets
+from dilt_hf.utils.errors import DataError, MaskError, TicketError
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +88,7 @@ def test_a_wrong_composition_is_told_in_the_words_of_the_masks(tickets, order, n
 def test_predictions_are_those_of_plain_transformers(repository, networks, picture):
     from transformers import AutoImageProcessor, AutoModelForImageClassification
 
-    from dilt_hf.models import register_architectures
+    from dilt_hf.models.factory import register_architectures
 
     register_architectures()
     processor = AutoImageProcessor.from_pretrained(repository)

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from helpers.small import SGD, TINY_VIT, network
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small import SGD, TINY_VIT, network
 
-from dilt_hf import training
-from dilt_hf.errors import MaskError, TrainingError
-from dilt_hf.masks import count_kept, count_total
-from dilt_hf.models import logits_of
+from dilt_hf.masks.algebra import count_kept, count_total
+from dilt_hf.models.factory import logits_of
+from dilt_hf.models.weights import prunable_parameters
+from dilt_hf.pruning.allocation import select
 from dilt_hf.pruning.cap import (
     CapSettings,
     block_fishers,
@@ -26,8 +26,8 @@ from dilt_hf.pruning.cap import (
     removal_losses,
     sweeps,
 )
-from dilt_hf.pruning.distributions import select
-from dilt_hf.weights import prunable_parameters
+from dilt_hf.training import train
+from dilt_hf.utils.errors import MaskError, TrainingError
 
 EXAMPLES = 60
 SMALL = CapSettings(block=8, dampening=1e-3, examples_at_once=30)
@@ -90,7 +90,7 @@ def trained_once(request, feed):
     settings = {"conv3": {"hidden_sizes": [8, 16]}, "vit-tiny": TINY_VIT}[request.param]
     model = network(architecture=request.param, **settings)
     config = dataclasses.replace(SGD, num_train_epochs=12, optimizer="AdamW", learning_rate=5e-3)
-    training.train(model, {}, feed, config, Accelerator(cpu=True), key=(0,))
+    train.train(model, {}, feed, config, Accelerator(cpu=True), key=(0,))
     return model
 
 

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dilt_hf import masks as M
+from dilt_hf.masks import algebra as M
 from dilt_hf.pruning.colt import PRUNING_FRACTION, consensus_round
 
 SHAPES = {"a": (4, 5), "b": (3, 2, 3, 3), "c": (7,)}

@@ -4,13 +4,13 @@ import dataclasses
 
 import pytest
 import torch
-from small import SGD, network
+from helpers.small import SGD, network
 
-from dilt_hf import training
-from dilt_hf.errors import ConfigError
-from dilt_hf.masks import count_kept, count_total, full_like
+from dilt_hf.masks.algebra import count_kept, count_total, full_like
+from dilt_hf.models.weights import prunable_parameters
 from dilt_hf.pruning.gradual import GradualPruning
-from dilt_hf.weights import prunable_parameters
+from dilt_hf.training import train
+from dilt_hf.utils.errors import ConfigError
 
 STEPS = 21
 
@@ -39,7 +39,7 @@ def test_a_training_ends_at_the_exact_count(feed, accelerator, optimizer, distri
     config = dataclasses.replace(
         SGD, num_train_epochs=3, optimizer=optimizer, learning_rate=0.05 if optimizer == "SGD" else 0.01
     )
-    record = training.train(model, {}, feed, config, accelerator, key=(0,), topology=pruning)
+    record = train.train(model, {}, feed, config, accelerator, key=(0,), topology=pruning)
     assert [step for step, *_ in pruning.seen] == [6, 10, 14, 17]
     for step, count, smallest, largest in pruning.seen:
         assert count == kept + round((total - kept) * (1 - (step - 2) / 15) ** 3)

@@ -6,9 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dilt_hf import masks as M
-from dilt_hf.config import PruningConfig
-from dilt_hf.errors import ConfigError, MaskError
+from dilt_hf.config.pruning import PruningConfig
+from dilt_hf.masks import algebra as M
 from dilt_hf.pruning.imp import (
     Round,
     iterative_magnitude_pruning,
@@ -17,6 +16,7 @@ from dilt_hf.pruning.imp import (
     prune_smallest,
     removal_ranks,
 )
+from dilt_hf.utils.errors import ConfigError, MaskError
 
 SHAPES = {"a": (4, 5), "b": (3, 2, 3, 3), "c": (7,)}
 TOTAL = 20 + 54 + 7

@@ -6,8 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dilt_hf.errors import MaskError
 from dilt_hf.pruning.merging import consensus_merge, needed_weights, ties
+from dilt_hf.utils.errors import MaskError
 
 SHAPES = {"a": (3, 4), "b": (5,)}
 

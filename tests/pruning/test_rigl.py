@@ -6,16 +6,17 @@ import math
 import numpy as np
 import pytest
 import torch
+from helpers.shared_worker import doubled
+from helpers.small import SGD, assert_same_state, masks_of, network, resumed
 from hypothesis import given
 from hypothesis import strategies as st
-from shared_worker import doubled
-from small import SGD, assert_same_state, masks_of, network, resumed
 
-from dilt_hf import data, loop, training
-from dilt_hf.errors import ConfigError
-from dilt_hf.masks import count_kept
+from dilt_hf.data import loader
+from dilt_hf.masks.algebra import count_kept
+from dilt_hf.models.weights import prunable_parameters
 from dilt_hf.pruning.rigl import Rewiring, rewire
-from dilt_hf.weights import prunable_parameters
+from dilt_hf.training import loop, train
+from dilt_hf.utils.errors import ConfigError
 
 STEPS = 21  # three epochs of seven
 
@@ -59,7 +60,7 @@ def by_the_paper(model, masks, feed, config, key, every, share, until):
     model.train()
     step, end = 0, until * STEPS
     for epoch in range(config.num_train_epochs):
-        for batch in data.epoch(feed.images, feed.rows, 32, feed.normalize, feed.augmentation, (*key, epoch)):
+        for batch in loader.epoch(feed.images, feed.rows, 32, feed.normalize, feed.augmentation, (*key, epoch)):
             for group in optimizer.param_groups:
                 group["lr"] = config.learning_rate * 0.5 * (1 + math.cos(math.pi * step / STEPS))
             optimizer.zero_grad()
@@ -103,7 +104,7 @@ def test_a_training_is_that_of_the_paper(feed, accelerator, optimizer):
     )
     (ours, masks, _), (theirs, _, _) = doubled("conv3"), doubled("conv3")
     rewiring = Rewiring(masks, STEPS, every=3, share=0.4)
-    record = training.train(ours, {}, feed, config, accelerator, key=(0, "x"), topology=rewiring)
+    record = train.train(ours, {}, feed, config, accelerator, key=(0, "x"), topology=rewiring)
     expected = by_the_paper(theirs, masks, feed, config, (0, "x"), every=3, share=0.4, until=0.75)
     assert record.rewirings == 5
     assert record.densities == [(0, record.densities[0][1])], "the density of each tensor stays"
@@ -123,7 +124,7 @@ def test_set_grows_at_random_and_the_same_again(feed, accelerator):
         model = network()
         rewiring = Rewiring(masks_of(model), STEPS, every=3, key=key)
         config = dataclasses.replace(SGD, num_train_epochs=3)
-        training.train(model, {}, feed, config, accelerator, key=(0, "x"), topology=rewiring)
+        train.train(model, {}, feed, config, accelerator, key=(0, "x"), topology=rewiring)
         found.append(rewiring.masks)
     assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
     assert not all(torch.equal(found[0][name], found[2][name]) for name in found[0])
@@ -136,7 +137,7 @@ def test_an_interrupted_rewiring_goes_on_to_the_same_bits(feed, accelerator, tmp
 
     def run(model, **settings):
         rewiring = Rewiring(masks, STEPS, every=3)
-        return training.train(model, {}, feed, config, accelerator, key=(0,), topology=rewiring, **settings), rewiring
+        return train.train(model, {}, feed, config, accelerator, key=(0,), topology=rewiring, **settings), rewiring
 
     whole = network()
     record, undisturbed = run(whole)

@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from small import TINY_VIT, network
+from helpers.small import TINY_VIT, network
 
-from dilt_hf.errors import TrainingError
-from dilt_hf.models import logits_of
+from dilt_hf.models.factory import logits_of
+from dilt_hf.models.weights import prunable_parameters
 from dilt_hf.pruning.grasp import grasp_scores
 from dilt_hf.pruning.snip import snip_scores
-from dilt_hf.weights import prunable_parameters
+from dilt_hf.utils.errors import TrainingError
 
 MODELS = {"conv3": {"hidden_sizes": [3, 4, 4]}, "vit": TINY_VIT | {"hidden_size": 4, "intermediate_size": 6}}
 

@@ -6,13 +6,13 @@ import sys
 
 import pytest
 import torch
-from small import network
+from helpers.small import network
 from transformers import AutoModelForImageClassification
 
-from dilt_hf.accounting import forward_cost
-from dilt_hf.errors import ModelError
-from dilt_hf.masks import count_kept, full_like
-from dilt_hf.models import logits_of
+from dilt_hf.masks.algebra import count_kept, full_like
+from dilt_hf.models.factory import logits_of
+from dilt_hf.models.flops import forward_cost
+from dilt_hf.models.weights import prunable_parameters
 from dilt_hf.pruning.savit import (
     KINDS,
     Structure,
@@ -26,7 +26,7 @@ from dilt_hf.pruning.savit import (
     shrunk,
     structured_mask,
 )
-from dilt_hf.weights import prunable_parameters
+from dilt_hf.utils.errors import ModelError
 
 SIZES = {
     "image_size": 8,

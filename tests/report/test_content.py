@@ -2,13 +2,13 @@
 
 import numpy as np
 import pytest
-from run_folder import COST, make_run
+from helpers.run_folder import COST, make_run
 
-from dilt_hf.errors import RunError
-from dilt_hf.files import pretty_json
+from dilt_hf.hypotheses.judge import SUPPORTED, UNTESTED
 from dilt_hf.report.content import gather
-from dilt_hf.tables import Items, Table
-from dilt_hf.verdicts import SUPPORTED, UNTESTED
+from dilt_hf.utils.errors import RunError
+from dilt_hf.utils.files import pretty_json
+from dilt_hf.utils.markdown import Items, Table
 
 
 @pytest.fixture

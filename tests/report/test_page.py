@@ -4,10 +4,10 @@ import re
 from html.parser import HTMLParser
 
 import pytest
-from browser import open_browser, sticks_out
-from run_folder import HOSTILE, make_run
+from helpers.browser import open_browser, sticks_out
+from helpers.run_folder import HOSTILE, make_run
 
-from dilt_hf.hypotheses import HYPOTHESES
+from dilt_hf.hypotheses.registry import HYPOTHESES
 from dilt_hf.report.page import write_report
 
 VOID = {"meta", "link", "br", "img", "input", "hr", "path", "circle", "rect", "line", "stop"}

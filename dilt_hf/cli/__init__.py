@@ -1,0 +1,1 @@
+"""The command line: options, commands, the listing of cached steps."""

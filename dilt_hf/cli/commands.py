@@ -1,0 +1,141 @@
+"""The command line of the recipes: every field of the configuration is an option, YAML or JSON may set them too."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dilt_hf.cli.parsing import SECTIONS, parse_config, parse_sections
+from dilt_hf.config.data import DataConfig
+from dilt_hf.config.experiments import AnalyzeConfig, LayerConfig, SourceConfig
+from dilt_hf.config.run import DiltConfig
+from dilt_hf.utils.console import reporting_errors
+from dilt_hf.utils.errors import ConfigError
+
+if TYPE_CHECKING:
+    from dilt_hf.analysis.findings import Findings
+
+
+def run_recipe(
+    description: str,
+    *,
+    variants: Mapping[str, Mapping[str, Any]] | None = None,
+    analysis: Mapping[str, Any] | None = None,
+    lesions: bool = False,
+    arguments: Sequence[str] | None = None,
+    **defaults: Any,
+) -> None:
+    """The whole of a recipe: parse, run, print the table, what it says about the hypotheses and where things are; on an
+    error one sentence, and exit 1.
+
+    Args:
+        description, variants: as for `parse_sections`.
+        arguments: by default those of the command line.
+        analysis: settings of `AnalyzeConfig` with which the networks are analysed afterwards; None: they are not.
+        lesions: whether specialists are removed from the trained union afterwards, and trained alone.
+        defaults: option names and values.
+    """
+    with reporting_errors():
+        arguments = sys.argv[1:] if arguments is None else arguments
+        config = parse_config(arguments, defaults, description, variants)
+        from dilt_hf.engine.process_groups import join_team
+        from dilt_hf.experiments.find import find_tickets
+        from dilt_hf.experiments.specialise import specialise
+        from dilt_hf.hypotheses import programme
+        from dilt_hf.results.methods_table import has_methods, methods_caption, methods_table
+        from dilt_hf.run.folder import METHOD_PICTURES, PICTURE, ticket_folder
+
+        team = join_team(config.partition.num_partitions, config.run.cpu)
+        results = find_tickets(config, team)
+        asked = lesions and not config.run.dry_run
+        removed = specialise(programme.with_known_seeds(config, "specialists"), team) if asked else None
+        if results is None or not team.is_first:
+            return
+        folder = Path(config.run.output_dir)
+        if has_methods(results):
+            print("", methods_table(results), "", methods_caption(results), "", sep="\n")
+            print("Pictures:", *(folder / picture for picture in METHOD_PICTURES))
+        else:
+            print("", results.table(), "", results.caption(), "", *results.sentences(), "", sep="\n")
+            print(f"Picture: {folder / PICTURE}")
+        if ticket_folder(folder, config.run.seeds[0]).exists():
+            print(f"Tickets: {ticket_folder(folder, config.run.seeds[0])}", flush=True)
+        programme.keep_comparison(config, results)
+        if removed is not None:
+            programme.keep_specialists(config, removed)
+        if analysis is not None:
+            seeds = programme.with_known_seeds(config, "layers").run.seeds
+            findings = run_analysis(AnalyzeConfig(sources=[str(folder)], seeds=seeds, cpu=config.run.cpu, **analysis))
+            programme.keep_layers(config, findings)
+        conclude(folder)
+
+
+def run_experiment(description: str, experiment: str) -> None:
+    """The whole of one of the four experiments: parse `--preset` and options, run, print what it found and what all
+    that the folder holds says about the hypotheses; on an error one sentence, and exit 1.
+
+    Args:
+        description: what `--help` says.
+        experiment: "benchmark", "disentanglement", "specialisation" or "transfer".
+    """
+    from dilt_hf.config.presets import PRESETS, TRANSFER, VARIANTS
+
+    chosen = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    chosen.add_argument("--preset", choices=list(PRESETS), default="digits")
+    preset, arguments = chosen.parse_known_args()
+    name, sections = preset.preset, dict(SECTIONS)
+    defaults = dict(PRESETS[name])
+    if experiment == "disentanglement":
+        sections["more"] = LayerConfig
+        defaults |= {"layers": ["weights"], "num_probes": 256}
+    if experiment == "transfer":
+        sections["more"] = SourceConfig
+        defaults |= {} if any(each.split("=")[0] == "--source" for each in arguments) else TRANSFER[name]
+    with reporting_errors():
+        parsed = parse_sections(sections, arguments, defaults, description, VARIANTS[name])
+        more = [parsed.pop("more")] if "more" in parsed else []
+        config = DiltConfig(**parsed)
+        if config.run.dry_run and experiment != "benchmark":
+            raise ConfigError(
+                "--dry_run is for exp1_benchmark.py and find_tickets.py; this experiment says what it will cost when "
+                "it begins, and goes on where it was stopped."
+            )
+        from dilt_hf.engine.process_groups import join_team
+        from dilt_hf.hypotheses import programme
+
+        team = join_team(config.partition.num_partitions, config.run.cpu)
+        said = programme.EXPERIMENTS[experiment](config, *more, team)
+        if said is not None:
+            print("", said, sep="\n")
+            conclude(Path(config.run.output_dir))
+
+
+def conclude(folder: Path) -> None:
+    """Judge the hypotheses on all evidence in the folder of a run, write its report, and say so."""
+    from dilt_hf.hypotheses.verdict_files import VERDICTS_TEXT, judge_folder, verdict_lines
+    from dilt_hf.report.page import write_report
+
+    print(
+        "\nWhat this says about the hypotheses, all that the folder holds taken together",
+        verdict_lines(judge_folder(folder)),
+        "",
+        sep="\n\n",
+    )
+    print(f"Verdicts: {folder / VERDICTS_TEXT}")
+    print(f"Report: {write_report(folder)}", flush=True)
+
+
+def run_analysis(config: AnalyzeConfig, data: DataConfig | None = None) -> Findings:
+    """Analyse the layers of networks, and print what was found and where the figures are."""
+    from dilt_hf.analysis.summary import module_table, sentences
+    from dilt_hf.experiments.analysis_sources import SAME_DATA
+    from dilt_hf.experiments.analyze import FIGURE_FOLDER, analyze, output_folder
+
+    print("\nAnalysis of the layers of networks that were trained on different classes", flush=True)
+    findings = analyze(config, data or DataConfig(dataset_name=SAME_DATA))
+    print("", module_table(findings), "", *(f"- {sentence}" for sentence in sentences(findings)), "", sep="\n")
+    print(f"Figures: {output_folder(config) / FIGURE_FOLDER}", flush=True)
+    return findings

@@ -1,0 +1,1 @@
+"""Every option of a run, as frozen dataclasses, and presets of them."""

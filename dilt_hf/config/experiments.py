@@ -1,0 +1,156 @@
+"""The knobs of the experiments that follow a search, like those of `dilt_hf.config.run`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from dilt_hf.config.fields import option, require
+
+
+@dataclass(frozen=True)
+class ApplyConfig:
+    """Which tickets are put on the checkpoint, and what is done then."""
+
+    _argument_group_name: ClassVar[str] = "tickets"
+
+    repositories: list[str] = option(
+        [], "Ticket repositories (folders or Hub ids), one per seed: of the same partitions and architecture."
+    )
+    revision: str | None = option(None, "The commit, tag or branch of the repositories on the Hub.")
+    tickets: list[str] = option(
+        [], "Tickets or compositions; by default each partition, core, and core with each specialist."
+    )
+    controls: list[str] = option(["core"], "Tickets that get random controls: layer-shuffled, and uniformly random.")
+    fine_tune: bool = option(True, "Also train each network under its mask, for --num_train_epochs.")
+    output_dir: str = option("runs/applied", "Folder of the results. The same command continues what it finds there.")
+    cpu: bool = option(False, "Stay on the CPU even where there is a GPU.")
+
+    def __post_init__(self) -> None:
+        require(bool(self.repositories), "--repositories needs at least one ticket repository.")
+
+
+@dataclass(frozen=True)
+class LayerConfig:
+    """How networks are compared layer by layer, on how many pictures, and how thoroughly."""
+
+    _argument_group_name: ClassVar[str] = "layers"
+
+    layers: list[str] = option(["blocks"], "Residual 'blocks', all 'weights', 'hidden_states', or names of modules.")
+    pooling: str = option("mean", "Of maps and tokens: mean, cls, or grid_2, grid_3, …")
+    num_probes: int = option(512, "Held-out pictures that are passed through the networks, evenly from each class.")
+    probe_split: Literal["test", "validation"] = option("test", "The split that they are taken from.")
+    probe_seed: int = option(0, "Seed of their choice.")
+    tier: Literal["fast", "default", "thorough"] = option("default", "How hard Gromov-Wasserstein is tried.")
+    num_modules: int | None = option(None, "How many modules of layers; by default as many as are proposed.")
+    clustering: Literal["joint", "cross"] = option(
+        "joint", "All layers of all networks as points; or the plan's literal form, layers by what two networks share."
+    )
+    eval_batch_size: int = option(128, "Pictures in a forward pass.")
+
+    def __post_init__(self) -> None:
+        require(self.num_probes >= 2, "--num_probes must be at least 2, and should be some hundred.")
+        require(self.num_modules is None or self.num_modules >= 2, "--num_modules must be at least 2.")
+        for name, known in (("probe_split", ("test", "validation")), ("clustering", ("joint", "cross"))):
+            value = getattr(self, name)
+            require(value in known, f"--{name} must be one of {', '.join(known)}, not {value}.")
+        require(self.eval_batch_size >= 1, "--eval_batch_size must be at least 1.")
+        require(bool(self.layers), "--layers must name something.")
+
+
+@dataclass(frozen=True)
+class AnalyzeConfig(LayerConfig):
+    """Which networks are compared layer by layer, on what, and how thoroughly."""
+
+    _argument_group_name: ClassVar[str] = "analysis"
+
+    sources: list[str] = option(
+        [], "The folder of a run; or ticket repositories (folders or Hub ids), one per seed, with trained weights."
+    )
+    networks: list[str] = option(
+        [],
+        "Of a run: 'dense' (each partition's first, dense training; the default), 'masked' (each partition's ticket "
+        "trained on its classes), or tickets. Of repositories: tickets with trained weights; by default partitions.",
+    )
+    siblings: bool = option(
+        False,
+        "Of a run: also train on a sibling split (the same classes, disjoint rows), the null of the link.",
+    )
+    seeds: list[int] = option([], "Of a run: the seeds, by default all.")
+    revision: str | None = option(None, "The commit, tag or branch of the repositories on the Hub.")
+    output_dir: str | None = option(None, "Folder of the results; by default 'analysis' in the run, or runs/analysis.")
+    cpu: bool = option(False, "Stay on the CPU even where there is a GPU.")
+
+    def __post_init__(self) -> None:
+        require(bool(self.sources), "name the folder of a run, or ticket repositories, first.")
+        super().__post_init__()
+
+
+@dataclass(frozen=True)
+class RouteConfig:
+    """Where routed subnetworks are trained jointly, and what they are compared with."""
+
+    _argument_group_name: ClassVar[str] = "routes"
+
+    sparsities: list[float] = option([0.5, 0.7, 0.9], "Of each subnetwork: one joint training for each.")
+    statistics: Literal["own", "shared"] = option(
+        "own", "Batch norm statistics: each route's own, over its training rows, or those of the joint training."
+    )
+    retraining: Literal["once", "continued"] = option(
+        "once", "Joint training starts from the rewind point, or from the one at the next lower sparsity."
+    )
+    alarm_direction: Literal["either", "up", "down"] = option("either", "Which way similarity must jump for the alarm.")
+    networks_alone: bool = option(
+        True, "Also train each subnetwork alone on its rows, as many networks as routes, and merge them untrained."
+    )
+
+    def __post_init__(self) -> None:
+        require(bool(self.sparsities), "--sparsities needs at least one.")
+        require(all(0 < sparsity < 1 for sparsity in self.sparsities), "--sparsities must lie between 0 and 1.")
+        require(len(set(self.sparsities)) == len(self.sparsities), "--sparsities names one twice.")
+
+
+@dataclass(frozen=True)
+class SourceConfig:
+    """Where masks that are tried on other data come from, and at which densities they are compared there."""
+
+    _argument_group_name: ClassVar[str] = "source"
+
+    source: str = option("", "The folder of the run whose masks are tried on other data.")
+    source_classes: list[str] = option([], "Without --source: find masks on these classes of the same data first.")
+    source_rewind_steps: list[int] = option(
+        [0], "With --source_classes: from which weights; 0 is strict θ0, k is θ_k. Each is a search of its own."
+    )
+    densities: list[float] = option([0.5, 0.3, 0.1], "Kept fractions, at each of which all masks have equal counts.")
+
+    def __post_init__(self) -> None:
+        require(
+            bool(self.source) != bool(self.source_classes),
+            "name a run with --source, or classes of the same data with --source_classes.",
+        )
+        require(bool(self.densities), "--densities needs at least one.")
+        require(all(0 < density < 1 for density in self.densities), "--densities must lie between 0 and 1.")
+        steps = self.source_rewind_steps
+        require(bool(steps) and all(k >= 0 for k in steps), "--source_rewind_steps needs steps, 0 or more.")
+        require(len(set(map(bool, steps))) == len(steps), "--source_rewind_steps takes 0, and one other at most.")
+
+
+@dataclass(frozen=True)
+class ShrinkConfig:
+    """How small a vision transformer shall become, and how it recovers."""
+
+    _argument_group_name: ClassVar[str] = "shrinking"
+
+    target: float = option(0.5, "The share of the operations that stays.")
+    scoring_examples: int = option(1024, "Training pictures that heads, hidden units and channels are scored on.")
+    distillation: float = option(0.5, "Share of the loss that is agreement with the network before; 0 is none.")
+    temperature: float = option(1.0, "What logits are divided by where networks are compared.")
+    seed: int = option(0, "Of the choice of pictures and of the training.")
+    output_dir: str = option("runs/shrunk", "Folder of the result. The same command continues what it finds there.")
+    cpu: bool = option(False, "Stay on the CPU even where there is a GPU.")
+
+    def __post_init__(self) -> None:
+        require(0 < self.target < 1, f"--target must lie between 0 and 1, not {self.target}.")
+        require(self.scoring_examples >= 1, "--scoring_examples must be at least 1.")
+        require(0 <= self.distillation <= 1, "--distillation is a share, between 0 and 1.")
+        require(self.temperature > 0, "--temperature must be positive.")

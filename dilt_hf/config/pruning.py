@@ -1,0 +1,137 @@
+"""Options of iterative magnitude pruning, and of the other methods."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from dilt_hf.config.fields import option, require
+from dilt_hf.utils.errors import ConfigError
+
+METHODS = (
+    "core",
+    "union",
+    "LTH",
+    "one-shot",
+    "magnitude",
+    "gradual",
+    "random",
+    "ERK-random",
+    "SNIP",
+    "GraSP",
+    "RigL",
+    "SET",
+    "COLT",
+    "IMP-COLT",
+    "CAP",
+    "SAViT",
+)
+STRUCTURED = ("SAViT",)  # of vision transformers whole heads, units and channels go; of other networks nothing
+
+
+@dataclass(frozen=True)
+class PruningConfig:
+    """Iterative magnitude pruning: how much goes in how many rounds, and what it rewinds to."""
+
+    _argument_group_name: ClassVar[str] = "pruning"
+
+    num_rounds: int | None = option(None, "R, the number of train-prune-rewind rounds.")
+    pruning_fraction: float | None = option(None, "p, the share of the remaining weights that each round removes.")
+    target_sparsity: float | None = option(None, "The final sparsity, hit exactly in the last round.")
+    target_ticket: Literal["partition", "core", "union"] = option(
+        "partition", "What has the target sparsity: each partition's mask, or their core or union (see the README)."
+    )
+    scope: Literal["global", "layer"] = option(
+        "global", "Weights compete over all layers, or every layer loses the same share of what it has left."
+    )
+    rewind_step: int = option(
+        0, "k: rewind to weights trained k steps on all classes, shared by all partitions; 0 is strict θ0."
+    )
+
+    def __post_init__(self) -> None:
+        given = sum(value is not None for value in (self.num_rounds, self.pruning_fraction, self.target_sparsity))
+        require(
+            given == 2,
+            "give two of --num_rounds, --pruning_fraction and --target_sparsity; the third follows from them.",
+        )
+        require(self.num_rounds is None or self.num_rounds >= 1, "--num_rounds must be at least 1.")
+        for name in ("pruning_fraction", "target_sparsity"):
+            value = getattr(self, name)
+            require(value is None or 0 < value < 1, f"--{name} must lie between 0 and 1, not {value}.")
+        require(self.rewind_step >= 0, "--rewind_step cannot be negative.")
+        require(
+            self.target_ticket == "partition" or self.target_sparsity is not None,
+            f"--target_ticket {self.target_ticket} needs --target_sparsity.",
+        )
+
+    def partition_density(self, num_partitions: int) -> float:
+        """How far down each partition is pruned, as a kept fraction.
+
+        Partitions prune without knowing of each other. To reach a *core* of density d it is enough that each goes down
+        to d, and for a *union* of d that each goes down to d / N; the exact point on the way is found afterwards.
+        """
+        if self.target_sparsity is None:
+            return (1 - self.pruning_fraction) ** self.num_rounds  # type: ignore[operator]
+        return (1 - self.target_sparsity) / (num_partitions if self.target_ticket == "union" else 1)
+
+    def kept_per_round(self, total: int, num_partitions: int) -> list[int]:
+        """How many of `total` weights stay after each round.
+
+        Removing p keeps exactly round((1 - p) * remaining); the last round hits the target exactly.
+
+        Example:
+            >>> PruningConfig(pruning_fraction=0.5, target_sparsity=0.8).kept_per_round(1000, num_partitions=2)
+            [500, 250, 200]
+        """
+        final = self.partition_density(num_partitions)
+        if self.pruning_fraction is None:
+            densities = [final ** ((r + 1) / (self.num_rounds or 1)) for r in range(self.num_rounds or 0)]
+            return [round(density * total) for density in densities[:-1]] + [round(final * total)]
+        keep = 1 - self.pruning_fraction
+        rounds = self.num_rounds or max(1, math.ceil(math.log(final) / math.log(keep) - 1e-9))
+        least = 0 if self.target_sparsity is None else round(final * total)
+        kept = [total]
+        for _ in range(rounds):
+            kept.append(max(least, round(keep * kept[-1])))  # rounding alone could pass the target a round early
+        if self.target_sparsity is not None:
+            kept[-1] = least
+        return kept[1:]
+
+    def check_reachable(self, total: int, num_partitions: int) -> None:
+        """Raise `ConfigError` when a round would leave no weight, or remove none, of `total` weights."""
+        kept = self.kept_per_round(total, num_partitions)
+        if kept[-1] < 1:
+            raise ConfigError(f"of {total:,} prunable weights none would stay after {len(kept)} rounds; prune less.")
+        if kept[0] >= total:
+            raise ConfigError(f"of {total:,} prunable weights the first round would remove none; prune more.")
+
+
+@dataclass(frozen=True)
+class MethodConfig:
+    """The knobs of the published methods that tickets are compared with; the defaults are those of their papers."""
+
+    _argument_group_name: ClassVar[str] = "methods"
+
+    update_every: int = option(100, "RigL, SET, gradual: steps from one change of the mask to the next.")
+    drop_share: float = option(0.3, "RigL, SET: the share of each tensor's weights that the first changes replace.")
+    update_until: float = option(0.75, "RigL, SET, gradual: the share of the training after which the mask stays.")
+    scoring_examples: int = option(10, "SNIP, GraSP: training pictures of each class that weights are scored on.")
+    fisher_examples: int = option(4096, "CAP: training pictures that Fisher matrices are estimated from.")
+    fisher_block: int = option(192, "CAP: consecutive weights whose interactions are modelled.")
+    fisher_dampening: float = option(1e-8, "CAP: what is added to the diagonal of the Fisher matrices.")
+    fisher_memory_gb: float = option(1.5, "CAP: memory for Fisher matrices; with less of it gradients are taken anew.")
+    gate_examples: int = option(1024, "SAViT: training pictures that heads, units and channels are scored on.")
+    distillation: float = option(0.5, "SAViT: share of the loss that is agreement with the dense network; 0 is none.")
+    temperature: float = option(1.0, "SAViT: what logits are divided by where networks are compared.")
+    cap_cycles: int = option(1, "CAP: prune in so many equal shares of what is left, each followed by a training.")
+
+    def __post_init__(self) -> None:
+        counts = ("update_every", "scoring_examples", "fisher_examples", "fisher_block", "gate_examples", "cap_cycles")
+        for name in counts:
+            require(getattr(self, name) >= 1, f"--{name} must be at least 1, not {getattr(self, name)}.")
+        for name in ("drop_share", "update_until"):
+            require(0 < getattr(self, name) <= 1, f"--{name} must lie between 0 and 1, not {getattr(self, name)}.")
+        require(0 <= self.distillation <= 1, "--distillation is a share, between 0 and 1.")
+        for name in ("fisher_dampening", "fisher_memory_gb", "temperature"):
+            require(getattr(self, name) > 0, f"--{name} must be positive, not {getattr(self, name)}.")

@@ -1,0 +1,127 @@
+"""The knobs, all of them: frozen dataclasses that recipes parse and `dilt_config.json` stores.
+
+A field's `help` is what `--help` prints. Names follow transformers' `run_image_classification_no_trainer.py` where it
+has one. Each class checks itself on creation and raises `ConfigError`; what depends on the data is checked where the
+data are known.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from dilt_hf.config.data import DataConfig, PartitionConfig
+from dilt_hf.config.fields import option, require
+from dilt_hf.config.model import ModelConfig
+from dilt_hf.config.pruning import METHODS, STRUCTURED, MethodConfig, PruningConfig
+from dilt_hf.config.training import TrainingConfig
+from dilt_hf.utils.errors import ConfigError
+
+__all__ = [
+    "METHODS",
+    "STRUCTURED",
+    "DataConfig",
+    "DiltConfig",
+    "MethodConfig",
+    "ModelConfig",
+    "PartitionConfig",
+    "PruningConfig",
+    "RunConfig",
+    "TrainingConfig",
+]
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Where the run is kept, how often it is repeated, and what is compared."""
+
+    _argument_group_name: ClassVar[str] = "run"
+
+    output_dir: str = option("runs/tickets", "Folder of the run. The same command continues what it finds there.")
+    seeds: list[int] = option([0], "One whole repetition per seed: its own θ0, order of the data, and masks.")
+    tickets: list[str] = option(
+        [], "Tickets to train and score; by default core, union, each partition and each specialist."
+    )
+    materialise: list[str] = option(
+        [], "Keep the trained weights of these tickets in the ticket repositories, as checkpoints of their own."
+    )
+    matched_density: list[float] = option(
+        [], "Also compare core, union, LTH and controls where all have this density; several may be given."
+    )
+    controls: bool = option(True, "Also train dense, LTH, random and layer-shuffled networks.")
+    checkpointing_minutes: float = option(
+        5.0, "A training that is interrupted goes on from a state at most this old; 0 keeps none."
+    )
+    report_to: list[str] = option(
+        [],
+        "Trackers to send losses and scores to, through Accelerate: tensorboard, wandb, trackio, …",
+    )
+    deterministic: bool = option(False, "On a GPU, use only algorithms that give the same bits every time.")
+    siblings: bool = option(
+        False, "Also prune on a sibling split (the same classes, disjoint rows): the null hypothesis of all partitions."
+    )
+    methods: list[str] = option(
+        [],
+        "Compare these at each --matched_density, by default core, union and LTH; without --tickets, nothing else but "
+        f"the dense network: {', '.join(METHODS)}.",
+    )
+    push_to_hub: bool = option(False, "Publish each seed's tickets on the Hub as soon as they are scored.")
+    hub_model_id: str | None = option(
+        None, "The repository on the Hub, user/name; with several seeds it is followed by -seed_0 and so on."
+    )
+    hub_private_repo: bool = option(False, "Make the repository on the Hub private, if it is new.")
+    cpu: bool = option(False, "Stay on the CPU even where there is a GPU.")
+    dry_run: bool = option(False, "Print what the run would cost and stop.")
+
+    def __post_init__(self) -> None:
+        require(bool(self.seeds), "--seeds needs at least one seed.")
+        require(self.checkpointing_minutes >= 0, "--checkpointing_minutes cannot be negative.")
+        require(len(set(self.seeds)) == len(self.seeds), "--seeds names a seed twice.")
+        unknown = sorted(set(self.methods) - set(METHODS))
+        require(not unknown, f"--methods knows {', '.join(METHODS)}, not {', '.join(unknown)}.")
+        require(len(set(self.methods)) == len(self.methods), "--methods names a method twice.")
+        require(self.push_to_hub == bool(self.hub_model_id), "--push_to_hub and --hub_model_id go together.")
+        require(
+            set(self.materialise) <= set(self.tickets or self.materialise),
+            "--materialise names a ticket that --tickets does not train.",
+        )
+        require(not self.methods or bool(self.matched_density), "--methods needs --matched_density.")
+        require(all(0 < wanted < 1 for wanted in self.matched_density), "--matched_density must lie between 0 and 1.")
+        require(len(set(self.matched_density)) == len(self.matched_density), "--matched_density names a density twice.")
+
+    def hub_id(self, seed: int) -> str:
+        """The repository of one seed on the Hub."""
+        return f"{self.hub_model_id}{f'-seed_{seed}' if len(self.seeds) > 1 else ''}"
+
+
+@dataclass(frozen=True)
+class DiltConfig:
+    """Everything that determines a run."""
+
+    data: DataConfig
+    model: ModelConfig
+    partition: PartitionConfig
+    training: TrainingConfig
+    pruning: PruningConfig
+    run: RunConfig
+    methods: MethodConfig = MethodConfig()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain nested dict, as stored in `run.json`."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Mapping[str, Any]]) -> DiltConfig:
+        """What `to_dict` gave.
+
+        Raises:
+            ConfigError: for a section or setting that this version does not know.
+        """
+        sections = typing.get_type_hints(cls)
+        try:
+            return cls(**{name: sections[name](**settings) for name, settings in stored.items()})
+        except (TypeError, KeyError, AttributeError) as error:
+            raise ConfigError(f"these are not the settings of a run of this version ({error}).") from error

@@ -1,0 +1,130 @@
+"""Pictures as tensors: decoding to uint8, and normalising a batch on the device.
+
+A picture is first made RGB (or grey), its short side scaled to the input size and its centre cut out: what
+transformers' `BitImageProcessor` does with the settings of `image_processor`, so a published checkpoint sees in
+`pipeline("image-classification")` what it saw here. Batches are uint8 until they are on the device.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dilt_hf.utils.errors import DataError
+
+
+def decode(encoded: Any, size: int, channels: int, where: str) -> np.ndarray:
+    """One picture as a uint8 array (size, size, channels), decoded from a `datasets` cell.
+
+    Args:
+        encoded: what an `Image(decode=False)` column yields: a dict with "bytes" or "path".
+        size: side of the result in pixels.
+        channels: 3 for RGB, 1 for grey. Palettes, CMYK and 16-bit pictures are converted; transparent pixels keep
+            their colour.
+        where: how an error names the picture.
+
+    Raises:
+        DataError: when the cell is empty or the picture cannot be decoded.
+    """
+    picture = open_picture(encoded, channels, where)
+    return np.array(_fit(picture, size)).reshape(size, size, channels)
+
+
+def open_picture(encoded: Any, channels: int, where: str) -> Any:
+    """The whole picture of a `datasets` cell as a PIL image, RGB or grey; arguments and errors as for `decode`."""
+    from PIL import Image, ImageOps
+
+    if not encoded or (encoded.get("bytes") is None and encoded.get("path") is None):
+        raise DataError(f"{where} has no picture; remove the row.")
+    try:
+        source = io.BytesIO(encoded["bytes"]) if encoded.get("bytes") is not None else encoded["path"]
+        with Image.open(source) as file:
+            file.load()
+            return _to_mode(ImageOps.exif_transpose(file), "RGB" if channels == 3 else "L")
+    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+        named = encoded.get("path") or "the picture"
+        reason = str(error).replace(repr(source), named)
+        raise DataError(f"{where} cannot be decoded ({reason}); remove or repair the file.") from error
+
+
+def short_side(encoded: Any, where: str) -> int:
+    """Short side in pixels of one encoded picture, read from its header."""
+    from PIL import Image
+
+    try:
+        source = io.BytesIO(encoded["bytes"]) if encoded.get("bytes") is not None else encoded["path"]
+        with Image.open(source) as picture:
+            return min(picture.size)
+    except (OSError, TypeError, AttributeError, Image.DecompressionBombError) as error:
+        raise DataError(f"{where} cannot be decoded ({error}); remove or repair the file.") from error
+
+
+def _to_mode(picture: Any, mode: str) -> Any:
+    if picture.mode.startswith("I") or picture.mode == "F":  # 16-bit and float grey: scale to the picture's own range
+        values = np.asarray(picture, dtype=np.float64)
+        top = 65535.0 if picture.mode.startswith("I") else max(float(values.max(initial=0.0)), 1e-12)
+        from PIL import Image
+
+        picture = Image.fromarray((np.clip(values / top, 0, 1) * 255).round().astype(np.uint8))
+    if picture.mode == "P":
+        picture = picture.convert("RGBA" if "transparency" in picture.info else "RGB")
+    return picture.convert(mode)
+
+
+def _fit(picture: Any, size: int) -> Any:
+    """Scale the short side to `size`, keep the aspect ratio, cut out the centre."""
+    from PIL import Image
+
+    width, height = picture.size
+    if min(width, height) != size:
+        scale = size / min(width, height)
+        width, height = max(size, int(width * scale)), max(size, int(height * scale))
+        picture = picture.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=3.0)
+    left, top = (width - size) // 2, (height - size) // 2
+    return picture.crop((left, top, left + size, top + size)) if (width, height) != (size, size) else picture
+
+
+def image_processor(size: int, mean: Sequence[float], std: Sequence[float], channels: int) -> Any:
+    """The transformers image processor that prepares a picture as this package does, for `preprocessor_config.json`."""
+    from transformers import BitImageProcessor
+
+    return BitImageProcessor(
+        do_resize=True,
+        size={"shortest_edge": size},
+        resample=2,  # bilinear
+        do_center_crop=True,
+        crop_size={"height": size, "width": size},
+        do_rescale=True,
+        rescale_factor=1 / 255,
+        do_normalize=True,
+        image_mean=per_channel(mean, channels, "image_mean"),
+        image_std=per_channel(std, channels, "image_std"),
+        do_convert_rgb=channels == 3,
+    )
+
+
+def per_channel(values: Sequence[float], channels: int, name: str) -> list[float]:
+    """`values` with one entry per channel; a single number serves all channels."""
+    if len(values) not in (1, channels):
+        raise DataError(f"--{name} needs 1 or {channels} numbers for {channels} channels, not {len(values)}.")
+    return list(values) * (channels // len(values))
+
+
+class Normalize:
+    """uint8 pictures (B, H, W, C) to normalised float32 (B, C, H, W) in channels-last memory order, on their device."""
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float], channels: int, device: torch.device):
+        deviation = torch.tensor(per_channel(std, channels, "image_std"), device=device)
+        self.scale = 1 / (255 * deviation)
+        self.shift = -torch.tensor(per_channel(mean, channels, "image_mean"), device=device) / deviation
+
+    def __call__(self, pictures: Tensor) -> Tensor:
+        count, height, width, channels = pictures.shape
+        scale, shift = self.scale.repeat(width), self.shift.repeat(width)  # whole rows at a time: 4x faster
+        values = pictures.reshape(count, height, width * channels).to(torch.float32)
+        return torch.addcmul(shift, values, scale, out=values).view(pictures.shape).permute(0, 3, 1, 2)

@@ -1,0 +1,319 @@
+"""Pictures of a split as batches on the device.
+
+source = open_images(splits, ...)["train"]         # uint8 pictures, resident or fed by workers
+for batch in epoch(source, rows, ...):             # shuffled, augmented and normalised, on the device
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import multiprocessing
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from dilt_hf.config.data import DataConfig
+from dilt_hf.data import decoding
+from dilt_hf.data.augmentation import Augmentation, RandomView, augment, erase, mix
+from dilt_hf.data.decoding import Normalize
+from dilt_hf.data.splits import Split, Splits
+from dilt_hf.utils.errors import ConfigError, DataError
+from dilt_hf.utils.files import sha256_of_json
+from dilt_hf.utils.seeding import derive_seed, generator_for
+
+logger = logging.getLogger(__name__)
+DECODE_CHUNK = 512
+WORKER_MODULES = ["dilt_hf.data.loader", "datasets", "datasets.features.image", "timm.data"]
+"""What workers need. They are forked from a server that has it imported, so that only the first start takes seconds."""
+
+
+class ResidentImages:
+    """A split decoded once and kept on the device as uint8 (n, H, W, C)."""
+
+    def __init__(self, pictures: Tensor, labels: Tensor):
+        self.pictures, self.labels = pictures, labels
+
+    def batches(self, rows: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """uint8 pictures (B, H, W, C) and labels (B,) on the device, in the order of `rows`."""
+        for part in rows.to(self.labels.device).split(batch_size):
+            yield self.pictures.index_select(0, part), self.labels.index_select(0, part)
+
+
+class StreamedImages:
+    """A split too large for the device: decoded by worker processes, batch by batch.
+
+    Args:
+        persistent: keep the workers from one pass to the next.
+        auto_augment: the timm policy of random views.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        size: int,
+        channels: int,
+        workers: int,
+        device: torch.device,
+        persistent: bool = False,
+        auto_augment: str | None = None,
+    ):
+        self.decoder = _Decoder(split, size, channels, auto_augment)
+        self.labels = torch.from_numpy(split.labels).to(device)
+        self.workers, self.device = workers, device
+        self.persistent = persistent and workers > 0
+        self._plan = _Plan()
+        self._loader: torch.utils.data.DataLoader | None = None
+
+    def batches(
+        self, rows: Tensor, batch_size: int, views: tuple[Tensor, Sequence[int | str]] | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """As `ResidentImages.batches`; with `views` (a position for each row, and a key) as random crops of the whole
+        pictures, each seeded by the key and its position."""
+        self._plan.rows, self._plan.views, self._plan.size = rows, views, batch_size
+        if self._loader is None or not self.persistent:
+            if self.workers:
+                multiprocessing.get_context("forkserver").set_forkserver_preload(WORKER_MODULES)
+            self._loader = torch.utils.data.DataLoader(
+                self.decoder,
+                batch_sampler=self._plan,
+                num_workers=self.workers,
+                pin_memory=self.device.type == "cuda",
+                persistent_workers=self.persistent,
+                multiprocessing_context="forkserver" if self.workers else None,
+            )
+        try:
+            for pictures, labels in self._loader:
+                yield pictures.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
+        except DataError as error:  # a worker's error arrives with its traceback as text
+            raise DataError(str(error).strip().splitlines()[-1].split("DataError: ")[-1]) from None
+
+
+Item = tuple[int, tuple[int | str, ...] | None]
+
+
+class _Plan(torch.utils.data.Sampler):
+    """The rows of the next pass in batches; replaced between passes, so that the workers can stay."""
+
+    rows: Tensor
+    views: tuple[Tensor, Sequence[int | str]] | None
+    size: int
+
+    def __iter__(self) -> Iterator[list[Item]]:
+        for start in range(0, len(self.rows), self.size):
+            part = slice(start, start + self.size)
+            rows = self.rows[part].tolist()
+            if self.views is None:
+                yield [(row, None) for row in rows]
+            else:
+                positions, key = self.views
+                yield [(row, (*key, place)) for row, place in zip(rows, positions[part].tolist(), strict=True)]
+
+    def __len__(self) -> int:
+        return -(-len(self.rows) // self.size)
+
+
+Images = ResidentImages | StreamedImages
+
+
+class _Decoder(torch.utils.data.Dataset):
+    """(row number, key of its view) to (uint8 picture, label)."""
+
+    def __init__(self, split: Split, size: int, channels: int, auto_augment: str | None = None):
+        import datasets
+
+        only_images = split.dataset.select_columns([split.image_column])
+        self.table = only_images.cast_column(split.image_column, datasets.Image(decode=False))
+        self.split, self.column, self.labels = split, split.image_column, split.labels
+        self.size, self.channels = size, channels
+        self.auto_augment = auto_augment
+        self.view: RandomView | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, item: Item) -> tuple[np.ndarray, int]:
+        row, key = item
+        encoded, label = self.table[row][self.column], int(self.labels[row])
+        if key is None:
+            return decoding.decode(encoded, self.size, self.channels, self.where(row)), label
+        self.view = self.view or RandomView(self.size, self.auto_augment)
+        return self.view(decoding.open_picture(encoded, self.channels, self.where(row)), *key), label
+
+    def where(self, row: int) -> str:
+        return f"row {self.split.source_rows[row]} of the {self.split.source} split"
+
+    def decode_all(self, progress: bool) -> np.ndarray:
+        """All pictures as one uint8 array (n, size, size, channels), decoded by threads (PIL releases the GIL)."""
+        result = np.empty((len(self), self.size, self.size, self.channels), np.uint8)
+
+        def fill(row: int, encoded: Any) -> None:
+            result[row] = decoding.decode(encoded, self.size, self.channels, self.where(row))
+
+        bar = tqdm(
+            total=len(self),
+            desc=f"decoding {self.split.name}",
+            unit="img",
+            disable=None if progress else True,
+            leave=False,
+        )
+        with bar, ThreadPoolExecutor(os.process_cpu_count() if hasattr(os, "process_cpu_count") else None) as pool:
+            for start in range(0, len(self), DECODE_CHUNK):
+                encoded = self.table[start : start + DECODE_CHUNK][self.column]
+                list(pool.map(fill, range(start, start + len(encoded)), encoded))
+                bar.update(len(encoded))
+        return result
+
+
+def choose_image_size(splits: Splits, config: DataConfig) -> int:
+    """The configured input side, or the short side of the first training picture, at most 224 pixels."""
+    if config.image_size is not None:
+        return config.image_size
+    decoder = _Decoder(splits.train, 1, 3)
+    return min(224, decoding.short_side(decoder.table[0][decoder.column], decoder.where(0)))
+
+
+def open_images(
+    splits: Splits, config: DataConfig, size: int, channels: int, device: torch.device, progress: bool = True
+) -> dict[str, Images]:
+    """The pictures of each split: resident on the device when all splits together fit `max_resident_gb`, else streamed.
+
+    Raises:
+        DataError: for a picture that cannot be decoded; the message names the row.
+        ConfigError: for an augmentation that needs workers on a set that stays resident.
+    """
+    resident = sum(len(split) for _, split in splits.items()) * size * size * channels <= config.max_resident_gb * 1e9
+    if not resident:
+        logger.info("%s does not fit max_resident_gb=%s: decoding in workers.", splits.source, config.max_resident_gb)
+        workers = config.dataloader_num_workers
+        return {
+            name: StreamedImages(
+                split, size, channels, workers, device, persistent=name == "train", auto_augment=config.auto_augment
+            )
+            for name, split in splits.items()
+        }
+    if config.auto_augment:
+        raise ConfigError(
+            "--auto_augment works on whole pictures, in the processes that decode them, and this set is small enough "
+            "to be decoded once; set --max_resident_gb 0 to have it decoded again and again."
+        )
+    opened: dict[str, Images] = {}
+    for name, split in splits.items():
+        pictures = torch.from_numpy(_Decoder(split, size, channels).decode_all(progress))
+        opened[name] = ResidentImages(pictures.to(device), torch.from_numpy(split.labels).to(device))
+    return opened
+
+
+def fingerprint(split: Split, pictures: Images) -> str:
+    """Hex sha256 of what the split holds: of the decoded pixels and labels when resident, so that it does not depend
+    on paths or on the version of `datasets`; else of the labels and the fingerprint that `datasets` gives the table."""
+    import hashlib
+
+    digest = hashlib.sha256(split.labels.tobytes())
+    if isinstance(pictures, ResidentImages):
+        digest.update(pictures.pictures.cpu().contiguous().numpy().data)
+        return sha256_of_json([list(pictures.pictures.shape), digest.hexdigest()])
+    size, channels = pictures.decoder.size, pictures.decoder.channels
+    return sha256_of_json([split.dataset._fingerprint, size, channels, digest.hexdigest()])
+
+
+# --- from pictures to batches ----------------------------------------------------------------------------------------
+
+
+class Batch(NamedTuple):
+    """A training batch, or one process's share of it, on the device.
+
+    Attributes:
+        pixels: float32 (B, C, H, W), normalised.
+        labels: global class ids, int64 (B,).
+        partners: the labels that were mixed in, int64 (B,); None without mixup and cutmix.
+        share: the share of `labels` in the mixture; 1 without.
+    """
+
+    pixels: Tensor
+    labels: Tensor
+    partners: Tensor | None = None
+    share: float = 1.0
+
+
+def steps_per_epoch(rows: int, batch_size: int) -> int:
+    """Training batches per epoch: the last, incomplete one is left out, unless it is the only one.
+
+    A batch of one picture would break batch normalisation, and equal shapes keep a compiled model compiled.
+    """
+    return max(1, rows // batch_size)
+
+
+def shares(batch_size: int, passes: int, members: int) -> list[list[Tensor]]:
+    """Which pictures of a batch each member of a team takes in each pass: positions, `[member][pass]`.
+
+    A pass is a run of neighbouring pictures and so is a member's share of it, so what is computed per pass does not
+    depend on the number of members.
+
+    Example:
+        >>> [[part.tolist() for part in member] for member in shares(8, passes=2, members=2)]
+        [[[0, 1], [4, 5]], [[2, 3], [6, 7]]]
+    """
+    by_pass = [part.tensor_split(members) for part in torch.arange(batch_size).tensor_split(passes)]
+    return [[parts[member] for parts in by_pass] for member in range(members)]
+
+
+def epoch(
+    source: Images,
+    rows: Tensor,
+    batch_size: int,
+    normalize: Normalize,
+    augmentation: Augmentation,
+    key: Sequence[int | str],
+    first: int = 0,
+    last: int | None = None,
+    mine: Tensor | None = None,
+) -> Iterator[Batch]:
+    """One pass over `rows` in random order.
+
+    The order depends on `key` alone, and the views of a batch on `key` and its number: the pass can be entered at any
+    batch. Only batches `first` to `last` (excluded) are made, and of each only the positions `mine` (default: all).
+    """
+    order = rows[torch.randperm(len(rows), generator=generator_for(*key, "order"))]
+    last = steps_per_epoch(len(rows), batch_size) if last is None else last
+    batch_size = min(batch_size, len(rows))
+    mine = torch.arange(batch_size) if mine is None else mine
+    places = (torch.arange(first, last)[:, None] * batch_size + mine).flatten()
+    taken = order[places]
+    kind = augmentation.kind
+    if isinstance(source, StreamedImages) and kind == "resized_crop_flip":
+        kind = "none"  # the workers crop, from the whole pictures
+        batches = source.batches(taken, len(mine), views=(places, (*key, "view")))
+    else:
+        batches = source.batches(taken, len(mine))
+    for number, (pictures, labels) in enumerate(batches, first):
+        pixels = normalize(augment(pictures, kind, generator_for(*key, "views", number), batch_size, mine))
+        if augmentation.random_erasing:
+            erase(pixels, augmentation.random_erasing, generator_for(*key, "erase", number), batch_size, mine)
+        if augmentation.mixup or augmentation.cutmix:
+            mixed, partners, share = mix(pixels, labels, augmentation, derive_seed(*key, "mix", number))
+            yield Batch(mixed, labels, partners, share)
+        else:
+            yield Batch(pixels, labels)
+
+
+def in_order(source: Images, rows: Tensor, batch_size: int, normalize: Normalize) -> Iterator[tuple[Tensor, Tensor]]:
+    """All of `rows`, unchanged and in the order given, for scoring."""
+    for pictures, labels in source.batches(rows, batch_size):
+        yield normalize(pictures), labels
+
+
+@dataclasses.dataclass(frozen=True)
+class Feed:
+    """Pictures, the rows of them to use, and how they are prepared."""
+
+    images: Images
+    rows: Tensor
+    normalize: Normalize
+    augmentation: Augmentation = dataclasses.field(default_factory=Augmentation)

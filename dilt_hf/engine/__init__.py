@@ -1,0 +1,1 @@
+"""Cached steps on disk, and the processes that share them."""

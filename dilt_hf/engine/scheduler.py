@@ -1,0 +1,105 @@
+"""Work that several teams share: each takes whatever is ready and not yet taken, until all of it is done.
+
+There is no fixed division and no barrier: which jobs are done stands on the disk (stages), which are being done in the
+claims. So fast teams do more, a team that lost its partner's work takes it over, two launches in one folder help each
+other, and a job that fails keeps back only what needs it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import logging
+import time
+from collections.abc import Callable, Sequence
+
+from dilt_hf.engine.locks import POLL_SECONDS
+from dilt_hf.engine.process_groups import Team
+from dilt_hf.engine.stages import BusyError
+from dilt_hf.utils.errors import DiltError, RunError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """Something to do that is safe to do again.
+
+    Attributes:
+        name: unique among all jobs.
+        run: does it, quickly where it is already done; raises `BusyError` where another process is at it.
+        needs: the names of jobs that must be done before.
+    """
+
+    name: str
+    run: Callable[[], object]
+    needs: Sequence[str] = ()
+
+
+def carry_out(jobs: Sequence[Job], team: Team) -> dict[str, str]:
+    """Do all jobs together with the other teams; return when each is done or has failed.
+
+    Every team begins at its own place in the list, so that teams seldom meet.
+
+    Returns:
+        Why jobs failed, by name. Jobs that need a failed one are among them.
+    """
+    pending = [*jobs[team.index :: team.count], *(job for i, job in enumerate(jobs) if i % team.count != team.index)]
+    done: set[str] = set()
+    failed: dict[str, str] = {}
+    told: set[str] = set()
+    while pending and not team.is_broken:
+        settled = _first_settled(pending, done, failed, team, told)
+        if settled is None:
+            time.sleep(POLL_SECONDS)
+        else:
+            pending.remove(settled)
+    return failed
+
+
+def complete(jobs: Sequence[Job], team: Team) -> bool:
+    """`carry_out`, and wait for the other teams to have done so. Whether this is the process that goes on alone.
+
+    Raises:
+        RunError: in that process, when jobs failed: all that did not need them is finished then, and the same command
+            tries only those again.
+    """
+    failures = carry_out(jobs, team)
+    team.wait_for_all()
+    if team.is_first and failures:
+        reasons = list(dict.fromkeys(failures.values()))
+        raise RunError(
+            f"{len(failures)} of {len(jobs)} steps failed, or need one that did: {' '.join(reasons)} The rest is "
+            "finished, and the same command tries only these again."
+        )
+    return team.is_first
+
+
+def _first_settled(
+    pending: Sequence[Job], done: set[str], failed: dict[str, str], team: Team, told: set[str]
+) -> Job | None:
+    """Try the pending jobs in order until one is done or has failed; None when all are in other hands or wait."""
+    for job in pending:
+        if not done.union(failed).issuperset(job.needs):
+            continue
+        reason = team.agree(functools.partial(team.failure, [job.name, *job.needs]))
+        if reason is None:
+            try:
+                job.run()
+                done.add(job.name)
+                return job
+            except BusyError as busy:
+                if busy.launch not in ("", team.launch) and team.is_leader and busy.launch not in told:
+                    told.add(busy.launch)
+                    print(f"Another launch works in this folder, and they share the work ({busy}).", flush=True)
+                continue
+            except (DiltError, OSError) as error:
+                reason = str(error) or repr(error)
+            except Exception as error:
+                logger.exception("%s failed", job.name)
+                reason = repr(error)
+        failed[job.name] = reason
+        if team.is_leader or team.is_broken:
+            team.report_failure(job.name, reason)
+        return job
+    return None

@@ -1,0 +1,337 @@
+"""Routing the Lottery: subnetworks of subsets in one set of weights, against one network and against many.
+
+    masks of the partitions ─> joint training ─> each test picture through the subnetwork of its partition
+    similarity of the masks over densities ─> where they collapse, said without a label
+
+Who routes knows the partition of a picture, and where partitions are of classes that gives away part of the answer. So
+the single network is scored twice: among all classes, and among those of the picture's partition.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dilt_hf.config.experiments import RouteConfig
+from dilt_hf.config.run import DiltConfig
+from dilt_hf.data import loader
+from dilt_hf.engine.process_groups import Team
+from dilt_hf.engine.scheduler import Job, complete
+from dilt_hf.engine.stages import Stage
+from dilt_hf.experiments.rtl_figure import draw_routes
+from dilt_hf.experiments.rtl_results import ALONE, MERGED, ROUTED, SINGLE, TOLD, Routes, Scored
+from dilt_hf.experiments.rtl_training import jointly_trained, route_file
+from dilt_hf.masks.algebra import count_kept, count_total, union
+from dilt_hf.masks.overlap import mean_overlap
+from dilt_hf.models.factory import logits_of
+from dilt_hf.models.routed import RoutedNetwork, batchnorm_statistics
+from dilt_hf.models.weights import WEIGHTS_FILE, checkpoint_tensors, load_weights, read_weights, save_weights
+from dilt_hf.pruning.collapse import Similarity
+from dilt_hf.pruning.merging import consensus_merge, ties
+from dilt_hf.run.context import Subset
+from dilt_hf.run.folder import open_bench
+from dilt_hf.run.labels import Label
+from dilt_hf.run.ticket_search import Search
+from dilt_hf.run.training_steps import NETWORKS, Purpose, Workbench
+from dilt_hf.training.masking import MaskedWeights
+from dilt_hf.training.train import total_steps
+from dilt_hf.utils.files import pretty_json, write_atomically
+
+NUMBERS_FILE, TEXT_FILE, PICTURE_FILE = "routes.json", "routes.md", "routes.png"
+
+
+def route(config: DiltConfig, routes: RouteConfig, team: Team | None = None, progress: bool = True) -> Routes | None:
+    """Extract subnetworks, train them jointly, score them, look for the collapse. The first process gets the result.
+
+    Leaves in the output folder, beside what `find_tickets` leaves of the same pruning processes: `routes.json`,
+    `routes.md`, `routes.png`.
+
+    Raises:
+        RunError: when the folder holds another run, or steps failed.
+        DiltError: for data, models or settings that do not work.
+    """
+    team = team or Team()
+    folder = Path(config.run.output_dir)
+    bench = open_bench(config, team, progress)
+    runs = [Routing(bench, seed, routes) for seed in config.run.seeds]
+    if team.index == 0 and progress:  # its members measure a step together
+        plan = runs[0].plan(len(runs))
+        if team.is_first:
+            print(plan, flush=True)
+    if not complete([job for run in runs for job in run.jobs()], team):
+        return None
+    found = Routes(
+        [each for run in runs for each in run.scored()],
+        {run.seed: run.curve() for run in runs},
+        count_total(bench.prunable),
+        routes.alarm_direction,
+    )
+    write_atomically(folder / NUMBERS_FILE, pretty_json(found.to_dict()))
+    said = "\n".join(f"- {sentence}" for sentence in found.sentences())
+    write_atomically(folder / TEXT_FILE, f"{found.table()}\n\n{said}\n")
+    write_atomically(folder / PICTURE_FILE, draw_routes(found))
+    return found
+
+
+class Routing:
+    """The work of one seed."""
+
+    def __init__(self, bench: Workbench, seed: int, settings: RouteConfig):
+        self.bench, self.seed, self.settings = bench, seed, settings
+        self.search = Search(bench, seed)
+        self.total = count_total(bench.prunable)
+
+    def plan(self, seeds: int) -> str:
+        """What there is to do, in words."""
+        bench, each = self.bench, len(self.settings.sparsities)
+        rounds, routes, training = len(bench.kept_per_round()), len(bench.subsets), bench.config.training
+        alone = each * routes if self.settings.networks_alone else 0
+        lengths = [len(subset.rows) for subset in bench.subsets]
+        steps = seeds * (
+            rounds * sum(bench.steps_of(subset, training) for subset in [*bench.subsets, bench.everything])
+            + each * total_steps(lengths, training.for_tickets())
+            + each * bench.steps_of(bench.everything, training.for_tickets())
+            + (each * sum(bench.steps_of(s, training.for_tickets()) for s in bench.subsets) if alone else 0)
+        )
+        minutes = steps * bench.seconds_per_step() / bench.team.count / 60
+        return (
+            f"{seeds} seed(s) x ({rounds} rounds x {routes + 1} pruning processes + {each} joint trainings of {routes} "
+            f"routes + {each} single networks + {alone} networks alone) = {steps:,} steps, about {minutes:.1f} minutes "
+            "with the processes that were launched; finished steps are not repeated."
+        )
+
+    def jobs(self) -> list[Job]:
+        """Pruning, then everything that needs the masks."""
+        every = [*self.bench.subsets, self.bench.everything]
+        pruning = [
+            Job(f"seed {self.seed}: pruning on {subset.name}", functools.partial(self.bench.ranked, subset, self.seed))
+            for subset in every
+        ]
+        names = [job.name for job in pruning]
+        scoring = [
+            Job(self._job(name, sparsity), functools.partial(make, sparsity), names + self._before(name, sparsity))
+            for sparsity in self.settings.sparsities
+            for name, make in self._ways().items()
+        ]
+        return [*pruning, *scoring]
+
+    def _job(self, name: str, sparsity: float) -> str:
+        return f"seed {self.seed}: {name} at sparsity {sparsity:g}"
+
+    def _before(self, name: str, sparsity: float) -> list[str]:
+        lower = self._lower(sparsity)
+        return [] if name != ROUTED or lower is None else [self._job(ROUTED, lower)]
+
+    def _lower(self, sparsity: float) -> float | None:
+        """The sparsity whose joint training that at `sparsity` goes on from."""
+        if self.settings.retraining == "once":
+            return None
+        return max((each for each in self.settings.sparsities if each < sparsity), default=None)
+
+    def scored(self) -> list[Scored]:
+        """All scores, from their stages."""
+        found = []
+        for sparsity in self.settings.sparsities:
+            kept = self._kept(sparsity)
+            masks = self._masks(sparsity)
+            weights = {ROUTED: count_kept(union(masks)), ALONE: kept * len(masks), SINGLE: kept, TOLD: kept}
+            weights |= dict.fromkeys(MERGED.values(), weights[ROUTED])
+            for name, make in self._ways().items():
+                found.append(Scored(name, self.seed, sparsity, make(sparsity).record, weights[name]))
+        return found
+
+    def curve(self) -> list[Similarity]:
+        """Similarity of the masks at each round's density."""
+        found = []
+        for kept in self.bench.kept_per_round():
+            overlap = mean_overlap(self.search.masks_at(self.bench.subsets, [kept] * len(self.bench.subsets)))[""]
+            found.append(Similarity(kept / self.total, overlap["jaccard"] or 0.0, overlap["chance"] or 0.0))
+        return found
+
+    def _ways(self) -> dict[str, Callable[[float], Stage]]:
+        ways: dict[str, Callable[[float], Stage]] = {ROUTED: self._routed, SINGLE: self._single, TOLD: self._told}
+        if self.settings.networks_alone:
+            ways |= {ALONE: self._alone}
+            ways |= {name: functools.partial(self._merged, kind) for kind, name in MERGED.items()}
+        return ways
+
+    def _kept(self, sparsity: float) -> int:
+        return round((1 - sparsity) * self.total)
+
+    def _masks(self, sparsity: float) -> list[dict[str, Tensor]]:
+        subsets = self.bench.subsets
+        return [dict(mask) for mask in self.search.masks_at(subsets, [self._kept(sparsity)] * len(subsets))]
+
+    # --- the ways of classifying ---
+
+    def _joint(self, sparsity: float) -> Stage:
+        masks, name, lower = self._masks(sparsity), f"routes at sparsity {sparsity:g}", self._lower(sparsity)
+        start = self.bench.start(self.seed) if lower is None else self._joint(lower)
+        run = self.bench.tracked(f"seed_{self.seed}/{name}")
+        purpose = Purpose(f"seed {self.seed}: {name}", NETWORKS, run, derived_from=self._origin())
+        try:
+            return jointly_trained(self.bench, start, masks, self.bench.subsets, self.seed, purpose)
+        finally:
+            run.end()
+
+    def _routed(self, sparsity: float) -> Stage:
+        masks, joint = self._masks(sparsity), self._joint(sparsity)
+
+        def network() -> Callable[[Tensor, Tensor], Tensor]:
+            load_weights(self.bench.model, joint.path / WEIGHTS_FILE)
+            own = [read_weights(joint.path / route_file(k)) for k in range(len(masks))]
+            return RoutedNetwork(self.bench.model, masks, own if self.settings.statistics == "own" else None).eval()
+
+        return self._score("routed", joint, network, told=True, about=self.settings.statistics)
+
+    def _single(self, sparsity: float, told: bool = False) -> Stage:
+        label = Label("LTH", matched=round(1 - sparsity, 9))
+        trained = self.search.trained(label)
+
+        return self._score("single", trained, functools.partial(self._one_for_all, trained), told)
+
+    def _one_for_all(self, network: Stage) -> Callable[[Tensor, Tensor], Tensor]:
+        """One network, whatever the route."""
+        load_weights(self.bench.model, network.path / WEIGHTS_FILE)
+        self.bench.model.eval()
+        return lambda pixels, routes: logits_of(self.bench.model, pixels)
+
+    def _told(self, sparsity: float) -> Stage:
+        return self._single(sparsity, told=True)
+
+    def _alone(self, sparsity: float) -> Stage:
+        """Each route's subnetwork trained by itself: the test pictures of a partition through its own network."""
+        trained = [self._trained_alone(k, subset, sparsity) for k, subset in enumerate(self.bench.subsets)]
+
+        def network() -> Callable[[Tensor, Tensor], Tensor]:
+            def call(pixels: Tensor, routes: Tensor) -> Tensor:
+                found = None
+                for number in routes.unique().tolist():
+                    load_weights(self.bench.model, trained[number].path / WEIGHTS_FILE)
+                    rows = (routes == number).nonzero().flatten()
+                    logits = logits_of(self.bench.model.eval(), pixels[rows])
+                    found = logits.new_zeros(len(routes), logits.shape[1]) if found is None else found
+                    found[rows] = logits
+                return found  # type: ignore[return-value]
+
+            return call
+
+        return self._score("alone", trained[0], network, told=True, about=[each.address for each in trained])
+
+    def _merged(self, kind: str, sparsity: float) -> Stage:
+        """The networks alone composed without training, by their changes since the rewind point; one network for all,
+        which is told the partition as the routed one is."""
+        bench, start = self.bench, self.bench.start(self.seed)
+        alone = [self._trained_alone(k, subset, sparsity) for k, subset in enumerate(bench.subsets)]
+        addresses = [each.address for each in alone]
+
+        def merge(folder: Path) -> dict[str, Any]:
+            statistics, masks = batchnorm_statistics(bench.model), self._masks(sparsity)
+            first, *trained = (
+                {name: w for name, w in read_weights(stage.path / WEIGHTS_FILE).items() if name not in statistics}
+                for stage in (start, *alone)
+            )
+            for network, mask in zip(trained, masks, strict=True):  # that a weight is not there was not learned
+                network |= {name: torch.where(mask[name], network[name], first[name]) for name in mask}
+            merged = ties(first, trained) if kind == "TIES" else consensus_merge(first, trained, at_least=1)
+            load_weights(bench.model, start.path / WEIGHTS_FILE)
+            live = checkpoint_tensors(bench.model)
+            with torch.no_grad():
+                for name, tensor in merged.items():
+                    live[name].copy_(tensor)
+            MaskedWeights(bench.model, union(masks)).mask_weights()
+            bench.recalibrate(bench.everything)
+            save_weights(bench.model, folder / WEIGHTS_FILE)
+            return {}
+
+        merged = bench.stages.get(
+            "merged",
+            {"kind": kind, "start": start.address, "networks": addresses},
+            merge,
+            description=f"seed {self.seed}: {MERGED[kind]}",
+            derived_from=[start.address, *addresses],
+        )
+
+        return self._score("merged", merged, functools.partial(self._one_for_all, merged), told=True)
+
+    def _trained_alone(self, number: int, subset: Subset, sparsity: float) -> Stage:
+        name = f"{subset.name} alone at sparsity {sparsity:g}"
+        run = self.bench.tracked(f"seed_{self.seed}/{name}")
+        purpose = Purpose(f"seed {self.seed}: {name}", NETWORKS, run, derived_from=self._origin())
+        training = self.bench.config.training.for_tickets()
+        try:
+            return self.bench.trained(
+                self.bench.start(self.seed), self._masks(sparsity)[number], subset, self.seed, 0, training, purpose
+            )
+        finally:
+            run.end()
+
+    def _origin(self) -> list[str]:
+        return [self.search.ranked(subset.name).address for subset in self.bench.subsets]
+
+    def _score(
+        self,
+        kind: str,
+        network: Stage,
+        make: Callable[[], Callable[[Tensor, Tensor], Tensor]],
+        told: bool,
+        about: Any = None,
+    ) -> Stage:
+        """Scores on the test split.
+
+        Args:
+            told: whether only the classes of the picture's partition come into question.
+        """
+        bench = self.bench
+
+        def scores(_: Path) -> dict[str, Any]:
+            from dilt_hf.training.metrics import PartitionScores
+
+            test = bench.splits.test
+            partitions = torch.from_numpy(bench.partitioning.assign(test))
+            return PartitionScores().compute(
+                predictions=_predictions(bench, make(), partitions, told),
+                references=test.labels,
+                partitions=partitions.numpy(),
+            )
+
+        inputs = {
+            "network": network.address,
+            "about": about,
+            "told": told,
+            "data": bench.fingerprints["test"],
+            "partitioning": bench.partitioning.identity(),
+        }
+        return bench.stages.get(
+            f"scored_{kind}",
+            inputs,
+            scores,
+            description=f"{network.description}, {kind}, on the test split",
+            derived_from=[network.address],
+        )
+
+
+@torch.no_grad()
+def _predictions(
+    bench: Workbench, network: Callable[[Tensor, Tensor], Tensor], partitions: Tensor, told: bool
+) -> np.ndarray:
+    """The predicted class of each test picture, int64."""
+    device, classes = bench.accelerator.device, len(bench.splits.class_names)
+    allowed = torch.ones(len(bench.subsets), classes, dtype=torch.bool, device=device)
+    for number, subset in enumerate(bench.subsets):
+        if told and subset.classes is not None:
+            allowed[number] = False
+            allowed[number, list(subset.classes)] = True
+    rows, size = torch.arange(len(partitions)), bench.config.training.per_device_eval_batch_size
+    found = []
+    batches = loader.in_order(bench.images["test"], rows, size, bench.normalize)
+    for (pixels, _), routes in zip(batches, partitions.to(device).split(size), strict=True):
+        logits = network(pixels, routes).masked_fill(~allowed[routes], -torch.inf)
+        found.append(logits.argmax(1))
+    return torch.cat(found).cpu().numpy()

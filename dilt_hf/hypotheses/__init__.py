@@ -1,0 +1,1 @@
+"""The claims, their evidence, and the judge."""

@@ -1,0 +1,171 @@
+"""The four experiments: each adds its evidence to the run's folder, and all that is there is judged anew.
+
+benchmark         tickets and published methods at the same densities                  H1, H2, H3, H3c
+disentanglement   layers of networks trained on different classes, against siblings    H4, H5, H6
+specialisation    tickets on all classes and on each partition's; lesions              H7, H8, H9
+transfer          masks on new weights for other classes or other data                 H10, H10k
+
+All share the stages of one folder, so what one has trained the next one finds.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+from dilt_hf.analysis.findings import Findings
+from dilt_hf.analysis.summary import module_table, sentences
+from dilt_hf.config.data import DataConfig
+from dilt_hf.config.experiments import AnalyzeConfig, LayerConfig, SourceConfig
+from dilt_hf.config.pruning import STRUCTURED
+from dilt_hf.config.run import DiltConfig
+from dilt_hf.data.splits import load_splits
+from dilt_hf.engine.process_groups import Team
+from dilt_hf.engine.scheduler import Job, complete
+from dilt_hf.experiments.analysis_sources import SAME_DATA
+from dilt_hf.experiments.analyze import analyze
+from dilt_hf.experiments.find import find_tickets
+from dilt_hf.experiments.specialise import Specialists, specialise
+from dilt_hf.experiments.transfer import transfer
+from dilt_hf.hypotheses.evidence import of_analysis, of_comparison, of_specialists, of_transfer
+from dilt_hf.hypotheses.judge import Measured
+from dilt_hf.hypotheses.verdict_files import load_evidence, save_evidence
+from dilt_hf.results.methods_table import methods_caption, methods_table
+from dilt_hf.results.results import Results
+from dilt_hf.run.folder import open_bench
+
+METHODS = ["core", "union", "LTH", "one-shot", "COLT", "RigL", "SNIP", "GraSP", "CAP", "random"]
+TRANSFORMERS = ("vit", "deit")  # whose names mark networks that SAViT can shrink
+
+
+def benchmark(config: DiltConfig, team: Team) -> str | None:
+    """Core, union and published methods at the same densities. The first process gets what there is to say."""
+    methods = [*METHODS, *(STRUCTURED if (config.model.architecture or "").startswith(TRANSFORMERS) else ())]
+    run = dataclasses.replace(
+        config.run, methods=config.run.methods or methods, tickets=config.run.tickets or ["core", "union"]
+    )
+    results = find_tickets(dataclasses.replace(config, run=run), team)
+    if results is None or not team.is_first:
+        return None
+    keep_comparison(config, results)
+    return f"{methods_table(results)}\n\n{methods_caption(results)}"
+
+
+def disentanglement(config: DiltConfig, layers: LayerConfig, team: Team) -> str | None:
+    """The layers of the partitions' networks beside those of networks trained on the same classes."""
+    config = with_known_seeds(config, "layers")
+    _prune(config, team)
+    if not team.is_first:
+        return None
+    analysis = AnalyzeConfig(
+        **dataclasses.asdict(layers),
+        sources=[config.run.output_dir],
+        siblings=True,
+        seeds=config.run.seeds,
+        cpu=config.run.cpu,
+    )
+    findings = analyze(analysis, DataConfig(dataset_name=SAME_DATA))
+    keep_layers(config, findings)
+    return "\n".join([module_table(findings), "", *(f"- {sentence}" for sentence in sentences(findings))])
+
+
+def specialisation(config: DiltConfig, team: Team) -> str | None:
+    """Every ticket trained on all classes, specialists removed from the union, and specialists trained alone."""
+    run = dataclasses.replace(config.run, methods=[], tickets=[], matched_density=[], controls=True)
+    results = find_tickets(dataclasses.replace(config, run=run), team)
+    found = specialise(with_known_seeds(config, "specialists"), team)
+    if results is None or found is None:
+        return None
+    keep_comparison(config, results)
+    keep_specialists(config, found)
+    return "\n".join([results.table(), "", results.caption(), "", *(f"- {each}" for each in results.sentences())])
+
+
+def transferral(config: DiltConfig, source: SourceConfig, team: Team) -> str | None:
+    """Masks of a run, on new weights for the data that `config` names. Where no run is named, one on other classes of
+    the same data is made."""
+    folder = Path(config.run.output_dir) / "transfer"
+    config = with_known_seeds(config, "transfer", "rewound")
+    run = dataclasses.replace(config.run, output_dir=str(folder / "target"))
+    said = []
+    for where in _found_on_source(config, source, folder, team) if source.source_classes else [Path(source.source)]:
+        found = transfer(where, dataclasses.replace(config, run=run), source.densities, team)
+        if found is not None:
+            _keep(config, "rewound" if found.rewind_step else "transfer", of_transfer(found))
+            start = f"θ_{found.rewind_step}, trained so many steps" if found.rewind_step else "strict θ0"
+            said.append(f"Masks found from {start}:\n\n{found.table()}")
+    return "\n\n".join(said) or None
+
+
+def _found_on_source(config: DiltConfig, source: SourceConfig, folder: Path, team: Team) -> Iterator[Path]:
+    """The folders of searches on the source's classes, each once its pruning is done."""
+    data = dataclasses.replace(config.data, classes=source.source_classes)
+    for k in source.source_rewind_steps:
+        where = folder / (f"source_theta_{k}" if k else "source")
+        run = dataclasses.replace(config.run, output_dir=str(where))
+        pruning = dataclasses.replace(config.pruning, rewind_step=k)
+        _prune(dataclasses.replace(config, data=data, run=run, pruning=pruning), team, siblings=False)
+        yield where
+
+
+def _prune(config: DiltConfig, team: Team, siblings: bool = True) -> None:
+    """The pruning processes of a run, shared by all processes."""
+    run = dataclasses.replace(config.run, siblings=siblings)
+    config = dataclasses.replace(config, run=run)
+    bench = open_bench(config, team)
+    every = [*bench.subsets, bench.everything, *(bench.siblings if siblings else [])]
+    jobs = [
+        Job(f"seed {seed}: pruning on {subset.name}", functools.partial(bench.ranked, subset, seed))
+        for seed in config.run.seeds
+        for subset in every
+    ]
+    if team.is_first:
+        print(f"{len(jobs)} pruning processes of {len(bench.kept_per_round())} rounds each.", flush=True)
+    complete(jobs, team)
+
+
+def with_known_seeds(config: DiltConfig, *experiments: str) -> DiltConfig:
+    """The configuration with the seeds that these experiments have evidence of too: evidence is of all seeds or none,
+    and what they take is found on disk."""
+    folder = Path(config.run.output_dir)
+    known = {
+        seed
+        for experiment in experiments
+        for measured in load_evidence(folder, experiment).values()
+        for seed in measured.values
+    }
+    seeds = [*config.run.seeds, *sorted(known - set(config.run.seeds))]
+    return dataclasses.replace(config, run=dataclasses.replace(config.run, seeds=seeds))
+
+
+def keep_comparison(config: DiltConfig, results: Results) -> None:
+    """Keep in the run's folder what its trained and scored networks are evidence of."""
+    _keep(config, "comparison", of_comparison(results, _pictures(config)))
+
+
+def keep_specialists(config: DiltConfig, found: Mapping[int, Specialists]) -> None:
+    """The same of lesions, and of specialists trained alone."""
+    _keep(config, "specialists", of_specialists(found, _pictures(config)))
+
+
+def keep_layers(config: DiltConfig, findings: Findings) -> None:
+    """The same of an analysis of the layers."""
+    _keep(config, "layers", of_analysis(findings))
+
+
+def _pictures(config: DiltConfig) -> int:
+    return len(load_splits(config.data).test)
+
+
+def _keep(config: DiltConfig, experiment: str, evidence: Mapping[str, Measured]) -> None:
+    save_evidence(Path(config.run.output_dir), experiment, evidence)
+
+
+EXPERIMENTS: Mapping[str, Callable[..., str | None]] = {
+    "benchmark": benchmark,
+    "disentanglement": disentanglement,
+    "specialisation": specialisation,
+    "transfer": transferral,
+}

@@ -1,0 +1,1 @@
+"""Masks: algebra, exact selection, overlap, files."""

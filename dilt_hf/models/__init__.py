@@ -1,0 +1,1 @@
+"""Networks: building, naming their weights, opening checkpoints, counting operations."""

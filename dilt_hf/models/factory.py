@@ -1,0 +1,248 @@
+"""θ0: building it, and keeping it as an ordinary transformers checkpoint.
+
+A θ0 folder holds `config.json`, `model.safetensors` and `preprocessor_config.json`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from dilt_hf.config.model import ModelConfig
+from dilt_hf.models.presets import PRESETS, default_patch_size
+from dilt_hf.models.weights import TIMM_PREFIX, checkpoint_tensors, head_modules, read_weights
+from dilt_hf.utils.errors import ModelError
+from dilt_hf.utils.files import read_json
+from dilt_hf.utils.seeding import derive_seed
+
+logger = logging.getLogger(__name__)
+TIMM = "timm:"
+MODEL_CONFIG_FILE, PROCESSOR_FILE, CODE_FILE = "config.json", "preprocessor_config.json", "architectures.py"
+MOST_CONFIG_BYTES = 4 * 2**20  # ImageNet-21k's class names take 1.5 MB
+
+
+# --- presets ---------------------------------------------------------------------------------------------------------
+
+
+# --- building θ0 -----------------------------------------------------------------------------------------------------
+
+
+def build_model(config: ModelConfig, class_names: Sequence[str], image_size: int, seed: int) -> nn.Module:
+    """The network with its first weights, in float32 on the CPU: new ones drawn from `seed`, or a checkpoint's.
+
+    The head has one output per class, whatever the partitions are: they share θ0 and all mask shapes.
+
+    Raises:
+        ModelError: for an unknown architecture, one that cannot be configured so, or a checkpoint whose head does not
+            have one output per class.
+        Exception: errors of the Hub and of the operating system pass through.
+
+    Example:
+        >>> model = build_model(ModelConfig(architecture="resnet-micro"), ["cat", "dog"], image_size=32, seed=0)
+        >>> type(model).__name__
+        'ResNetForImageClassification'
+    """
+    register_architectures()
+    labels = {
+        "id2label": dict(enumerate(class_names)),
+        "label2id": {name: position for position, name in enumerate(class_names)},
+    }
+    with torch.random.fork_rng(devices=[]), quiet_transformers():
+        torch.manual_seed(derive_seed(seed, "theta0"))
+        if config.model_name_or_path and not config.model_name_or_path.startswith(TIMM):
+            model = _from_checkpoint(config, len(class_names), labels)
+        else:
+            model = _from_architecture(config, image_size, labels)
+        if config.weights_file:
+            _fill(model, config)
+    return model.float().eval()
+
+
+def register_architectures() -> None:
+    """Make `AutoModelForImageClassification` know this package's own architectures."""
+    from transformers import AutoConfig, AutoModelForImageClassification
+
+    from dilt_hf.models import architectures as own
+
+    for name in ("CifarResNet", "Conv3", "HeResNet", "ThinViT", "ThinDeiT"):
+        config_class, model_class = getattr(own, f"{name}Config"), getattr(own, f"{name}ForImageClassification")
+        AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
+        AutoModelForImageClassification.register(config_class, model_class, exist_ok=True)
+        config_class.register_for_auto_class()  # saved checkpoints carry the code, so they open without this package
+        model_class.register_for_auto_class("AutoModelForImageClassification")
+
+
+def _from_checkpoint(config: ModelConfig, num_labels: int, labels: dict[str, Any]) -> nn.Module:
+    from transformers import AutoConfig, AutoModelForImageClassification
+
+    where, source = config.model_name_or_path or "", {"revision": config.model_revision, "trust_remote_code": False}
+    settings = AutoConfig.from_pretrained(where, **source, **config.config_overrides)
+    if settings.num_labels != num_labels and not config.reset_head:
+        raise ModelError(
+            f"the head of {where} has {settings.num_labels} outputs, but the dataset has {num_labels} classes; "
+            "pass --reset_head true to train a new head, or choose the data it was made for."
+        )
+    for name, value in labels.items():
+        setattr(settings, name, value)
+    model, report = AutoModelForImageClassification.from_pretrained(
+        where, config=settings, **source, output_loading_info=True, ignore_mismatched_sizes=True
+    )
+    heads = {id(parameter) for head in head_modules(model) for parameter in head.parameters()}
+    new = {name for name, tensor in model.state_dict(keep_vars=True).items() if id(tensor) in heads}
+    filled = {*report["missing_keys"], *(key if isinstance(key, str) else key[0] for key in report["mismatched_keys"])}
+    if filled - (new if config.reset_head else set()):
+        raise ModelError(
+            f"{where} lacks {', '.join(sorted(filled - new)[:3] or sorted(filled)[:3])} in the shape that its config "
+            "says; it would start with random weights there."
+        )
+    return model
+
+
+def _from_architecture(config: ModelConfig, image_size: int, labels: dict[str, Any]) -> nn.Module:
+    from huggingface_hub.errors import StrictDataclassError
+    from transformers import AutoConfig, AutoModelForImageClassification
+
+    name = config.architecture or config.model_name_or_path or ""
+    settings = labels | config.config_overrides
+    try:
+        if name.startswith(TIMM):
+            return _from_timm(name.removeprefix(TIMM), config, image_size, labels)
+        if name in PRESETS:
+            settings = PRESETS[name](image_size, config.patch_size, **{"num_channels": config.num_channels} | settings)
+        elif os.path.exists(name) or "/" in name:
+            source = {"revision": config.model_revision, "trust_remote_code": False}
+            settings = AutoConfig.from_pretrained(name, **source, **settings)
+        else:
+            raise ModelError(
+                f"there is no architecture '{name}'; use one of {', '.join(PRESETS)}, timm:NAME, or the Hub id, folder "
+                "or JSON file of a transformers config."
+            )
+        settings.architectures = settings.architectures or _architecture_names(settings)
+        return AutoModelForImageClassification.from_config(settings)
+    except (TypeError, ValueError, StrictDataclassError) as error:
+        reason = " ".join(str(error.__cause__ or error).split())
+        raise ModelError(f"{name} cannot be built with these settings: {reason}") from error
+
+
+def _fill(model: nn.Module, config: ModelConfig) -> None:
+    """Put the weights of `config.weights_file` into a model of that architecture, all but those of a new head."""
+    path, tensors = config.weights_file or "", checkpoint_tensors(model)
+    heads = {id(parameter) for head in head_modules(model) for parameter in head.parameters()}
+    needed = {name for name, tensor in tensors.items() if not (config.reset_head and id(tensor) in heads)}
+    stored = read_weights(path)
+    if not needed <= set(stored):  # timm's own names
+        stored = {TIMM_PREFIX + name: tensor for name, tensor in stored.items()}
+    wrong = [name for name in sorted(needed) if name not in stored or stored[name].shape != tensors[name].shape]
+    if wrong:
+        raise ModelError(
+            f"{path} does not fill {config.architecture}: it lacks {wrong[0]} in the shape "
+            f"{tuple(tensors[wrong[0]].shape)} ({len(wrong)} of {len(needed)} tensors do not fit)"
+            f"{'' if config.reset_head else '; if only the head differs, pass --reset_head true'}."
+        )
+    with torch.no_grad():
+        for name in needed:
+            tensors[name].copy_(stored[name])
+
+
+def _architecture_names(settings: Any) -> list[str] | None:
+    """DeiT has two image classifiers, and transformers 5 refuses to choose: take the plain one."""
+    return ["DeiTForImageClassification"] if settings.model_type == "deit" else None
+
+
+def _from_timm(name: str, config: ModelConfig, image_size: int, labels: dict[str, Any]) -> nn.Module:
+    """A timm network inside transformers' wrapper, the form in which it can be saved and reloaded."""
+    import timm
+    from transformers import AutoModelForImageClassification, TimmWrapperConfig
+
+    if not timm.is_model(name.split(".")[0]):
+        near = timm.list_models(f"*{name.split('_')[0]}*")[:5]
+        raise ModelError(f"timm has no model '{name}'{'; it has ' + ', '.join(near) if near else ''}.")
+    arguments = {"in_chans": config.num_channels, **config.config_overrides}
+    if any(timm.list_models(name.split(".")[0], module=family) for family in ("vision_transformer", "deit")):
+        arguments = {
+            "img_size": image_size,
+            "patch_size": config.patch_size or default_patch_size(image_size),
+        } | arguments
+    settings = TimmWrapperConfig(architecture=name.split(".")[0], model_args=arguments, **labels)
+    model = AutoModelForImageClassification.from_config(settings)
+    if config.model_name_or_path:
+        if not config.reset_head:
+            raise ModelError(f"{name} brings its own classes; pass --reset_head true to train a head for these.")
+        pretrained = timm.create_model(name, pretrained=True, num_classes=len(labels["id2label"]), **arguments)
+        model.timm_model.load_state_dict(pretrained.state_dict())
+    return model
+
+
+# --- θ0 on disk ------------------------------------------------------------------------------------------------------
+
+
+def save_model(model: nn.Module, folder: str | os.PathLike, processor: Any = None) -> None:
+    """Write a transformers checkpoint that plain `from_pretrained` opens, with its image processor."""
+    with quiet_transformers():
+        model.save_pretrained(folder, max_shard_size="1000GB")  # θ0 is one file: its sha256 is its identity
+        if processor is not None:
+            processor.save_pretrained(folder)
+
+
+def checkpoint_activations(model: nn.Module) -> None:
+    """Let `model` compute activations again in the backward pass instead of keeping them.
+
+    Raises:
+        ModelError: when the architecture has no such mode.
+    """
+    inner = getattr(model, "timm_model", model)
+    try:
+        if hasattr(inner, "set_grad_checkpointing"):
+            inner.set_grad_checkpointing(True)
+        else:
+            # the older name is on its way out
+            enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+            cast(Any, enable)({"use_reentrant": False})
+    except (ValueError, AttributeError, AssertionError) as error:
+        raise ModelError(f"{type(model).__name__} has no --gradient_checkpointing; leave it out.") from error
+
+
+def logits_of(model: nn.Module, pixel_values: Tensor) -> Tensor:
+    """The classifier output (B, classes) of a transformers or a plain torch model."""
+    output = model(pixel_values)
+    return output if isinstance(output, Tensor) else output.logits
+
+
+def has_own_code(folder: Path) -> bool:
+    """Whether a checkpoint is of one of this package's own architectures, whose code travels with it."""
+    return (folder / CODE_FILE).is_file()
+
+
+def write_own_code(folder: Path) -> None:
+    """Put this package's own architectures beside a checkpoint that refers to them. Only ever our own file: what a
+    stranger put there under that name is not passed on."""
+    from dilt_hf.models import architectures
+
+    config = read_json(folder / MODEL_CONFIG_FILE, MOST_CONFIG_BYTES, ModelError)
+    named = config.get("auto_map") if isinstance(config, dict) else None
+    if isinstance(named, dict) and all(str(name).startswith(f"{Path(CODE_FILE).stem}.") for name in named.values()):
+        shutil.copyfile(architectures.__file__, folder / CODE_FILE)
+
+
+@contextlib.contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """No progress bar for every small checkpoint, and no notice of what this file checks itself."""
+    from transformers.utils import logging as transformers_logging
+
+    level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        if bars:
+            transformers_logging.enable_progress_bar()

@@ -1,0 +1,180 @@
+"""The weights of a network: their names, and files of them.
+
+Everywhere outside this file a tensor is called by its name *in the checkpoint file*, which for some architectures
+differs from its name in memory; `checkpoint_tensors` is the bridge.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import safetensors
+import torch
+from torch import Tensor, nn
+
+from dilt_hf.utils.errors import ModelError
+from dilt_hf.utils.files import sha256_of_file, write_atomically
+
+WEIGHTS_FILE = "model.safetensors"
+TIMM_PREFIX = "timm_model."  # transformers' wrapper of a timm network puts it before every name
+
+
+# --- names -----------------------------------------------------------------------------------------------------------
+
+
+def checkpoint_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """The live parameters and buffers of `model` by their names in the checkpoint file.
+
+    In transformers 5 some names differ between memory and file (ViT: `vit.layers.0.attention.q_proj.weight` against
+    `vit.encoder.layer.0.attention.attention.query.weight`). For other modules, such as plain timm models, the
+    checkpoint names are the `state_dict` names. Tied tensors appear once. A compiled or DDP model counts as what it
+    wraps.
+
+    Raises:
+        ModelError: when saving this architecture would merge or split tensors, so that a mask has no single home.
+    """
+    model = unwrapped(model)
+    state = dict(model.state_dict(keep_vars=True))
+    if not hasattr(model, "base_model_prefix"):
+        return _without_ties(state)
+    try:
+        from transformers.core_model_loading import revert_weight_conversion
+    except ImportError:  # versions whose names in memory and on disk are the same
+        return _without_ties(state)
+    on_disk = revert_weight_conversion(cast(Any, model), {name: tensor.detach() for name, tensor in state.items()})
+    live = {_identity(tensor): tensor for tensor in state.values()}
+    homeless = [name for name, tensor in on_disk.items() if _identity(tensor) not in live]
+    if homeless or len({_identity(tensor) for tensor in on_disk.values()}) != len(live):
+        raise ModelError(
+            f"{type(model).__name__} is stored with merged or split tensors ({', '.join(homeless[:3])}), which masks "
+            "cannot follow; use another architecture."
+        )
+    return _without_ties({name: live[_identity(tensor)] for name, tensor in on_disk.items()})
+
+
+def unwrapped(model: Any) -> Any:
+    """What `torch.compile` and wrappers for data parallelism wrap."""
+    parallel = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+    while isinstance(model, parallel) or hasattr(model, "_orig_mod"):
+        model = model.module if isinstance(model, parallel) else model._orig_mod
+    return model
+
+
+def _identity(tensor: Tensor) -> tuple[int, torch.Size]:
+    return tensor.data_ptr(), tensor.shape
+
+
+def _without_ties(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    seen: dict[tuple[int, torch.Size], str] = {}
+    for name in sorted(tensors):
+        seen.setdefault(_identity(tensors[name]), name)
+    return {name: tensors[name] for name in sorted(seen.values())}
+
+
+def prunable_parameters(model: nn.Module, include_head: bool = False) -> dict[str, nn.Parameter]:
+    """The weights that pruning may remove, by checkpoint name, in sorted order.
+
+    These are the weights of all `Conv2d` and `Linear` modules, a ViT's patch projection among them. Never biases,
+    norms, position or class tokens; the classifier head only when `include_head`.
+    """
+    heads = set() if include_head else {id(module) for module in head_modules(model)}
+    weights = {
+        id(module.weight)
+        for module in model.modules()
+        if isinstance(module, (nn.Conv2d, nn.Linear)) and id(module) not in heads
+    }
+    found = {
+        name: tensor
+        for name, tensor in checkpoint_tensors(model).items()
+        if isinstance(tensor, nn.Parameter) and id(tensor) in weights
+    }
+    if not found:
+        raise ModelError(f"{type(model).__name__} has no Conv2d or Linear weights to prune.")
+    return found
+
+
+def head_modules(model: nn.Module) -> list[nn.Module]:
+    """The Linear and Conv2d modules that make up the classifier head.
+
+    For a timm network what its `get_classifier` gives; for a transformers model all that lies outside its base model.
+    """
+    inner = getattr(model, "timm_model", model)
+    if inner is not model or hasattr(model, "get_classifier") or not hasattr(model, "base_model_prefix"):
+        classifier = inner.get_classifier() if hasattr(inner, "get_classifier") else ()
+        roots = classifier if isinstance(classifier, (tuple, list)) else (classifier,)
+        inside: Iterator[nn.Module] = (module for root in roots for module in root.modules())
+        return [module for module in inside if isinstance(module, (nn.Linear, nn.Conv2d))]
+    base = getattr(model, model.base_model_prefix, None)  # type: ignore[call-overload]
+    backbone = {id(module) for module in base.modules()} if base is not None else set()
+    return [
+        module
+        for module in model.modules()
+        if isinstance(module, (nn.Linear, nn.Conv2d)) and id(module) not in backbone
+    ]
+
+
+# --- files -----------------------------------------------------------------------------------------------------------
+
+
+def save_weights(model: nn.Module, path: str | os.PathLike) -> None:
+    """Write all parameters and buffers of `model`, atomically, under their checkpoint names."""
+    save_tensors(checkpoint_tensors(model), path)
+
+
+def save_tensors(tensors: Mapping[str, Tensor], path: str | os.PathLike) -> None:
+    """Write tensors, atomically."""
+    from safetensors.torch import save
+
+    copies = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(tensors.items())}
+    write_atomically(path, save(copies, metadata={"format": "pt"}))
+
+
+def load_weights(model: nn.Module, path: str | os.PathLike) -> None:
+    """Copy weights that `save_weights` or `save_model` wrote into `model`, in place, wherever it lives.
+
+    Raises:
+        ModelError: when names or shapes differ; the model is unchanged then.
+    """
+    tensors = checkpoint_tensors(model)
+    stored = read_weights(path)
+    if set(tensors) != set(stored):
+        raise ModelError(f"{path} and the model differ in {sorted(set(tensors) ^ set(stored))[:5]}.")
+    for name, tensor in tensors.items():
+        if tensor.shape != stored[name].shape:
+            raise ModelError(
+                f"'{name}' is {tuple(stored[name].shape)} in {path} and {tuple(tensor.shape)} in the model."
+            )
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            tensor.copy_(stored[name])
+
+
+def read_weights(path: str | os.PathLike, names: Iterable[str] | None = None) -> dict[str, Tensor]:
+    """The tensors of a weights file by checkpoint name, on the CPU; all, or those of `names`.
+
+    Raises:
+        ModelError: when the file is damaged or lacks one of them.
+    """
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in (file.keys() if names is None else names)}
+    except safetensors.SafetensorError as error:
+        raise ModelError(f"{os.fspath(path)} is damaged ({error}); delete its folder to have it made again.") from error
+
+
+def weights_sha256(folder: str | os.PathLike) -> str:
+    """The identity of a θ0: the sha256 of its one weights file."""
+    return sha256_of_file(Path(folder, WEIGHTS_FILE))
+
+
+def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
+    """Hex sha256 of tensors with their names."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype};".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

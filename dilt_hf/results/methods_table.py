@@ -1,0 +1,116 @@
+"""Methods side by side where all keep the same share of the weights: a table, and what the pictures of it show."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+from dilt_hf.config.pruning import METHODS, STRUCTURED
+from dilt_hf.results.results import Entry, Results
+from dilt_hf.utils.markdown import markdown_table
+from dilt_hf.utils.stats import Estimate, estimate
+
+REFERENCE = "random"  # what a method must beat to have found anything
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """One method at one density, over seeds.
+
+    Attributes:
+        accuracy: on the test split, in percent.
+        beyond: the paired difference to random masks of the same density, in points; None where there are none.
+        rounds: trainings, one after the other, that finding the mask took.
+        steps, dense_flops, sparse_flops, seconds: of finding it and of the final training, means over seeds.
+    """
+
+    method: str
+    density: float
+    accuracy: Estimate
+    beyond: Estimate | None
+    rounds: float
+    steps: float
+    dense_flops: float
+    sparse_flops: float
+    seconds: float
+
+
+def compared(results: Results) -> list[Point]:
+    """Every method at every density that all were compared at, the densest first, in the order they were named."""
+    rows = [(name, matched) for name, matched in results.rows if matched is not None and name in METHODS]
+    return [_point(results, name, matched) for name, matched in rows]
+
+
+def has_methods(results: Results) -> bool:
+    """Whether more was compared than tickets and LTH."""
+    return any(point.method not in ("core", "union", "LTH") for point in compared(results))
+
+
+def _point(results: Results, name: str, matched: float) -> Point:
+    entries = [e for e in results.entries if (e.name, e.matched) == (name, matched)]
+    beyond = None if name == REFERENCE else results.difference(name, REFERENCE, matched=matched)
+    spent = {key: _mean([_spent(entry, key) for entry in entries]) for key in entries[0].cost if key != "examples"}
+    rounds = _mean([entry.rounds for entry in entries])
+    return Point(name, matched, results.estimate(name, matched), beyond, rounds, **spent)
+
+
+def _spent(entry: Entry, key: str) -> float:
+    return entry.search_cost[key] + entry.cost[key]
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def dense_accuracy(results: Results) -> Estimate | None:
+    """Of the dense network, in percent."""
+    values = results.per_seed("dense", None, Entry.accuracy)
+    return estimate(list(values.values())) if values else None
+
+
+def methods_table(results: Results) -> str:
+    """One row a method and sparsity, as a Markdown table that also reads well in a terminal."""
+    rows: list[list[str]] = []
+    dense = dense_accuracy(results)
+    head = ["method", "accuracy %", "beyond random", "rounds", "steps", "FLOPs", "sparse FLOPs", "seconds"]
+    if dense is not None:
+        rows.append(["dense", str(dense), *[""] * (len(head) - 2)])
+    before = None
+    for point in compared(results):
+        if point.density != before:
+            rows.append([f"at sparsity {100 * (1 - point.density):.4g} %:", *[""] * (len(head) - 1)])
+            before = point.density
+        beyond = "" if point.beyond is None or math.isnan(point.beyond.mean) else f"{point.beyond.mean:+.1f}"
+        if beyond and point.beyond is not None and not math.isnan(point.beyond.half_width):
+            beyond += f" ± {point.beyond.half_width:.1f}"
+        rows.append(
+            [
+                point.method,
+                str(point.accuracy),
+                beyond,
+                f"{point.rounds:.3g}",
+                f"{point.steps:,.0f}",
+                f"{point.dense_flops:.2e}",
+                f"{point.sparse_flops:.2e}",
+                f"{point.seconds:.0f}",
+            ]
+        )
+    return markdown_table(head, rows)
+
+
+def methods_caption(results: Results) -> str:
+    """What the numbers of the table are."""
+    seeds = len({entry.seed for entry in results.entries})
+    interval = f"mean ± 95 % t-interval over {seeds} seeds" if seeds > 1 else "one seed, so no interval"
+    return (
+        f"Test accuracy in %, {interval}; beyond random: paired difference to random masks with one density in every "
+        "layer, in points. Rounds: trainings, one after the other, before the mask is found. Steps, FLOPs (as dense "
+        "hardware runs them, and of kept weights only) and seconds: of finding the mask and of the final training."
+        + "".join(
+            f" {method}: a smaller network with as many operations as masks of that sparsity leave, from the trained "
+            "weights."
+            for method in STRUCTURED
+            if any(point.method == method for point in compared(results))
+        )
+    )

@@ -1,0 +1,1 @@
+"""One run: its context, its cached steps, its methods, its tickets."""

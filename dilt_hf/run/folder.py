@@ -1,0 +1,174 @@
+"""The folder of a run: opening it, refusing another run's, and writing what was found.
+
+run.json                  the configuration
+stages/                   all finished steps
+tickets/seed_<s>/         a ticket repository per seed
+results.{jsonl,md,png}    the comparison: for notebooks, for reading, as a picture
+methods.md, methods_by_{sparsity,cost}.png    published methods beside one another, where some were asked for
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from dilt_hf.config.run import DiltConfig
+from dilt_hf.engine.process_groups import Team
+from dilt_hf.masks.algebra import count_total
+from dilt_hf.results.figures import as_png, comparison_figure, cost_figure, methods_figure
+from dilt_hf.results.methods_table import has_methods, methods_caption, methods_table
+from dilt_hf.results.results import RESULTS_FILE, Entry, Results
+from dilt_hf.run.training_steps import Workbench
+from dilt_hf.tickets.format import read_config
+from dilt_hf.tickets.tickets import Tickets
+from dilt_hf.utils.errors import ConfigError, RunError
+from dilt_hf.utils.files import PARTIAL, pretty_json, read_json, sweep, write_atomically
+
+RUN_FILE, PICTURE, TICKET_FOLDER = "run.json", "results.png", "tickets"
+MOST_RUN_BYTES = 2**20
+METHODS_TABLE = "methods.md"
+METHOD_PICTURES = {"methods_by_sparsity.png": methods_figure, "methods_by_cost.png": cost_figure}
+# Where a run is kept and what else it compares does not change what any stage holds.
+FREE_SECTION = "run"
+
+
+@dataclasses.dataclass(frozen=True)
+class RunFolder:
+    """A folder that may hold the run of `config`, because it is new, empty, or holds that run already."""
+
+    path: Path
+    config: DiltConfig
+
+    def begin(self) -> None:
+        """Record the configuration, if that was not done before."""
+        if not (self.path / RUN_FILE).exists():
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_atomically(self.path / RUN_FILE, pretty_json(self.config.to_dict()))
+
+
+def open_folder(folder: Path, config: DiltConfig) -> RunFolder:
+    """The folder, if this run may go on in it. Nothing is written yet.
+
+    Seeds, tickets, controls and the folder itself may differ: they only add work to a run.
+
+    Raises:
+        RunError: when the folder holds something else, or another run; the message names the settings that differ.
+    """
+    recorded = folder / RUN_FILE
+    if not folder.exists():
+        return RunFolder(folder, config)
+    if not folder.is_dir():
+        raise RunError(f"{folder} is a file; choose another --output_dir.")
+    if not recorded.is_file():
+        if any(not entry.name.endswith(PARTIAL) for entry in folder.iterdir()):
+            raise RunError(f"{folder} holds something that is no run; choose a new or empty --output_dir.")
+        return RunFolder(folder, config)
+    try:
+        earlier = json.loads(recorded.read_bytes())
+        if not all(isinstance(settings, dict) for settings in earlier.values()):
+            raise ValueError("not the settings of a run")
+    except (ValueError, AttributeError) as error:
+        raise RunError(f"{recorded} is damaged ({error}); restore it, or choose another --output_dir.") from error
+    now = json.loads(json.dumps(config.to_dict()))
+    differing = [
+        f"--{name} ({json.dumps(earlier.get(section, {}).get(name))} there, {json.dumps(value)} now)"
+        for section, settings in now.items()
+        if section != FREE_SECTION
+        for name, value in settings.items()
+        if earlier.get(section, {}).get(name) != value
+    ]
+    if differing:
+        raise RunError(
+            f"{folder} holds another run, which differs in {', '.join(differing)}; "
+            "choose another --output_dir, or repeat the settings of that run to continue it."
+        )
+    return RunFolder(folder, config)
+
+
+def open_bench(
+    config: DiltConfig, team: Team, progress: bool = True, check: Callable[[Workbench], object] = lambda bench: None
+) -> Workbench:
+    """The folder of a run opened by all processes together, once data, model and settings are found to go together.
+
+    Args:
+        check: raises what else speaks against it; nothing is written then.
+
+    Raises:
+        RunError: when the folder holds something else, or another run.
+        DiltError: for data, models, partitions or settings that do not work.
+    """
+    opened = open_folder(Path(config.run.output_dir), config) if team.is_first else None
+    bench = Workbench(config, team, progress and team.is_first)
+    bench.check_model()
+    bench.check_steps()
+    config.pruning.check_reachable(count_total(bench.prunable), len(bench.partitioning))
+    check(bench)
+    if opened is not None:
+        opened.begin()
+    team.wait_for_all()
+    return bench
+
+
+def stored_config(folder: Path, seeds: Sequence[int] = (), cpu: bool = False) -> DiltConfig:
+    """The configuration of the run in a folder, to work on with it there: nothing is tracked or published again.
+
+    Args:
+        seeds: only these; by default all of the run.
+        cpu: stay on the CPU, whatever the run did.
+
+    Raises:
+        ConfigError: when there is no run, or one with settings that this version does not know.
+    """
+    if not (folder / RUN_FILE).is_file():
+        raise ConfigError(f"{folder} is not the folder of a run: it has no {RUN_FILE}.")
+    run = DiltConfig.from_dict(read_json(folder / RUN_FILE, MOST_RUN_BYTES, ConfigError))
+    where = dataclasses.replace(
+        run.run,
+        output_dir=str(folder),
+        cpu=cpu or run.run.cpu,
+        seeds=list(seeds) or run.run.seeds,
+        report_to=[],
+        push_to_hub=False,
+        hub_model_id=None,
+    )
+    return dataclasses.replace(run, run=where)
+
+
+def save_results(folder: Path, entries: Sequence[Entry]) -> None:
+    """Write these entries together with those of other seeds and networks that the run has found before. Only one
+    process may do so at a time; what one that was killed left half-written is removed."""
+    for place in (folder, folder / TICKET_FOLDER):
+        sweep(place)
+    new = {(entry.seed, entry.name, entry.matched) for entry in entries}
+    recorded = folder / RESULTS_FILE
+    earlier = Results.load_entries(recorded) if recorded.is_file() else []
+    merged = [*entries, *(entry for entry in earlier if (entry.seed, entry.name, entry.matched) not in new)]
+    results = _with_overlaps(folder, sorted(merged, key=lambda entry: entry.seed))
+    results.save(folder)
+    write_atomically(folder / PICTURE, as_png(comparison_figure(results)))
+    if has_methods(results):
+        write_atomically(folder / METHODS_TABLE, f"{methods_table(results)}\n\n{methods_caption(results)}\n")
+        for picture, draw in METHOD_PICTURES.items():
+            write_atomically(folder / picture, as_png(draw(results)))
+    for seed in sorted({entry.seed for entry in results.entries}):
+        if ticket_folder(folder, seed).exists():
+            Tickets.from_pretrained(ticket_folder(folder, seed)).document(results.comparison(), folder / PICTURE)
+
+
+def load_results(folder: Path) -> Results:
+    """What `save_results` wrote."""
+    return _with_overlaps(folder, Results.load_entries(folder / RESULTS_FILE))
+
+
+def ticket_folder(folder: Path, seed: int) -> Path:
+    """The ticket repository of one seed."""
+    return folder / TICKET_FOLDER / f"seed_{seed}"
+
+
+def _with_overlaps(folder: Path, entries: Sequence[Entry]) -> Results:
+    """The entries with the overlap of the partition masks of each seed that has tickets."""
+    folders = [ticket_folder(folder, seed) for seed in sorted({entry.seed for entry in entries})]
+    overlaps = [read_config(each)["overlap"] for each in folders if each.exists()]
+    return Results(entries, overlaps, len(entries[0].scores["partition_accuracy"]))

@@ -1,0 +1,1 @@
+"""Ticket repositories: format, loading, publishing, switching."""

@@ -1,0 +1,186 @@
+"""Several tickets on one model, taking turns."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dilt_hf.masks.bitwise import Hashes, as_bits, bits_for, exchange, uninterrupted
+from dilt_hf.masks.packed import PackedMask
+from dilt_hf.models.names import fit_names
+from dilt_hf.models.weights import checkpoint_tensors
+from dilt_hf.training.masking import MaskedWeights
+from dilt_hf.utils.errors import ModelError
+
+if TYPE_CHECKING:
+    from dilt_hf.tickets.tickets import Tickets
+
+UNKNOWN = ""  # no ticket's name
+MASKS_KEPT = 16  # in memory, each a 32nd of float32 weights: tickets that take turns are derived once
+
+
+class TicketSwitch:
+    """Puts one ticket after another on a model, in place, exactly and without loss.
+
+    What a ticket masks is kept aside, and comes back when another ticket wants it, or none is set. What is trained
+    under a ticket belongs to the dense weights from then on, so tickets that share weights share what these learn.
+    Parameters stay the same tensors: a compiled model is not compiled again, and an optimizer keeps its state.
+
+    Args:
+        model: a dense model of the tickets' architecture: transformers or timm, compiled or not, on any device.
+        tickets: the tickets to choose from.
+        device: where the one copy of the dense weights is kept, such as "cpu"; by default beside each weight.
+
+    Raises:
+        ModelError: when the model does not have the weights that the masks cover, in the same shapes.
+
+    Example:
+        >>> switch = TicketSwitch(model, tickets)
+        >>> switch.set_ticket("core")
+        >>> switch.set_ticket("union-specialist_0")
+        >>> with switch.disabled():
+        ...     logits = model(pixels).logits  # of the dense model
+        >>> switch.merge()  # from here on a plain pruned model
+    """
+
+    @torch.no_grad()
+    def __init__(self, model: nn.Module, tickets: Tickets, device: torch.device | str | None = None):
+        self.model, self.tickets = model, tickets
+        self.device = None if device is None else torch.device(device)
+        self.active: str | None = None
+        tensors = checkpoint_tensors(model)
+        self._names = fit_names(tensors, tickets.partitions[0].shapes)
+        self._live = {name: tensors[name] for name in self._names.values()}
+        self._homes = _homes_of(model, self._live)
+        self._dense: dict[str, Tensor] | None = {
+            name: torch.empty_like(tensor, device=self.device or tensor.device, requires_grad=False).copy_(tensor)
+            for name, tensor in self._live.items()
+        }
+        # what each tensor is now; they differ where a switch was stopped half-way
+        self._state: dict[str, str | None] = dict.fromkeys(self._live)
+        self._hashes: Hashes = {}
+        self._optimizer: torch.optim.Optimizer | None = None
+        self._held: MaskedWeights | None = None
+        self._mask_of = functools.lru_cache(MASKS_KEPT)(self._mask_of)  # type: ignore[method-assign]
+
+    @torch.no_grad()
+    def set_ticket(self, name: str | None) -> None:
+        """Make the model the ticket `name` (or a composition such as "core+specialist_0"), or dense again for None.
+
+        A forward pass before it and its backward pass after it do not go together: autograd says so.
+
+        Raises:
+            MaskError: when there is no such ticket; the model is unchanged then.
+            ModelError: after `merge`, or when the model's parameters were replaced by others.
+        """
+        if self._dense is None:
+            raise ModelError("the ticket was merged into the model, so none can be set; load the model anew.")
+        if any(module._parameters.get(attribute) is not self._live[key] for key, module, attribute in self._homes):
+            raise ModelError("the model's parameters were replaced since the switch was made; make a new TicketSwitch.")
+        self._mask_of(name)
+        groups: dict[str | None, list[str]] = {}
+        for key, parameter in self._live.items():
+            if self._dense[key].dtype != parameter.dtype:
+                self._dense[key] = self._dense[key].to(parameter.dtype)
+            if self._in_place(key):
+                groups.setdefault(self._state[key], []).append(key)
+            else:
+                self._exchange_anywhere(key, name)
+        for old, keys in groups.items():
+            uninterrupted(functools.partial(self._exchange, keys, old, name))
+        self.active = name
+        self._hold()
+
+    def _in_place(self, key: str) -> bool:
+        """Whether a tensor and its dense weights lie in the CPU's memory, in one piece and in the same order."""
+        live, kept = self._live[key], self._dense[key]  # type: ignore[index]
+        on_cpu = live.device.type == kept.device.type == "cpu"
+        return on_cpu and live.stride() == kept.stride() and self._state[key] != UNKNOWN and as_bits(live) is not None
+
+    def _exchange(self, keys: Sequence[str], old: str | None, new: str | None) -> None:
+        def vectors(tensors: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+            return {key: cast(np.ndarray, as_bits(tensors[key])) for key in keys}
+
+        def bits(name: str | None) -> dict[str, np.ndarray] | None:
+            mask = self._mask_of(name)
+            return None if mask is None else {key: bits_for(self._live[key], mask, key) for key in keys}
+
+        exchange(vectors(self._live), vectors(self._dense or {}), bits(old), bits(new), self._hashes)
+        for key in keys:
+            self._state[key] = new
+            torch.autograd.graph.increment_version(self._live[key])
+
+    def _exchange_anywhere(self, key: str, name: str | None) -> None:
+        """What `exchange` does, for weights on an accelerator or not in one piece. It may stop at any point: until the
+        end `_state` tells whether `live` still counts, or only the dense weights do."""
+        live, kept, state = self._live[key].detach(), self._dense[key], self._state[key]  # type: ignore[index]
+        old, new = None if state == UNKNOWN else self._mask_of(state), self._mask_of(name)
+        dense = kept.to(live.device)
+        if state is None:
+            dense = live.clone()
+        elif old is not None:
+            dense = torch.where(old[key].to(live.device), live, dense)
+        zero = torch.zeros((), dtype=live.dtype, device=live.device)
+        chosen = dense if new is None else torch.where(new[key].to(live.device), dense, zero)
+        kept.copy_(dense)
+        self._state[key] = UNKNOWN
+        self._live[key].copy_(chosen)
+        self._state[key] = name
+
+    def _mask_of(self, name: str | None) -> PackedMask | None:
+        """The mask of a ticket under the model's names."""
+        return None if name is None else self.tickets.packed(name).renamed(self._names)
+
+    @contextlib.contextmanager
+    def disabled(self) -> Iterator[None]:
+        """The dense model for a while, then the present ticket again."""
+        active = self.active
+        self.set_ticket(None)
+        try:
+            yield
+        finally:
+            self.set_ticket(active)
+
+    def hold(self, optimizer: torch.optim.Optimizer) -> None:
+        """Let `optimizer` train the ticket that is set, whichever it is: masked weights stay exactly 0.
+
+        Its state outlives a switch. While a weight is masked its gradient is 0, so its momentum fades meanwhile.
+        """
+        self._optimizer = optimizer
+        self._hold()
+
+    def _hold(self) -> None:
+        if self._held is not None:
+            self._held.release()
+            self._held = None
+        mask = self._mask_of(self.active)
+        if self._optimizer is not None and mask is not None:
+            self._held = MaskedWeights(self.model, mask)
+            self._held.hold(self._optimizer)
+
+    def merge(self) -> None:
+        """Make the present ticket permanent: what it masks is given up, and the optimizer is let go."""
+        self._optimizer = None
+        self._hold()
+        self._dense = None
+
+    def __repr__(self) -> str:
+        state = "merged" if self._dense is None else self.active or "dense"
+        return f"TicketSwitch({type(self.model).__name__}, {state})"
+
+
+def _homes_of(model: nn.Module, tensors: Mapping[str, Tensor]) -> list[tuple[str, nn.Module, str]]:
+    """The module and attribute that hold each tensor."""
+    keys = {id(tensor): key for key, tensor in tensors.items()}
+    return [
+        (keys[id(parameter)], module, attribute)
+        for module in model.modules()
+        for attribute, parameter in module._parameters.items()
+        if parameter is not None and id(parameter) in keys
+    ]

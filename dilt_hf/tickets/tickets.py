@@ -1,0 +1,443 @@
+"""Tickets: a θ0, the masks of N partitions found for it, and every subnetwork that follows from them.
+
+They live in ticket repositories (see `dilt_hf.tickets.format`): folders, or repositories on the Hub. Core, union,
+specialists and consensus masks are derived when asked for, never stored. After rewinding to θ_k, the weights in the
+repository are θ_k: those that the masks belong to.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import HfApi
+from torch import Tensor, nn
+
+from dilt_hf.masks.algebra import Masks, ticket_names
+from dilt_hf.masks.io import masks_to_bytes
+from dilt_hf.masks.packed import PackedMask, compose_packed
+from dilt_hf.models.batchnorm import recalibrate_batchnorm
+from dilt_hf.models.factory import CODE_FILE, has_own_code, write_own_code
+from dilt_hf.models.names import fit_names
+from dilt_hf.models.safe_loading import load_model
+from dilt_hf.models.weights import WEIGHTS_FILE, checkpoint_tensors, read_weights, tensors_sha256, weights_sha256
+from dilt_hf.tickets.card import make_card, summary_table
+from dilt_hf.tickets.checkpoints import FOLDER_FILES, load_trained, save_trained
+from dilt_hf.tickets.format import (
+    CARD_FILE,
+    CONFIG_FILE,
+    FORMAT_VERSION,
+    MASK_FOLDER,
+    PICTURE_FILE,
+    THETA0_FILES,
+    check_materialised,
+    check_theta0_identity,
+    check_theta0_shapes,
+    mask_path,
+    read_config,
+    read_partitions,
+)
+from dilt_hf.tickets.hub import LIBRARY, HubCommit, is_repo_id, make_repository
+from dilt_hf.utils.errors import TicketError, reading
+from dilt_hf.utils.files import new_folder, own_file, pretty_json, write_atomically
+
+logger = logging.getLogger(__name__)
+
+
+def from_pretrained(
+    repository: str | os.PathLike, ticket: str = "core", *, trained: bool = False, **settings: Any
+) -> nn.Module:
+    """The model of one ticket, in evaluation mode: a plain transformers model, ready to train or to run.
+
+    Args:
+        repository: a ticket repository: a folder, or an id on the Hub.
+        ticket: a name such as "core", "union", "specialist_0", or a composition such as "core+specialist_0".
+        trained: with the trained weights that the repository holds for it, rather than θ0's.
+        settings: as for `Tickets.from_pretrained`.
+
+    Raises:
+        TicketError: when the repository is incomplete or inconsistent, or holds no trained weights of that ticket.
+        MaskError: when there is no such ticket; the message lists those there are.
+        Exception: the Hub's own errors, unchanged.
+
+    Example:
+        >>> model = from_pretrained("runs/digits/tickets/seed_0", ticket="core")
+    """
+    return Tickets.from_pretrained(repository, **settings).load_model(ticket, trained=trained)
+
+
+@torch.no_grad()
+def apply_ticket(
+    model: nn.Module, tickets: Tickets, name: str, *, recalibrate_on: Iterable[Tensor] | None = None
+) -> None:
+    """Prune a model that you already have with one ticket's mask, in place.
+
+    Weights outside the mask become 0. Names and shapes are checked first, and nothing is changed when they do not
+    match. A transformers or timm model, compiled or not, on any device, in any dtype. When its weights are not, bit for
+    bit, the θ0 that the ticket was found for, a warning says so.
+
+    Args:
+        recalibrate_on: batches of pixel values (B, C, H, W), normalised as the model expects. The statistics of its
+            batch norms become those of the pruned network on these pictures; without them they stay those of the
+            unpruned network, and accuracy suffers.
+
+    Raises:
+        ModelError: when the model does not have the weights that the mask covers, in the same shapes.
+        MaskError: when there is no such ticket.
+
+    Example:
+        >>> tickets = Tickets.from_pretrained("runs/digits/tickets/seed_0")
+        >>> apply_ticket(model, tickets, "specialist_1", recalibrate_on=[pixels])
+    """
+    mask = tickets.packed(name)
+    tensors = checkpoint_tensors(model)
+    names = fit_names(tensors, mask.shapes)
+    if not tickets.is_theta0({stored: tensors[live] for stored, live in names.items()}):
+        logger.warning("the model's weights are not the θ0 that ticket '%s' was found for.", name)
+    for stored, live in names.items():
+        tensor = tensors[live].detach()
+        tensor.masked_fill_(~mask[stored].to(tensor.device), 0)
+    if recalibrate_on is not None:
+        recalibrate_batchnorm(model, recalibrate_on)
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Tickets:
+    """The tickets of one repository.
+
+    Attributes:
+        folder: where θ0 lies.
+        partitions: the N partition masks, by checkpoint name, packed.
+        config: the content of `dilt_config.json`.
+        source: the commit on the Hub that they come from, if they do.
+    """
+
+    folder: Path
+    partitions: Sequence[PackedMask]
+    config: Mapping[str, Any]
+    source: HubCommit | None = None
+
+    @classmethod
+    def found(
+        cls, theta0: str | os.PathLike, partitions: Sequence[Mapping[str, Tensor]], facts: Mapping[str, Any]
+    ) -> Tickets:
+        """New tickets: N ≥ 2 masks for the θ0 in a checkpoint folder.
+
+        Args:
+            facts: what else `dilt_config.json` shall say; what identifies θ0 and the masks is added.
+
+        Raises:
+            TicketError: when the masks do not fit that θ0.
+
+        Example:
+            >>> Tickets.found("theta0", [one, other], {"method": "mine"}).save_pretrained("tickets")
+        """
+        theta0, packed = Path(theta0), [PackedMask.of(mask) for mask in partitions]
+        check_theta0_shapes(theta0, packed[0].shapes)
+        identity = {
+            "sha256": weights_sha256(theta0),
+            "prunable_sha256": tensors_sha256(read_weights(theta0 / WEIGHTS_FILE, packed[0])),
+        }
+        config = {
+            "format_version": FORMAT_VERSION,
+            **facts,
+            "theta0": {**facts.get("theta0", {}), **identity},
+            "num_partitions": len(packed),
+            "masks_sha256": [hashlib.sha256(masks_to_bytes(mask)).hexdigest() for mask in packed],
+            "prunable_weights": packed[0].count_total(),
+        }
+        return cls(theta0, packed, config)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        repository: str | os.PathLike,
+        *,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | os.PathLike | None = None,
+        local_files_only: bool = False,
+        force_download: bool = False,
+    ) -> Tickets:
+        """Read a ticket repository. The masks are fetched, read and checked now, θ0 when a model is asked for.
+
+        Args:
+            repository: a folder, or an id on the Hub; a folder of that name comes first.
+            revision: a branch, tag or commit on the Hub; all files come from the one commit that it is now.
+            token, cache_dir, local_files_only, force_download: for the Hub, as transformers has them. What is in the
+                cache also loads without a network.
+
+        Raises:
+            TicketError: when it is no ticket repository, is of a newer format, or its parts do not fit.
+            Exception: the Hub's own errors, unchanged.
+
+        Example:
+            >>> Tickets.from_pretrained("runs/digits/tickets/seed_0").names()[:2]
+            ['core', 'union']
+        """
+        folder, source = Path(repository), None
+        if not folder.is_dir():
+            if not is_repo_id(repository):
+                raise TicketError(
+                    f"there is no folder {folder}; give the folder of a ticket repository, or its id on the Hub."
+                )
+            source = HubCommit.resolve(
+                str(repository),
+                [CONFIG_FILE, f"{MASK_FOLDER}/partition_*.safetensors"],
+                revision=revision,
+                token=token,
+                cache_dir=cache_dir,
+                local_files_only=local_files_only,
+                force_download=force_download,
+            )
+            folder = source.folder
+        config = read_config(folder)
+        tickets = cls(folder, read_partitions(folder, config), config, source)
+        if source is None:
+            check_theta0_shapes(folder, tickets.partitions[0].shapes)
+        return tickets
+
+    def names(self) -> list[str]:
+        """The basic tickets; `masks` and `load_model` also take compositions of them with + and -."""
+        return ticket_names(len(self.partitions))
+
+    def masks(self, name: str) -> Masks:
+        """The mask of a ticket: a bool tensor by checkpoint name, True = the weight stays.
+
+        Raises:
+            MaskError: when there is no such ticket.
+        """
+        return dict(self.packed(name))
+
+    def packed(self, name: str) -> PackedMask:
+        """The mask of a ticket with one bit a weight, a 32nd of the memory of float32 weights; otherwise as `masks`."""
+        return compose_packed(name, self.partitions)
+
+    def load_model(self, name: str | None = None, *, trained: bool = False) -> nn.Module:
+        """θ0 under the mask of ticket `name`, or dense θ0 when it is None; a plain transformers model.
+
+        Args:
+            trained: with the trained weights that the repository holds for this ticket (see `materialise`).
+
+        Raises:
+            TicketError: when θ0 is not the one the masks were found for (its sha256 differs), or there are no trained
+                weights of that ticket.
+            MaskError: when there is no such ticket.
+        """
+        mask = None if name is None else self.packed(name)
+        if trained:
+            return self._load_trained(name or "")
+        folder = self.theta0_folder()
+        with ThreadPoolExecutor(1) as beside:
+            identity = beside.submit(check_theta0_identity, folder, self.config)
+            model = load_model(folder, mask)
+            identity.result()
+        return model
+
+    def theta0_folder(self) -> Path:
+        """The folder that plain transformers opens for θ0 and its image processor; of a repository on the Hub, what is
+        missing of them is fetched first.
+
+        Raises:
+            TicketError: when the masks do not fit that θ0.
+
+        Example:
+            >>> AutoImageProcessor.from_pretrained(tickets.theta0_folder())
+        """
+        if self.source is not None:
+            self.source.fetch(list(THETA0_FILES))
+            check_theta0_shapes(self.folder, self.partitions[0].shapes)
+        return self.folder
+
+    def materialise(self, name: str, model: nn.Module | None = None, *, sparse: bool = False) -> Path:
+        """Put a ticket with its weights into the repository, as a checkpoint folder of its own.
+
+        Plain transformers opens it: `AutoModelForImageClassification.from_pretrained(repository, subfolder="core")`.
+
+        Args:
+            name: the ticket; its folder has this name.
+            model: the trained ticket: 0 wherever its mask is. By default θ0 under the mask.
+            sparse: store the kept weights and a bitmap, a fraction of the size; only `load_model(name, trained=True)`
+                opens that.
+
+        Returns:
+            The folder.
+
+        Raises:
+            TicketError: when these tickets lie in the Hub's cache, when there is such a folder, or when the model has
+                weights where the ticket has none.
+
+        Example:
+            >>> tickets.materialise("core", trained_model)
+        """
+        name = _folder_of(name)
+        mask = self.packed(name)
+        config = self._own_config()
+        known = config.setdefault("materialised", {})
+        check_materialised({**known, name: {}}, len(self.partitions), self.folder / name)
+        model = self.load_model(name) if model is None else model
+        known[name] = save_trained(model, mask, self.folder / name, self.folder, sparse)
+        write_atomically(self.folder / CONFIG_FILE, pretty_json(config))
+        self.config["materialised"] = config["materialised"]  # type: ignore[index]
+        return self.folder / name
+
+    def document(self, comparison: Mapping[str, Any], picture: str | os.PathLike | None = None) -> None:
+        """Put what the tickets were compared with, over all seeds of a run, into the repository, and write its card.
+
+        Args:
+            comparison: as `dilt_hf.results.results.Results.comparison` gives it.
+            picture: a PNG file of it.
+
+        Raises:
+            TicketError: when these tickets lie in the Hub's cache.
+        """
+        config = self._own_config()
+        config["comparison"] = dict(comparison)
+        write_atomically(self.folder / CONFIG_FILE, pretty_json(config))
+        if picture is not None:
+            write_atomically(self.folder / PICTURE_FILE, Path(picture).read_bytes())
+        card = make_card(config, self.partitions, str(self.folder), _card_of(self.folder), has_own_code(self.folder))
+        write_atomically(self.folder / CARD_FILE, card)
+
+    def _own_config(self) -> dict[str, Any]:
+        """The configuration as it stands on the disk, to be changed there."""
+        if self.source is not None or not (self.folder / CONFIG_FILE).is_file():
+            raise TicketError(f"{self.folder} cannot be added to; save the tickets to a folder first.")
+        return read_config(self.folder)
+
+    def _load_trained(self, name: str) -> nn.Module:
+        name = _folder_of(name)
+        facts = self.config.get("materialised", {}).get(name)
+        if facts is None:
+            known = ", ".join(self.config.get("materialised", {})) or "none"
+            raise TicketError(f"{self.place} holds no trained weights of '{name}'; it holds those of: {known}.")
+        if self.source is not None:
+            self.source.fetch(_files_of([name]))
+        return load_trained(self.folder, name, facts)
+
+    def save_pretrained(self, folder: str | os.PathLike) -> None:
+        """Write the whole repository to a new folder: all of it, or nothing. Of a repository on the Hub, tickets with
+        trained weights come along where they were fetched before.
+
+        Raises:
+            TicketError: when the folder already holds something.
+        """
+        self.theta0_folder()
+        folder = Path(folder)
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise TicketError(f"{folder} already exists; choose a new folder, so that nothing is written over.")
+        trained_here = self.config.get("materialised", {}).items()
+        here = {name: facts for name, facts in trained_here if (self.folder / name).is_dir()}
+        with new_folder(folder) as target:
+            for name in [*THETA0_FILES, PICTURE_FILE, CARD_FILE, *_files_of(here)]:
+                if (self.folder / name).is_file():
+                    (target / name).parent.mkdir(exist_ok=True)
+                    shutil.copyfile(own_file(self.folder, name, "which was there", TicketError), target / name)
+            for checkpoint in (target, *(target / name for name in here)):
+                write_own_code(checkpoint)
+            (target / MASK_FOLDER).mkdir()
+            for k, mask in enumerate(self.partitions):
+                mask_path(target, k).write_bytes(masks_to_bytes(mask))
+            config = dict(self.config) | {"materialised": here}
+            (target / CONFIG_FILE).write_text(pretty_json(config), encoding="utf-8")
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        token: str | None = None,
+        revision: str | None = None,
+        tag: str | None = None,
+    ) -> str:
+        """Publish the whole repository on the Hub in one commit: all of it arrives, or nothing.
+
+        The model card is written, or brought up to date: what a person wrote in it stays.
+
+        Args:
+            repo_id: "user/name"; made if it does not exist.
+            private: whether a new repository is private; by default as the Hub has it.
+            token: by default the one of `hf auth login` or of the variable HF_TOKEN.
+            revision: the branch, made if it does not exist; by default main.
+            tag: a name for this commit, for others to load it by.
+
+        Returns:
+            The address of the commit.
+
+        Raises:
+            TicketError: when a person edited both the card here and that on the Hub, in different ways.
+            Exception: the Hub's own errors, unchanged.
+
+        Example:
+            >>> Tickets.from_pretrained("runs/digits/tickets/seed_0").push_to_hub("user/dilt-digits")
+        """
+        repository = make_repository(repo_id, private=private, token=token, branch=revision)
+        published = HubCommit.resolve(repository, [CARD_FILE, CONFIG_FILE], revision=revision, token=token)
+        if self.source is not None:  # what was not fetched so far goes along too
+            self.source.fetch([CARD_FILE, PICTURE_FILE, *_files_of(self.config.get("materialised", {}))])
+        with tempfile.TemporaryDirectory() as scratch:
+            made = Path(scratch, "tickets")
+            self.save_pretrained(made)
+            facts, code = read_config(made), has_own_code(made)
+            card = make_card(facts, self.partitions, repository, _card_of(made), code, _card_of(published.folder))
+            (made / CARD_FILE).write_text(card, encoding="utf-8")
+            done = HfApi(**LIBRARY, token=token).upload_folder(
+                repo_id=repository,
+                folder_path=made,
+                revision=revision,
+                parent_commit=published.commit,
+                delete_patterns=self._outdated(published.folder),
+                commit_message="Tickets found by dilt_hf",
+            )
+            if tag is not None:
+                HfApi(**LIBRARY, token=token).create_tag(repository, tag=tag, revision=done.oid)
+        return str(done.commit_url)
+
+    def _outdated(self, folder: Path) -> list[str]:
+        """What an earlier push of this package left and this one does not bring."""
+        earlier = read_config(folder).get("materialised", {}) if (folder / CONFIG_FILE).is_file() else {}
+        return [f"{MASK_FOLDER}/partition_*.safetensors", *_files_of(earlier), *(f"{n}/{CODE_FILE}" for n in earlier)]
+
+    def is_theta0(self, tensors: Mapping[str, Tensor]) -> bool:
+        """Whether these tensors, by checkpoint name, are bit for bit θ0's where the masks cover them."""
+        return tensors_sha256(tensors) == self.config["theta0"]["prunable_sha256"]
+
+    def summary(self) -> str:
+        """A table of the tickets: how many weights each keeps and how it scored, and how much the masks overlap."""
+        return summary_table(self.config, self.partitions)
+
+    @property
+    def place(self) -> str:
+        """Where they lie, in words: a folder, or "user/name@commit"."""
+        return str(self.folder) if self.source is None else f"{self.source.repo_id}@{self.source.commit[:7]}"
+
+    def __repr__(self) -> str:
+        densities = ", ".join(f"{name} {self.packed(name).density():.1%}" for name in ("core", "union"))
+        return f"Tickets({self.place!r}, {len(self.partitions)} partitions; density: {densities})"
+
+
+def _folder_of(name: str) -> str:
+    """The folder of a ticket with trained weights."""
+    return "".join(name.split())
+
+
+def _files_of(materialised: Iterable[str]) -> list[str]:
+    """The files of tickets with trained weights."""
+    return [f"{name}/{file}" for name in materialised for file in FOLDER_FILES]
+
+
+def _card_of(folder: Path) -> str | None:
+    path = folder / CARD_FILE
+    if not path.is_file():
+        return None
+    with reading(f"the model card {path}"):
+        return own_file(folder, CARD_FILE, "which was there", TicketError).read_text(encoding="utf-8")

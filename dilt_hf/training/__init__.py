@@ -1,0 +1,1 @@
+"""The masked training loop, evaluation, and the Trainer callback."""

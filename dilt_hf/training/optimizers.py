@@ -1,0 +1,81 @@
+"""Optimizers and learning-rate schedules, as configured."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dilt_hf.config.training import TrainingConfig
+from dilt_hf.utils.errors import ConfigError
+
+
+def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
+    """The configured optimizer of `torch.optim`, with its fused form where that exists."""
+    known = {name.lower(): name for name in dir(torch.optim) if isinstance(getattr(torch.optim, name), type)}
+    kind = getattr(torch.optim, known.get(config.optimizer.lower(), ""), None)
+    if kind is None or kind is torch.optim.Optimizer:
+        raise ConfigError(f"torch.optim has no optimizer '{config.optimizer}'.")
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups: list[dict[str, Any]] = [{"params": trained}]
+    if not config.decay_norm_and_bias and "weight_decay" in inspect.signature(kind).parameters:
+        groups = [
+            {"params": [p for p in trained if p.ndim > 1]},
+            {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+    usual: dict[str, Any] = {"momentum": 0.9} if kind is torch.optim.SGD else {}
+    if "weight_decay" in inspect.signature(kind).parameters:
+        usual["weight_decay"] = config.weight_decay
+    arguments = {"lr": config.learning_rate, **usual, **config.optimizer_args}
+    try:
+        if {"fused", "foreach"} & set(config.optimizer_args):
+            return kind(groups, **arguments)
+        try:
+            return kind(groups, fused=True, **arguments)
+        except (TypeError, RuntimeError):  # no fused form of this optimizer, or none on this device
+            return kind(groups, **arguments)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{kind.__name__} does not take these settings: {error}") from error
+
+
+def make_scheduler(
+    optimizer: torch.optim.Optimizer, config: TrainingConfig, steps: int
+) -> torch.optim.lr_scheduler.LRScheduler:
+    """The configured learning-rate schedule over `steps` optimizer steps."""
+    if config.lr_scheduler_type == "one_cycle":
+        return torch.optim.lr_scheduler.OneCycleLR(
+            optimizer,
+            max_lr=config.learning_rate,
+            total_steps=steps + 1,
+            pct_start=config.warmup_fraction or 0.3,
+            cycle_momentum=not {"momentum", "betas"} & set(config.optimizer_args)
+            and any(group.get("momentum") or "betas" in group for group in optimizer.param_groups),
+        )
+    warmup = round(config.warmup_fraction * steps)
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / (warmup + 1)
+        done = (step - warmup) / max(1, steps - warmup)
+        if config.lr_scheduler_type == "cosine":
+            return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+        if config.lr_scheduler_type == "multistep":
+            return config.gamma ** sum(step >= round(share * steps) for share in config.milestones)
+        return 1.0
+
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+
+
+@torch.no_grad()
+def forget(optimizer: torch.optim.Optimizer, parameter: Tensor, where: Tensor) -> None:
+    """Set momentum, moments and whatever else `optimizer` keeps for each weight to zero at some weights.
+
+    Args:
+        where: bool, of the parameter's shape.
+    """
+    for value in optimizer.state.get(parameter, {}).values():
+        if isinstance(value, Tensor) and value.shape == parameter.shape:
+            value.masked_fill_(where, 0)

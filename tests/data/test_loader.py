@@ -1,0 +1,154 @@
+"""From splits to batches on the device."""
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from helpers.small import encoded
+from helpers.tables import parquet, table
+from PIL import Image
+
+from dilt_hf.config.data import DataConfig
+from dilt_hf.data import decoding, loader
+from dilt_hf.data.augmentation import Augmentation
+from dilt_hf.data.splits import Split, Splits, load_splits
+from dilt_hf.utils.errors import ConfigError, DataError
+
+CPU = torch.device("cpu")
+SHIFT = Augmentation("shift")
+
+
+def test_an_image_folder_opens_unchanged(picture_folder):
+    config = DataConfig(train_dir=str(picture_folder / "train"), test_dir=str(picture_folder / "test"))
+    splits = load_splits(config)
+    assert splits.class_names == ("dark", "light", "mid")
+    assert [len(split) for _, split in splits.items()] == [33, 3, 12]
+    assert loader.choose_image_size(splits, config) == 28
+    opened = loader.open_images(splits, config, 28, 1, CPU, progress=False)
+    brightness = [opened["test"].pictures[splits.test.labels == c].float().mean() for c in range(3)]
+    assert brightness[0] < brightness[2] < brightness[1]  # dark < mid < light, so pictures and labels belong together
+
+
+@pytest.mark.parametrize(
+    ("tables", "message"),
+    [
+        ({"train": table(30)}, "no labelled validation or test split"),
+        ({"train": table(3), "test": table(3)}, "no class has enough rows"),
+        ({name: table(30).remove_columns("label") for name in ("train", "test")}, "no class column"),
+        ({name: table(30).remove_columns("image") for name in ("train", "test")}, "no picture column"),
+    ],
+)
+def test_unusable_tables_are_one_clear_error(tmp_path, tables, message):
+    with pytest.raises(DataError, match=message):
+        load_splits(parquet(tmp_path, **tables))
+
+
+def broken_table():
+    good = encoded(Image.new("RGB", (4, 4)))
+    cells = [good] * 20
+    cells[13] = {"bytes": b"not a picture", "path": None}
+    features = datasets.Features({"image": datasets.Image(decode=False), "label": datasets.ClassLabel(num_classes=2)})
+    made = datasets.Dataset.from_dict({"image": cells, "label": [0, 1] * 10}, features=features)
+    return made.cast_column("image", datasets.Image())
+
+
+@pytest.mark.parametrize(("resident", "workers"), [(True, 0), (False, 0), (False, 1)])
+def test_a_corrupt_picture_is_one_error_that_names_the_row(resident, workers):
+    split = Split("train", broken_table(), "image", np.array([0, 1] * 10), "train", np.arange(100, 120))
+    splits = Splits(split, split, split, ("a", "b"), "made up")
+    config = DataConfig(dataset_name="x", max_resident_gb=1.0 if resident else 0.0, dataloader_num_workers=workers)
+
+    def read():
+        opened = loader.open_images(splits, config, 4, 3, CPU, progress=False)
+        list(opened["train"].batches(torch.arange(20), 4))
+
+    with pytest.raises(DataError, match=r"^row 113 of the train split cannot be decoded"):
+        read()
+
+
+def test_streamed_and_resident_pictures_are_the_same():
+    config = DataConfig(dataset_name="digits", max_train_samples=60, max_eval_samples=30)
+    splits = load_splits(config)
+    resident = loader.open_images(splits, config, 8, 3, CPU, progress=False)["train"]
+    streamed = loader.StreamedImages(splits.train, 8, 3, workers=2, device=CPU)
+    rows = torch.tensor([5, 3, 40, 3, 0])
+    for (a, x), (b, y) in zip(resident.batches(rows, 2), streamed.batches(rows, 2), strict=True):
+        assert torch.equal(a, b)
+        assert torch.equal(x, y)
+
+
+def test_an_epoch_shuffles_by_its_generator_and_can_be_entered_midway():
+    config = DataConfig(dataset_name="digits", max_train_samples=60, max_eval_samples=30)
+    splits = load_splits(config)
+    source = loader.open_images(splits, config, 8, 3, CPU, progress=False)["train"]
+    normalize = decoding.Normalize([0.5], [0.5], 3, CPU)
+
+    def run(seed, **part):
+        return list(loader.epoch(source, torch.arange(len(splits.train)), 10, normalize, SHIFT, (seed,), **part))
+
+    whole, again, other = run(1), run(1), run(2)
+    assert len(whole) == loader.steps_per_epoch(len(splits.train), 10) == 5
+    assert all(
+        torch.equal(a.pixels, b.pixels) and torch.equal(a.labels, b.labels) for a, b in zip(whole, again, strict=True)
+    )
+    assert not all(torch.equal(a.pixels, b.pixels) for a, b in zip(whole, other, strict=True))
+    midway = run(1, first=2, last=4)
+    assert len(midway) == 2
+    assert torch.equal(midway[0][0], whole[2][0])
+    pixels = whole[0][0]
+    assert pixels.shape == (10, 3, 8, 8)
+    assert pixels.is_contiguous(memory_format=torch.channels_last)
+    assert float(pixels.abs().max()) == pytest.approx(1)
+
+
+def test_fingerprints_follow_content_not_place(tmp_path):
+    def fingerprint(content, name):
+        (tmp_path / name).mkdir()
+        config = parquet(tmp_path / name, train=content, test=table(6))
+        splits = load_splits(config)
+        return loader.fingerprint(splits.train, loader.open_images(splits, config, 8, 3, CPU, False)["train"])
+
+    changed = table(60).map(lambda row, i: {"image": Image.new("RGB", (10, 10))} if i == 5 else row, with_indices=True)
+    assert fingerprint(table(60), "a") == fingerprint(table(60), "b")
+    assert fingerprint(table(60), "c") != fingerprint(changed, "d")
+
+
+def test_a_share_of_a_streamed_epoch_is_that_share_of_the_whole():
+    """Random views are drawn by the workers, per picture: whoever decodes it, it looks the same."""
+    config = DataConfig(dataset_name="digits", max_train_samples=60, max_eval_samples=30)
+    split = load_splits(config).train
+    normalize = decoding.Normalize([0.5], [0.5], 3, CPU)
+    crops = Augmentation("resized_crop_flip", auto_augment="rand-m9-mstd0.5-inc1", random_erasing=0.5)
+
+    def run(workers, **part):
+        source = loader.StreamedImages(split, 16, 3, workers, CPU, persistent=True, auto_augment=crops.auto_augment)
+        rows = torch.arange(len(split))
+        return [list(loader.epoch(source, rows, 12, normalize, crops, ("k", turn), **part)) for turn in (0, 1)]
+
+    whole = run(0)
+    mine = loader.shares(12, passes=2, members=2)[1]
+    for theirs, share in ((run(2), torch.arange(12)), (run(2, mine=torch.cat(mine)), torch.cat(mine))):
+        for turn in (0, 1):
+            assert len(whole[turn]) == len(theirs[turn]) == 4
+            for one, other in zip(whole[turn], theirs[turn], strict=True):
+                assert torch.equal(one.labels[share], other.labels)
+                assert torch.equal(one.pixels[share], other.pixels)
+    midway = run(2, first=2, last=3)
+    assert torch.equal(midway[0][0].pixels, whole[0][2].pixels)
+    assert not torch.equal(whole[0][0].pixels, whole[1][0].pixels)
+
+
+def test_shares_are_all_pictures_each_once_and_passes_do_not_depend_on_members():
+    for size, passes, members in ((8, 2, 2), (9, 2, 3), (7, 3, 1), (16, 1, 4)):
+        by_member = loader.shares(size, passes, members)
+        alone = loader.shares(size, passes, 1)[0]
+        for number in range(passes):
+            together = torch.cat([member[number] for member in by_member])
+            assert torch.equal(together, alone[number])
+        assert torch.equal(torch.cat(alone), torch.arange(size))
+
+
+def test_policies_need_pictures_that_workers_decode():
+    config = DataConfig(dataset_name="digits", augmentation="resized_crop_flip", auto_augment="rand-m9-mstd0.5-inc1")
+    with pytest.raises(ConfigError, match="--max_resident_gb 0"):
+        loader.open_images(load_splits(config), config, 8, 3, CPU, progress=False)

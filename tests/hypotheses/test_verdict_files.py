@@ -1,0 +1,44 @@
+"""Evidence that was kept gives the verdicts that it gave, and damaged evidence none."""
+
+import json
+
+import pytest
+
+from dilt_hf.hypotheses.judge import SUPPORTED, UNTESTED, Measured, verdicts
+from dilt_hf.hypotheses.registry import HYPOTHESES
+from dilt_hf.hypotheses.verdict_files import judge_folder, load_evidence, save_evidence
+from dilt_hf.utils.errors import RunError
+
+GAIN = {
+    "union_core": Measured({0: 3.0, 1: 3.5, 2: 3.2}, 0.1, ("train-a",)),
+    "union_core_matched": Measured({0: 2.0, 1: 2.5, 2: 2.1}, 0.05, ("train-b",), 0.001),
+}
+
+
+def test_what_was_kept_is_judged(tmp_path):
+    save_evidence(tmp_path, "comparison", {})
+    save_evidence(tmp_path, "comparison", GAIN)
+    save_evidence(tmp_path, "layers", {"late_break": Measured({0: 0.1, 1: 0.2})})
+    assert load_evidence(tmp_path) == GAIN | {"late_break": Measured({0: 0.1, 1: 0.2})}
+    found = judge_folder(tmp_path)
+    assert found == verdicts(HYPOTHESES, load_evidence(tmp_path))
+    by_key = {each.hypothesis.key: each for each in found}
+    assert by_key["H2"].verdict == SUPPORTED
+    assert by_key["H4"].verdict == by_key["H1"].verdict == UNTESTED
+    stored = json.loads((tmp_path / "verdicts.json").read_text())
+    assert stored[1]["criteria"][0]["measured"]["sources"] == ["train-a"]
+    assert stored[0]["p"] is None
+    text = (tmp_path / "verdicts.md").read_text()
+    assert "| H2   | The union beats the core." in text
+    assert "accuracy of the union less that of the core at one density (control)" in text
+    assert "+3.23 [" in text
+
+
+@pytest.mark.parametrize("content", ["{", '{"union_core": 3}', '{"union_core": {"values": {"x": 1}}}', "[1]"])
+def test_damaged_evidence_is_named(tmp_path, content):
+    save_evidence(tmp_path, "comparison", GAIN)
+    path = tmp_path / "evidence/comparison.json"
+    path.write_text(content)
+    with pytest.raises(RunError, match=r"comparison\.json"):
+        judge_folder(tmp_path)
+    assert not (tmp_path / "verdicts.json").exists()

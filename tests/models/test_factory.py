@@ -1,0 +1,132 @@
+"""θ0: every supported architecture is built, saved, reloaded and named alike."""
+
+import copy
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from dilt_hf.config.model import ModelConfig
+from dilt_hf.models import factory
+from dilt_hf.models.safe_loading import load_model
+from dilt_hf.models.weights import WEIGHTS_FILE, checkpoint_tensors, head_modules, prunable_parameters, weights_sha256
+from dilt_hf.utils.errors import ModelError
+
+CLASSES = [f"class {i}" for i in range(10)]
+SMALL = {"num_hidden_layers": 2}
+CASES = [
+    ("resnet-micro", 32, {}),
+    ("vit-micro", 32, {}),
+    ("resnet18", 32, {}),
+    ("resnet18-cifar", 32, {"depths": [1, 1, 1, 1]}),
+    ("resnet50", 40, {"depths": [1, 1, 1, 1], "hidden_sizes": [32, 64, 64, 128]}),
+    ("vit-tiny", 28, SMALL),
+    ("deit-tiny", 32, SMALL),
+    ("deit-small", 112, SMALL),
+    ("mobilenetv2", 32, {}),
+    ("conv3", 8, {}),
+    ("timm:resnet18", 32, {}),
+    ("timm:mobilenetv2_100", 32, {}),
+    ("timm:vit_tiny_patch16_224", 28, {"depth": 2}),
+]
+
+
+def build(architecture="conv3", size=8, overrides=None, seed=0, classes=CLASSES, **settings):
+    config = ModelConfig(architecture=architecture, config_overrides=overrides or {}, **settings)
+    return factory.build_model(config, classes, size, seed)
+
+
+@pytest.mark.parametrize(("architecture", "size", "overrides"), CASES, ids=[case[0] for case in CASES])
+def test_an_architecture_survives_disk_and_names_its_weights(architecture, size, overrides, tmp_path):
+    model = build(architecture, size, overrides)
+    factory.save_model(model, tmp_path)
+    # a copy, because loaded weights lie as they do in the file, and kernels may choose by that how they sum
+    again = copy.deepcopy(load_model(tmp_path))
+    pixels = torch.randn(2, 3, size, size)
+    with torch.no_grad():
+        logits = factory.logits_of(model, pixels)
+        assert torch.equal(factory.logits_of(again, pixels), logits)
+    assert logits.shape == (2, 10)
+    assert again.config.id2label == dict(enumerate(CLASSES))
+
+    on_disk = load_file(tmp_path / WEIGHTS_FILE)
+    live = checkpoint_tensors(model)
+    assert set(live) == set(on_disk)
+    assert all(torch.equal(live[name], on_disk[name]) for name in on_disk)
+
+    heads = head_modules(model)
+    assert [head.weight.shape[0] for head in heads] == [10]
+    prunable = prunable_parameters(model)
+    with_head = prunable_parameters(model, include_head=True)
+    assert set(with_head) - set(prunable) == {name for name, t in live.items() if t is heads[0].weight}
+    assert list(prunable) == sorted(prunable)
+    assert all(parameter.ndim in (2, 4) and name in on_disk for name, parameter in prunable.items())
+    layers = [m for m in model.modules() if isinstance(m, (torch.nn.Conv2d, torch.nn.Linear)) and m not in heads]
+    assert len(prunable) == len(layers)
+
+
+def test_the_seed_decides_the_weights_and_nothing_else_is_disturbed(tmp_path):
+    torch.manual_seed(7)
+    expected = torch.rand(1)
+    torch.manual_seed(7)
+    one, same, other = build(seed=1), build(seed=1), build(seed=2)
+    assert torch.equal(torch.rand(1), expected)
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), same.parameters(), strict=True))
+    assert not torch.equal(next(one.parameters()), next(other.parameters()))
+    for name, model in (("a", one), ("b", same)):
+        factory.save_model(model, tmp_path / name)
+    assert weights_sha256(tmp_path / "a") == weights_sha256(tmp_path / "b")
+
+
+def test_own_architectures_open_in_plain_transformers(tmp_path):
+    """Their code travels with the checkpoint."""
+    import subprocess
+    import sys
+
+    factory.save_model(build("resnet18-cifar", 32, {"depths": [1, 1, 1, 1]}), tmp_path / "m")
+    program = (
+        "import sys; from transformers import AutoModelForImageClassification as A; "
+        f"m = A.from_pretrained({str(tmp_path / 'm')!r}, trust_remote_code=True); "
+        "print(type(m).__name__, 'dilt_hf' in sys.modules)"
+    )
+    environment = {"HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1", "PATH": ""}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["CifarResNetForImageClassification", "False"]
+
+
+def test_a_checkpoint_is_a_starting_point_only_with_a_matching_head(tmp_path):
+    factory.save_model(build(), tmp_path)
+    config = ModelConfig(model_name_or_path=str(tmp_path))
+    taken = factory.build_model(config, CLASSES, 8, seed=5)
+    assert all(torch.equal(a, b) for a, b in zip(taken.parameters(), build().parameters(), strict=True))
+    with pytest.raises(ModelError, match=r"has 10 outputs, but the dataset has 3 classes; pass --reset_head"):
+        factory.build_model(config, CLASSES[:3], 8, seed=0)
+    replaced = ModelConfig(model_name_or_path=str(tmp_path), reset_head=True)
+    model = factory.build_model(replaced, CLASSES[:3], 8, seed=0)
+    assert model.classifier.weight.shape == (3, 128)
+    assert torch.equal(model.features[0][0].weight, build().features[0][0].weight)
+    again = factory.build_model(replaced, CLASSES[:3], 8, seed=0)
+    assert torch.equal(model.classifier.weight, again.classifier.weight)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "overrides", "message"),
+    [
+        ("resnet19", {}, "there is no architecture 'resnet19'; use one of resnet18"),
+        ("timm:resnet19", {}, "timm has no model 'resnet19'"),
+        ("resnet18", {"layer_type": "round"}, "resnet18 cannot be built"),
+    ],
+)
+def test_unknown_architectures_are_one_sentence(architecture, overrides, message):
+    with pytest.raises(ModelError, match=message):
+        build(architecture, 32, overrides)
+
+
+def test_a_checkpoint_that_would_be_filled_with_random_weights_is_refused(tmp_path):
+    factory.save_model(build(), tmp_path)
+    weights = load_file(tmp_path / WEIGHTS_FILE)
+    del weights["features.1.0.weight"]
+    save_file(weights, tmp_path / WEIGHTS_FILE, metadata={"format": "pt"})
+    for reset in (False, True):
+        with pytest.raises(ModelError, match=r"lacks features\.1\.0\.weight"):
+            factory.build_model(ModelConfig(model_name_or_path=str(tmp_path), reset_head=reset), CLASSES, 8, 0)

@@ -1,0 +1,60 @@
+"""Opening checkpoints strictly, and putting masks on them in the same pass."""
+
+import json
+
+import pytest
+import torch
+from helpers.tickets import build
+from safetensors.torch import load_file, save_file
+
+from dilt_hf.masks.algebra import random_like
+from dilt_hf.masks.packed import PackedMask
+from dilt_hf.models import factory
+from dilt_hf.models.safe_loading import load_model
+from dilt_hf.models.weights import WEIGHTS_FILE, checkpoint_tensors, prunable_parameters
+from dilt_hf.utils.errors import ModelError
+
+
+@pytest.mark.parametrize("architecture", ["resnet-micro", "vit-tiny", "timm:resnet18"])
+def test_a_mask_is_put_on_while_loading(tmp_path, architecture, generator):
+    model = build(architecture, 32)
+    factory.save_model(model, tmp_path)
+    some = {name: torch.arange(p.numel()).view(p.shape) % 3 > 0 for name, p in prunable_parameters(model).items()}
+    mask = PackedMask.of(random_like(some, generator))
+    loaded = load_model(tmp_path, mask)
+    assert type(loaded) is type(model)
+    assert not loaded.training
+    for name, tensor in checkpoint_tensors(loaded).items():
+        whole = checkpoint_tensors(model)[name]
+        assert torch.equal(tensor, whole * mask[name] if name in mask else whole)
+    loaded.train()(torch.randn(2, 3, 32, 32)).logits.sum().backward()  # it can be trained like any other
+
+
+def test_a_mask_of_another_model_is_refused(tmp_path):
+    factory.save_model(build(), tmp_path)
+    with pytest.raises(ModelError, match="the mask covers 'w' of shape"):
+        load_model(tmp_path, PackedMask.of({"w": torch.ones(3, dtype=torch.bool)}))
+
+
+def test_damaged_theta0_is_refused(tmp_path):
+    factory.save_model(build(), tmp_path)
+    weights = load_file(tmp_path / WEIGHTS_FILE)
+    short = {name: tensor for name, tensor in weights.items() if name != "classifier.weight"}
+    save_file(short, tmp_path / WEIGHTS_FILE, metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=r"missing keys classifier\.weight"):
+        load_model(tmp_path)
+    save_file(weights, tmp_path / WEIGHTS_FILE, metadata={"format": "pt"})
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"hidden_sizes": [32, 64, 99]}))
+    with pytest.raises(ModelError, match="mismatched keys"):
+        load_model(tmp_path)
+
+
+@pytest.mark.parametrize("change", [{"model_type": "zzz"}, {"hidden_sizes": "x"}, {"num_channels": -1}])
+def test_a_damaged_config_never_runs_code_nor_ends_in_a_traceback(tmp_path, change, monkeypatch):
+    factory.save_model(build(), tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | change))
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked to run foreign code"))
+    with pytest.raises(ModelError, match=r"config\.json"):
+        load_model(tmp_path)

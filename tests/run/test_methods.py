@@ -1,0 +1,182 @@
+"""Every method through the whole pipeline: exact densities, zeros off the mask, costs, nothing done twice."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from helpers.small import TINY_VIT
+from safetensors.torch import load_file
+
+from dilt_hf.config.pruning import METHODS, STRUCTURED
+from dilt_hf.experiments.find import find_tickets
+from dilt_hf.masks.algebra import count_kept, count_total, density_per_tensor
+from dilt_hf.masks.io import load_masks
+from dilt_hf.models.flops import TRAINING_PASSES
+from dilt_hf.models.weights import WEIGHTS_FILE, load_weights
+from dilt_hf.pruning.allocation import erk_counts
+from dilt_hf.results.methods_table import methods_caption
+from dilt_hf.run.folder import load_results
+from dilt_hf.run.labels import Label, network_labels
+from dilt_hf.run.methods import FINDERS, TOPOLOGIES, find
+from dilt_hf.run.ticket_search import Search
+from dilt_hf.run.training_steps import MASK_FILE, Workbench
+from dilt_hf.utils.errors import ConfigError, ModelError
+
+OPTIMIZERS = {
+    "SGD": {"optimizer": "SGD", "learning_rate": 0.05},
+    "AdamW": {"optimizer": "AdamW", "learning_rate": 0.01, "weight_decay": 0.1},
+}
+DENSITIES = [0.5, 0.1]
+
+
+def configured(quick_config, change, optimizer="SGD", **run):
+    config = change(quick_config, "training", **OPTIMIZERS[optimizer])
+    config = change(config, "pruning", num_rounds=None, pruning_fraction=0.4, target_sparsity=0.95)
+    config = change(
+        config, "methods", update_every=1, scoring_examples=3, fisher_examples=60, fisher_block=32, cap_cycles=2
+    )
+    settings = {
+        "methods": [name for name in METHODS if name not in STRUCTURED],
+        "matched_density": DENSITIES,
+        "tickets": [],
+        "controls": False,
+    } | run
+    return change(config, "run", **settings)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_every_method_keeps_exactly_what_was_asked_and_nothing_else(quick_config, change, optimizer):
+    config = configured(quick_config, change, optimizer)
+    results = find_tickets(config, progress=False)
+    assert {(entry.ticket, entry.matched) for entry in results.entries} == {
+        (m, d) for m in config.run.methods for d in DENSITIES
+    }
+    bench = Workbench(config, progress=False)
+    search, total = Search(bench, 0), count_total(bench.prunable)
+    by_name = {(entry.name, entry.matched): entry for entry in results.entries}
+    for label in network_labels(bench):
+        entry, mask = by_name[str(label.ticket), label.matched], search.mask(label)
+        assert entry.density == round(label.matched * total) / total
+        assert count_kept(mask) == round(label.matched * total)
+        weights = load_file(bench.stages.root / entry.stage / WEIGHTS_FILE)
+        for name, tensor in mask.items():
+            assert not bool(weights[name][~tensor].any())
+            assert bool(weights[name].any()) == bool(tensor.any())
+        assert entry.cost["sparse_flops"] < entry.cost["dense_flops"]
+    rounds = {name: by_name[name, 0.1].rounds for name in config.run.methods}
+    nothing = ("random", "ERK-random", "SNIP", "GraSP", "RigL", "SET", "gradual")
+    assert {rounds[name] for name in nothing} == {0}
+    assert (rounds["one-shot"], rounds["magnitude"], rounds["CAP"]) == (1, 1, 2)
+    assert rounds["core"] <= rounds["LTH"] == 5 <= rounds["union"]
+    assert rounds["IMP-COLT"] == rounds["COLT"] > 5
+    costs = {name: by_name[name, 0.1].search_cost for name in config.run.methods}
+    assert costs["SNIP"]["examples"] == 30
+    assert costs["GraSP"]["examples"] == 90
+    assert costs["random"]["steps"] == costs["RigL"]["steps"] == 0
+    assert costs["LTH"]["steps"] == 5 * costs["one-shot"]["steps"]
+    assert by_name["LTH", 0.5].search_cost["steps"] == 2 * costs["one-shot"]["steps"], "no deeper than it must"
+
+
+def test_what_is_there_is_found_again(quick_config, change, monkeypatch):
+    config = configured(quick_config, change, methods=["SNIP", "magnitude", "RigL", "CAP"], matched_density=[0.3])
+    first = find_tickets(config, progress=False)
+    folder = config.run.output_dir
+    assert not first.overlaps
+    assert "Overlap" not in first.caption()
+
+    def never(*arguments, **options):
+        raise AssertionError("done before")
+
+    for name in ("train", "predict"):
+        monkeypatch.setattr(f"dilt_hf.run.training_steps.{name}", never)
+    for name in ("cap_scores", "cap_update", "snip_scores"):
+        monkeypatch.setattr(f"dilt_hf.run.methods.{name}", never)
+    again = find_tickets(config, progress=False)
+    assert [dataclasses.asdict(entry) for entry in again.entries] == [dataclasses.asdict(e) for e in first.entries]
+    assert load_results(Path(folder)).table() == again.table()
+    with pytest.raises(ConfigError, match="--push_to_hub and --materialise need tickets"):
+        find_tickets(change(config, "run", push_to_hub=True, hub_model_id="user/x"), progress=False)
+
+
+ARCHITECTURES = {
+    "resnet18": {"embedding_size": 8, "hidden_sizes": [8, 8, 16, 16]},
+    "mobilenetv2": {"depth_multiplier": 0.25, "finegrained_output": False},
+    "deit-tiny": {"hidden_size": 24, "num_hidden_layers": 2, "intermediate_size": 48},
+    "timm:test_vit": {},
+    "timm:test_resnet": {},
+}
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_every_method_finds_exact_masks_of_every_architecture(quick_config, change, architecture, caplog):
+    config = configured(quick_config, change)
+    config = change(change(config, "data", image_size=32), "methods", cap_cycles=1, fisher_block=16)
+    config = change(config, "model", architecture=architecture, config_overrides=ARCHITECTURES[architecture])
+    bench = Workbench(config, progress=False)
+    total = count_total(bench.prunable)
+    for method in FINDERS.keys() - {"COLT", "IMP-COLT", *TOPOLOGIES, *STRUCTURED}:
+        few = architecture.startswith("timm:") or method == "CAP"
+        for wanted in (0.3,) if few else (0.5, 0.3, 0.1, 0.02):
+            caplog.clear()
+            mask = find(bench, 0, method, wanted).mask
+            assert count_kept(mask) == round(wanted * total)
+            for name, density in density_per_tensor(mask).items():
+                assert density > 0 or f"{name}" in caplog.text, "a dead layer is named"
+    shapes = {name: weight.shape for name, weight in bench.prunable.items()}
+    mask = find(bench, 0, "RigL", 0.1).mask
+    assert {name: int(each.sum()) for name, each in mask.items()} == erk_counts(shapes, round(0.1 * total))
+
+
+def test_a_rewiring_that_never_comes_is_refused_before_anything_is_trained(quick_config, change):
+    config = change(configured(quick_config, change, methods=["random", "RigL"]), "methods", update_every=100)
+    with pytest.raises(ConfigError, match="the mask would never change"):
+        find_tickets(config, progress=False)
+    with pytest.raises(ConfigError, match=r"--methods knows core, .*, not LHT"):
+        change(config, "run", methods=["LHT"])
+
+
+def test_the_mask_that_a_training_came_to_is_kept_beside_its_weights(quick_config, change):
+    config = configured(quick_config, change, methods=["SET"], matched_density=[0.2])
+    entry = find_tickets(config, progress=False).entries[0]
+    bench = Workbench(config, progress=False)
+    label = next(network_labels(bench))
+    search = Search(bench, 0)
+    final, first = search.mask(label), search.found(label).mask
+    stored = load_masks(bench.stages.root / entry.stage / MASK_FILE)
+    assert all(torch.equal(final[name], stored[name]) for name in stored)
+    assert not all(torch.equal(final[name], first[name]) for name in first)
+    assert density_per_tensor(final) == density_per_tensor(first)
+
+
+def test_a_smaller_transformer_has_the_operations_of_masks_and_learns_from_the_dense_one(quick_config, change):
+    config = configured(quick_config, change, "AdamW", methods=["magnitude", "SAViT"], matched_density=[0.5])
+    sizes = TINY_VIT | {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+    config = change(config, "model", architecture="vit-tiny", config_overrides=sizes)
+    config = change(config, "methods", gate_examples=40)
+    results = find_tickets(config, progress=False)
+    assert "SAViT: a smaller network" in methods_caption(results)
+    entry = next(entry for entry in results.entries if entry.ticket == "SAViT")
+    bench = Workbench(config, progress=False)
+    search, label = Search(bench, 0), Label("SAViT", matched=0.5)
+    found, whole, before = search.found(label), bench.forward, bench.model
+    asked = whole.under(dict.fromkeys(bench.prunable, 0.5))
+    with bench.using(found.smaller.network()):
+        operations = bench.forward.total
+        assert 0.9 * asked < operations <= asked
+        assert entry.density == count_kept(found.mask) / count_total(found.mask)
+        assert count_kept(found.mask) == count_total(bench.prunable)
+        load_weights(bench.model, bench.stages.root / entry.stage / WEIGHTS_FILE)
+    assert bench.model is before
+    assert bench.forward == whole
+    examples = entry.cost["examples"]
+    assert entry.cost["dense_flops"] == examples * (TRAINING_PASSES * operations + whole.total)
+    assert entry.search_cost["steps"] == entry.cost["steps"]
+    assert entry.rounds == 1
+
+
+def test_what_cannot_be_shrunk_is_said_before_anything_is_trained(quick_config, change):
+    config = configured(quick_config, change, methods=["SAViT"])
+    with pytest.raises(ModelError, match="SAViT shrinks only those"):
+        find_tickets(config, progress=False)
+    assert not Path(config.run.output_dir).exists()
