@@ -31,7 +31,7 @@ ARGUMENTS = [
     "resnet-micro",
     "--num_train_epochs",
     "15",
-    "--train_batch_size",
+    "--global_train_batch_size",
     "64",
     "--learning_rate",
     "0.05",
@@ -43,7 +43,7 @@ ARGUMENTS = [
     "false",
     "--tickets",
     "core",
-    "--cpu",
+    "--use_cpu",
     "true",
 ]
 

@@ -30,7 +30,7 @@ QUICK = [
     "32",
     "--num_train_epochs",
     "1",
-    "--train_batch_size",
+    "--global_train_batch_size",
     "64",
     "--pruning_fraction",
     "0.8",

@@ -53,7 +53,8 @@ def throughput(steps):
     from dilt_hf.models.factory import build_model
     from dilt_hf.models.flops import TRAINING_PASSES, forward_cost
     from dilt_hf.models.weights import prunable_parameters
-    from dilt_hf.training import train
+    from dilt_hf.training.protocols import Route
+    from dilt_hf.training.train import train
 
     torch.backends.cudnn.benchmark = True
     peak = matmul_peak()
@@ -75,10 +76,10 @@ def throughput(steps):
         source = loader.ResidentImages(pictures, torch.randint(0, 1000, (count,), device=device))
         feed = Feed(source, torch.arange(count), Normalize([0.5], [0.5], 3, device), Augmentation("shift_flip"))
         epochs = -(-steps // 4)
-        config = TrainingConfig(num_train_epochs=epochs, train_batch_size=batch, learning_rate=1e-3)
+        config = TrainingConfig(num_train_epochs=epochs, global_train_batch_size=batch, learning_rate=1e-3)
 
         def run(mask, model=model, feed=feed, config=config):
-            train.train(model, mask, feed, config, accelerator, key=("gpu",))
+            train(model, [Route(mask, feed)], config, accelerator, key=("gpu",))
             torch.cuda.synchronize()
 
         medians = alternate({"dense": lambda: run({}), "masked": lambda: run(masks)}, 5)  # noqa: B023
@@ -98,22 +99,26 @@ def prune_one(index, folder, ready, go, done):
     from dilt_hf.config.pruning import PruningConfig
     from dilt_hf.config.run import DiltConfig, RunConfig
     from dilt_hf.config.training import TrainingConfig
-    from dilt_hf.run.training_steps import Workbench
+    from dilt_hf.run.context import open_run
+    from dilt_hf.run.preflight import seconds_per_step
+    from dilt_hf.run.pruning_steps import removal_order
 
     config = DiltConfig(
         data=DataConfig(dataset_name="digits", image_size=32, augmentation="shift"),
         model=ModelConfig(architecture="resnet18-cifar"),
         partition=PartitionConfig(num_partitions=4, partition_by="sibling"),
-        training=TrainingConfig(num_train_epochs=40, train_batch_size=64, learning_rate=0.01, mixed_precision="bf16"),
+        training=TrainingConfig(
+            num_train_epochs=40, global_train_batch_size=64, learning_rate=0.01, mixed_precision="bf16"
+        ),
         pruning=PruningConfig(num_rounds=1, pruning_fraction=0.3),
         run=RunConfig(output_dir=folder, controls=False),
     )
-    bench = Workbench(config, progress=False)
-    bench.seconds_per_step(10)
+    ctx = open_run(config, progress=False)
+    seconds_per_step(ctx, 10)
     ready.release()
     go.acquire()
     for k in index:
-        bench.ranked(bench.subsets[k], 0)
+        removal_order(ctx, ctx.subsets[k], 0)
     torch.cuda.synchronize()
     done.release()
 

@@ -129,7 +129,7 @@ def of_run(folder, count):
     from dilt_hf.config.experiments import AnalyzeConfig
     from dilt_hf.experiments.analysis_sources import RunSource
 
-    config = AnalyzeConfig(sources=[folder], num_probes=count, cpu=True)
+    config = AnalyzeConfig(sources=[folder], num_probes=count, use_cpu=True)
     source = RunSource(Path(folder), config)
     networks = source.networks(source.seeds[0])[:2]
     return [collect(each.load(), source.probes.batches(), "weights").layers for each in networks]

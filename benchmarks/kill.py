@@ -31,7 +31,7 @@ ARGUMENTS = [
     "600",
     "--num_train_epochs",
     "12",
-    "--train_batch_size",
+    "--global_train_batch_size",
     "32",
     "--learning_rate",
     "0.05",
@@ -46,7 +46,7 @@ ARGUMENTS = [
     "0.2",
     "--checkpointing_minutes",
     "0.003",
-    "--cpu",
+    "--use_cpu",
     "true",
 ]
 

@@ -43,11 +43,11 @@ def measure(architecture, partitions, queue):
         data=DataConfig(**{f"{n}_files": [str(folder / f"{n}.parquet")] for n in ("train", "validation", "test")}),
         model=ModelConfig(architecture=architecture),
         partition=PartitionConfig(num_partitions=partitions),
-        training=TrainingConfig(num_train_epochs=1, train_batch_size=8, per_device_eval_batch_size=8),
+        training=TrainingConfig(num_train_epochs=1, global_train_batch_size=8, per_device_eval_batch_size=8),
         pruning=PruningConfig(num_rounds=2, pruning_fraction=0.5),
         run=RunConfig(
             output_dir=str(folder / "run"),
-            cpu=True,
+            use_cpu=True,
             controls=False,
             matched_density=[0.2],
             tickets=["core", "union", "specialist_0", f"consensus_{partitions // 2 + 1}"],

@@ -18,7 +18,7 @@ from timing import alternate, print_table
 
 from dilt_hf.config.data import DataConfig, PartitionConfig
 from dilt_hf.config.model import ModelConfig
-from dilt_hf.config.pruning import METHODS, STRUCTURED, MethodConfig, PruningConfig
+from dilt_hf.config.pruning import MethodConfig, PruningConfig
 from dilt_hf.config.run import DiltConfig, RunConfig
 from dilt_hf.config.training import TrainingConfig
 from dilt_hf.masks.algebra import count_kept, count_total
@@ -28,12 +28,12 @@ from dilt_hf.models.weights import prunable_parameters
 from dilt_hf.pruning.allocation import select
 from dilt_hf.pruning.cap import CapSettings, cap_scores, cap_update, memory_groups
 from dilt_hf.pruning.savit import find_structure, shrunk
-from dilt_hf.run.labels import Label
-from dilt_hf.run.ticket_search import Search
-from dilt_hf.run.training_steps import Workbench
+from dilt_hf.run.context import open_run
+from dilt_hf.run.methods.registry import UNSTRUCTURED, method_of
+from dilt_hf.run.search import Search
 
 PARTS = ("counts", "cap", "savit")
-MASKING = [method for method in METHODS if method not in STRUCTURED]
+MASKING = list(UNSTRUCTURED)
 SPARSITIES = (0.5, 0.7, 0.9, 0.98)
 
 
@@ -56,13 +56,13 @@ def counts(arguments):
     found = {method: [] for method in MASKING}
     for architecture in arguments.architectures:
         with tempfile.TemporaryDirectory() as folder:
-            bench = Workbench(_tiny(architecture, folder), progress=False)
-            search, total = Search(bench, 0), count_total(bench.prunable)
+            ctx = open_run(_tiny(architecture, folder), progress=False)
+            search, total = Search(ctx, 0), ctx.network.total
             for method in MASKING:
                 cells = []
                 for sparsity in SPARSITIES:
                     warned.texts.clear()
-                    mask = search.mask(Label(method, matched=round(1 - sparsity, 9)))
+                    mask = method_of(method).mask(search, round(1 - sparsity, 9))
                     exact = count_kept(mask) == round((1 - sparsity) * total)
                     dead = [name for name, tensor in mask.items() if not bool(tensor.any())]
                     named = all(any(name in text for text in warned.texts) for name in dead)
@@ -78,11 +78,11 @@ def _tiny(architecture, folder):
         data=DataConfig(dataset_name="digits", image_size=32, max_train_samples=64, max_eval_samples=20),
         model=ModelConfig(architecture=architecture),
         partition=PartitionConfig(num_partitions=2),
-        training=TrainingConfig(num_train_epochs=3, train_batch_size=20, learning_rate=0.01),
+        training=TrainingConfig(num_train_epochs=3, global_train_batch_size=20, learning_rate=0.01),
         pruning=PruningConfig(pruning_fraction=0.5, target_sparsity=0.98),
         run=RunConfig(
             output_dir=folder,
-            cpu=True,
+            use_cpu=True,
             controls=False,
             checkpointing_minutes=0,
             methods=MASKING,

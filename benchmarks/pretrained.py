@@ -29,7 +29,7 @@ NETWORKS = {
         ],
         "model": ["--architecture", "resnet56", "--weights_file", "checkpoints/cifar10_resnet56.safetensors"],
         "search": ["--num_partitions", "3", "--num_rounds", "3", "--pruning_fraction", "0.3"],
-        "training": ["--learning_rate", "0.01", "--train_batch_size", "64", "--num_train_epochs", "1"],
+        "training": ["--learning_rate", "0.01", "--global_train_batch_size", "64", "--num_train_epochs", "1"],
     },
     "efficientnet_lite0": {
         "data": [
@@ -42,7 +42,7 @@ NETWORKS = {
         ],
         "model": ["--model_name_or_path", "{output}/fine-tuned"],
         "search": ["--num_partitions", "2", "--num_rounds", "3", "--pruning_fraction", "0.2"],
-        "training": ["--learning_rate", "0.01", "--train_batch_size", "64", "--num_train_epochs", "1"],
+        "training": ["--learning_rate", "0.01", "--global_train_batch_size", "64", "--num_train_epochs", "1"],
     },
 }
 
@@ -60,6 +60,7 @@ def fine_tune(data, folder):
     from dilt_hf.data.loader import Feed, open_images
     from dilt_hf.data.splits import load_splits
     from dilt_hf.models.factory import build_model, save_model
+    from dilt_hf.training.protocols import Hooks, Route
     from dilt_hf.training.train import train
 
     config = DataConfig(
@@ -77,20 +78,19 @@ def fine_tune(data, folder):
     )
     training = TrainingConfig(
         num_train_epochs=8,
-        train_batch_size=64,
+        global_train_batch_size=64,
         learning_rate=0.05,
         weight_decay=1e-4,
-        warmup_fraction=0.1,
-        label_smoothing=0.1,
+        warmup_steps=0.1,
+        label_smoothing_factor=0.1,
     )
     train(
         model,
-        {},
-        feed,
+        [Route({}, feed)],
         training,
         accelerator,
         key=("fine-tuning",),
-        on_epoch=lambda step, loss, rate: print(f"step {step}: loss {loss:.3f}", flush=True),
+        hooks=Hooks(on_epoch=lambda step, loss, rate: print(f"step {step}: loss {loss:.3f}", flush=True)),
     )
     save_model(model, folder, image_processor(64, [0.5], [0.5], 3))
 

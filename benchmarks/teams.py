@@ -8,6 +8,7 @@ stages, claims and masks on disk are part of it.
 """
 
 import argparse
+import dataclasses
 import multiprocessing
 import tempfile
 import time
@@ -35,9 +36,9 @@ def config_of(case, folder):
         data=DataConfig(dataset_name="digits", image_size=32, augmentation="shift", max_train_samples=rows),
         model=ModelConfig(architecture=architecture),
         partition=PartitionConfig(partition_by="sibling"),
-        training=TrainingConfig(num_train_epochs=epochs, train_batch_size=batch, learning_rate=0.01),
+        training=TrainingConfig(num_train_epochs=epochs, global_train_batch_size=batch, learning_rate=0.01),
         pruning=PruningConfig(num_rounds=1, pruning_fraction=0.3),
-        run=RunConfig(output_dir=folder, cpu=True, controls=False),
+        run=RunConfig(output_dir=folder, use_cpu=True, controls=False),
     )
 
 
@@ -45,16 +46,17 @@ def prune(case, threads, partitions, ready, go, done):
     """One process: opens everything, and on every signal prunes its partitions from a fresh folder."""
     torch.set_num_threads(threads)
     from dilt_hf.engine.stages import Stages
-    from dilt_hf.run.training_steps import Workbench
+    from dilt_hf.run.context import open_run
+    from dilt_hf.run.preflight import seconds_per_step
+    from dilt_hf.run.pruning_steps import removal_order
 
-    bench = Workbench(config_of(case, tempfile.mkdtemp()), progress=False)
-    bench.seconds_per_step(3)
+    ctx = open_run(config_of(case, tempfile.mkdtemp()), progress=False)
+    seconds_per_step(ctx, 3)
     ready.release()
     while go.acquire() and (folder := tempfile.mkdtemp()):
-        bench.stages = Stages(folder)
-        bench._starts.clear()
+        fresh = dataclasses.replace(ctx, stages=Stages(folder), starts={})
         for k in partitions:
-            bench.ranked(bench.subsets[k], 0)
+            removal_order(fresh, ctx.subsets[k], 0)
         done.release()
 
 

@@ -34,9 +34,10 @@ from dilt_hf.data.splits import Split
 from dilt_hf.masks.algebra import full_like
 from dilt_hf.models.factory import build_model, logits_of
 from dilt_hf.models.weights import prunable_parameters
-from dilt_hf.training import train
 from dilt_hf.training.masking import MaskedWeights
 from dilt_hf.training.optimizers import make_optimizer
+from dilt_hf.training.protocols import Route
+from dilt_hf.training.train import train
 
 CORES = os.cpu_count() or 1
 
@@ -104,7 +105,7 @@ def compare(architecture, size, batch, steps, epochs, rounds, accelerator):
     device = accelerator.device
     encoded = list(jpegs(batch * steps, size))
     labels = np.random.default_rng(1).integers(0, 10, batch * steps)
-    config = TrainingConfig(num_train_epochs=epochs, train_batch_size=batch, learning_rate=0.01)
+    config = TrainingConfig(num_train_epochs=epochs, global_train_batch_size=batch, learning_rate=0.01)
     one_epoch = dataclasses.replace(config, num_train_epochs=1)
 
     def new_model(channels_last=True):
@@ -123,7 +124,7 @@ def compare(architecture, size, batch, steps, epochs, rounds, accelerator):
 
     def ours(images, kind, config):
         model, feed = new_model(), Feed(images, rows, normalize, Augmentation(kind))
-        return lambda: train.train(model, masks, feed, config, accelerator, key=("benchmark",))
+        return lambda: train(model, [Route(masks, feed)], config, accelerator, key=("benchmark",))
 
     def plain(workers):
         model = new_model(channels_last=False)

@@ -16,7 +16,7 @@ from concurrent.futures import ProcessPoolExecutor
 import numpy as np
 from tqdm.auto import tqdm
 
-from dilt_hf.experiments import planted
+from dilt_hf.hypotheses import simulation as planted
 from dilt_hf.hypotheses.judge import REFUTED, SUPPORTED, verdicts
 from dilt_hf.hypotheses.registry import HYPOTHESES
 from dilt_hf.utils.markdown import markdown_table

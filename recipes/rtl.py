@@ -20,7 +20,7 @@ DEFAULTS = {
     "pruning_fraction": 0.2,
     "target_sparsity": 0.98,
     "num_train_epochs": 5,
-    "train_batch_size": 64,
+    "global_train_batch_size": 64,
     "learning_rate": 0.1,
     "lr_scheduler_type": "one_cycle",
     "seeds": [0, 1, 2],
@@ -33,10 +33,10 @@ if __name__ == "__main__":
         parsed = parse_sections({**SECTIONS, "routes": RouteConfig}, sys.argv[1:], DEFAULTS, __doc__)
         routes = parsed.pop("routes")
         config = DiltConfig(**parsed)
-        from dilt_hf.engine.process_groups import join_team
+        from dilt_hf.engine.process_groups import join_process_group
         from dilt_hf.experiments.rtl import PICTURE_FILE, route
 
-        found = route(config, routes, join_team(config.partition.num_partitions, config.run.cpu))
+        found = route(config, routes, join_process_group(config.partition.num_partitions, config.run.use_cpu))
         if found is not None:
             print("", found.table(), "", *(f"- {sentence}" for sentence in found.sentences()), "", sep="\n")
             print(f"Picture: {config.run.output_dir}/{PICTURE_FILE}")

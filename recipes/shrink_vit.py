@@ -14,7 +14,7 @@ from dilt_hf.experiments.shrink import shrink
 from dilt_hf.utils.console import reporting_errors
 
 SECTIONS = {"config": ShrinkConfig, "data_config": DataConfig, "model_config": ModelConfig, "training": TrainingConfig}
-DEFAULTS = {"optimizer": "AdamW", "learning_rate": 1e-4, "weight_decay": 0.05, "warmup_fraction": 0.05}
+DEFAULTS = {"optim": "AdamW", "learning_rate": 1e-4, "weight_decay": 0.05, "warmup_steps": 0.05}
 
 if __name__ == "__main__":
     with reporting_errors():

@@ -22,6 +22,7 @@ from dilt_hf.analysis.gromov import STARTS, Pair, check_tier, inverted, solve
 from dilt_hf.analysis.network import FEWEST_PROBES, Layers, NetworkSpaces
 from dilt_hf.analysis.pot import solve_with_pot
 from dilt_hf.analysis.spaces import NEGATIVE_TYPE, MetricSpace
+from dilt_hf.engine.kinds import Kind
 from dilt_hf.engine.stages import Stage, Stages
 from dilt_hf.utils.errors import AnalysisError
 from dilt_hf.utils.files import sha256_of_file
@@ -30,7 +31,20 @@ from dilt_hf.utils.threads import cores, single_threaded
 
 SELF = "self"
 WINNERS = (*STARTS, "POT", "POT from identity", SELF)  # what `start` counts
-FILE, FORMAT = "pairs.safetensors", 2
+FILE = "pairs.safetensors"
+GW_PAIRS = Kind(
+    "gw",
+    version=1,
+    code=(
+        "analysis.assignment",
+        "analysis.gpu",
+        "analysis.gromov",
+        "analysis.network",
+        "analysis.pot",
+        "analysis.spaces",
+        "analysis.swaps",
+    ),
+)
 BLOCK = 64  # pairs in a stage
 
 
@@ -241,7 +255,6 @@ class _Work:
             "paired": self.paired,
             "device": self.device.type,
             "weights": self.weights and [None if w is None else w.tolist() for w in self.weights],
-            "format": FORMAT,
         }
         made: list[Pair] = []
 
@@ -250,7 +263,7 @@ class _Work:
             _save(made, folder / FILE)
             return {"pairs": len(made), "sha256": sha256_of_file(folder / FILE)}
 
-        stage = self.store.get("gw", inputs, make, description=f"{len(pairs)} pairs of layers, {self.tier} tier")
+        stage = self.store.get(GW_PAIRS, inputs, make, description=f"{len(pairs)} pairs of layers, {self.tier} tier")
         if not made:
             done(len(pairs))
         return made or _load(stage)

@@ -41,22 +41,23 @@ def run_recipe(
     with reporting_errors():
         arguments = sys.argv[1:] if arguments is None else arguments
         config = parse_config(arguments, defaults, description, variants)
-        from dilt_hf.engine.process_groups import join_team
+        from dilt_hf.engine.process_groups import join_process_group
         from dilt_hf.experiments.find import find_tickets
         from dilt_hf.experiments.specialise import specialise
         from dilt_hf.hypotheses import programme
         from dilt_hf.results.methods_table import has_methods, methods_caption, methods_table
         from dilt_hf.run.folder import METHOD_PICTURES, PICTURE, ticket_folder
+        from dilt_hf.run.methods.registry import STRUCTURED
 
-        team = join_team(config.partition.num_partitions, config.run.cpu)
-        results = find_tickets(config, team)
+        group = join_process_group(config.partition.num_partitions, config.run.use_cpu)
+        results = find_tickets(config, group)
         asked = lesions and not config.run.dry_run
-        removed = specialise(programme.with_known_seeds(config, "specialists"), team) if asked else None
-        if results is None or not team.is_first:
+        removed = specialise(programme.with_known_seeds(config, "specialists"), group) if asked else None
+        if results is None or not group.is_world_zero:
             return
         folder = Path(config.run.output_dir)
         if has_methods(results):
-            print("", methods_table(results), "", methods_caption(results), "", sep="\n")
+            print("", methods_table(results), "", methods_caption(results, STRUCTURED), "", sep="\n")
             print("Pictures:", *(folder / picture for picture in METHOD_PICTURES))
         else:
             print("", results.table(), "", results.caption(), "", *results.sentences(), "", sep="\n")
@@ -68,7 +69,9 @@ def run_recipe(
             programme.keep_specialists(config, removed)
         if analysis is not None:
             seeds = programme.with_known_seeds(config, "layers").run.seeds
-            findings = run_analysis(AnalyzeConfig(sources=[str(folder)], seeds=seeds, cpu=config.run.cpu, **analysis))
+            findings = run_analysis(
+                AnalyzeConfig(sources=[str(folder)], seeds=seeds, use_cpu=config.run.use_cpu, **analysis)
+            )
             programme.keep_layers(config, findings)
         conclude(folder)
 
@@ -103,11 +106,11 @@ def run_experiment(description: str, experiment: str) -> None:
                 "--dry_run is for exp1_benchmark.py and find_tickets.py; this experiment says what it will cost when "
                 "it begins, and goes on where it was stopped."
             )
-        from dilt_hf.engine.process_groups import join_team
+        from dilt_hf.engine.process_groups import join_process_group
         from dilt_hf.hypotheses import programme
 
-        team = join_team(config.partition.num_partitions, config.run.cpu)
-        said = programme.EXPERIMENTS[experiment](config, *more, team)
+        group = join_process_group(config.partition.num_partitions, config.run.use_cpu)
+        said = programme.EXPERIMENTS[experiment](config, *more, group)
         if said is not None:
             print("", said, sep="\n")
             conclude(Path(config.run.output_dir))

@@ -1,23 +1,27 @@
-"""What a run has on disk, what each step cost and what it derives from, and what nothing needs any more.
+"""List the cached steps of a run: what each cost, what it derives from, and which ones nothing needs any more.
 
-python -m dilt_hf.stages ls RUN             every step: its address, size, time, and what it was made as
+python -m dilt_hf.stages ls RUN             every step: its address, size, time, and what it was computed as
 python -m dilt_hf.stages show RUN ADDRESS   one step with all that determines it, and its ancestors
-python -m dilt_hf.stages gc RUN [--delete]  steps that no result of the run uses, and interrupted ones
+python -m dilt_hf.stages gc RUN [--delete]  steps that no file of the run cites, and interrupted ones
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from dilt_hf.engine.stages import RECORD_FILE, Stages, with_ancestors
-from dilt_hf.results.results import RESULTS_FILE
+from dilt_hf.run.folder import RUN_FILE
 from dilt_hf.utils.errors import DiltError, RunError
 from dilt_hf.utils.files import pretty_json
+
+CITING = {".json", ".jsonl", ".md", ".html", ".csv", ".txt"}
+ADDRESS = re.compile(rb"[a-z][a-z0-9_]*-[0-9a-f]{20}(?![0-9a-f])")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -58,10 +62,10 @@ def _open(run: Path) -> Stages:
 def listing(store: Stages) -> str:
     """All steps as a table, the interrupted and running ones after the finished ones, and the totals of each kind."""
     stages = list(store.all())
-    rows = [["address", "MB", "seconds", "made as"]]
+    rows = [["address", "MB", "seconds", "computed as"]]
     rows += [[s.address, f"{_size(s.path) / 1e6:.2f}", f"{s.seconds_spent:.1f}", s.description] for s in stages]
     for work in _unfinished(store):
-        state = "being made" if store.claims.is_taken(work.name[1:]) else "interrupted; goes on where it stopped"
+        state = "being computed" if store.locks.is_taken(work.name[1:]) else "interrupted; goes on where it stopped"
         rows.append([work.name[1:], f"{_size(work) / 1e6:.2f}", "", state])
     text = _table(rows)
     kinds = dict.fromkeys(stage.kind for stage in stages)
@@ -95,25 +99,47 @@ def description(store: Stages, address: str) -> str:
 
 
 def collect(store: Stages, run: Path, delete: bool) -> str:
-    """What no result needs: steps that no network in `results.jsonl` derives from, and what interrupted steps left.
+    """List, or remove, what nothing needs: steps that no file of the run cites, and what interrupted steps left.
 
-    Scores and removal orders are needed where what they are drawn from is. Steps being made are left alone.
+    Results, evidence, analyses, transfers, reports and whatever else lies in the run's folder cite steps by their
+    addresses. A step is needed when one of these files cites it, when a needed step derives from it, or when it derives
+    from needed steps alone, as scores and removal orders do.
+
+    Raises:
+        RunError: when no file cites any step, or a process is working in the run.
     """
-    if not (run / RESULTS_FILE).is_file():
-        raise RunError(f"{run} has no {RESULTS_FILE} yet, so it cannot be said what is needed; finish the run first.")
     stages = {stage.address: stage for stage in store.all()}
-    entries = [json.loads(line) for line in (run / RESULTS_FILE).read_text(encoding="utf-8").splitlines()]
-    needed = set(with_ancestors([entry["stage"] for entry in entries], stages))
+    cited = cited_addresses(run, store) & stages.keys()
+    if not cited:
+        raise RunError(f"no file in {run} cites a step yet, so it cannot be said what is needed; finish the run first.")
+    if any(store.locks.is_taken(work.name[1:]) for work in _unfinished(store)):
+        raise RunError(f"a process is working in {run}, and may need what nothing cites yet; wait until it ends.")
+    needed = set(with_ancestors(cited, stages))
     needed |= {name for name, stage in stages.items() if set(stage.derived_from) <= needed and stage.derived_from}
     doomed = [stage.path for name, stage in stages.items() if name not in needed]
-    doomed += [work for work in _unfinished(store) if not store.claims.is_taken(work.name[1:])]
+    doomed += _unfinished(store)
     size = sum(map(_size, doomed)) / 1e6
     lines = [f"  {path.name.lstrip('.')}  {stages[path.name].description}" for path in doomed if path.name in stages]
     lines += [f"  {path.name[1:]}  (interrupted)" for path in doomed if path.name not in stages]
     for path in doomed if delete else ():
         shutil.rmtree(path)
-    verb = "removed" if delete else "not needed by any result (--delete removes them)"
+    verb = "removed" if delete else "not cited by anything (--delete removes them)"
     return "\n".join([f"{len(doomed)} of {len(stages)} steps, {size:.2f} MB: {verb}", *lines])
+
+
+def cited_addresses(run: Path, store: Stages) -> set[str]:
+    """Return every address of a step that a text file of the run names, but for the records of the store itself.
+
+    The stores of analyses lie in the run's folder too, and their records name steps of this one. A run that an
+    experiment keeps inside another's folder is cited by that one's files as well.
+    """
+    outer = [parent for parent in run.absolute().parents[:2] if (parent / RUN_FILE).is_file()]
+    found: set[str] = set()
+    for place in [run.absolute(), *outer]:
+        for path in place.rglob("*"):
+            if path.suffix in CITING and path.is_file() and not path.is_relative_to(store.root.absolute()):
+                found |= {match.decode() for match in ADDRESS.findall(path.read_bytes())}
+    return found
 
 
 def _unfinished(store: Stages) -> list[Path]:

@@ -24,7 +24,7 @@ class ApplyConfig:
     controls: list[str] = option(["core"], "Tickets that get random controls: layer-shuffled, and uniformly random.")
     fine_tune: bool = option(True, "Also train each network under its mask, for --num_train_epochs.")
     output_dir: str = option("runs/applied", "Folder of the results. The same command continues what it finds there.")
-    cpu: bool = option(False, "Stay on the CPU even where there is a GPU.")
+    use_cpu: bool = option(False, "Stay on the CPU even where there is a GPU.")
 
     def __post_init__(self) -> None:
         require(bool(self.repositories), "--repositories needs at least one ticket repository.")
@@ -79,7 +79,7 @@ class AnalyzeConfig(LayerConfig):
     seeds: list[int] = option([], "Of a run: the seeds, by default all.")
     revision: str | None = option(None, "The commit, tag or branch of the repositories on the Hub.")
     output_dir: str | None = option(None, "Folder of the results; by default 'analysis' in the run, or runs/analysis.")
-    cpu: bool = option(False, "Stay on the CPU even where there is a GPU.")
+    use_cpu: bool = option(False, "Stay on the CPU even where there is a GPU.")
 
     def __post_init__(self) -> None:
         require(bool(self.sources), "name the folder of a run, or ticket repositories, first.")
@@ -147,7 +147,7 @@ class ShrinkConfig:
     temperature: float = option(1.0, "What logits are divided by where networks are compared.")
     seed: int = option(0, "Of the choice of pictures and of the training.")
     output_dir: str = option("runs/shrunk", "Folder of the result. The same command continues what it finds there.")
-    cpu: bool = option(False, "Stay on the CPU even where there is a GPU.")
+    use_cpu: bool = option(False, "Stay on the CPU even where there is a GPU.")
 
     def __post_init__(self) -> None:
         require(0 < self.target < 1, f"--target must lie between 0 and 1, not {self.target}.")

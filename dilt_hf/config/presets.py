@@ -26,13 +26,13 @@ PRUNING = {
 # and its stochastic depth, which transformers' DeiT lacks (timm's has it: --architecture timm:deit_small_patch16_224
 # --config_overrides '{"drop_path_rate": 0.1}').
 DEIT = {
-    "optimizer": "AdamW",
+    "optim": "AdamW",
     "learning_rate": 1e-3,
     "weight_decay": 0.05,
     "decay_norm_and_bias": False,
     "num_train_epochs": 300,
     "lr_scheduler_type": "cosine",
-    "warmup_fraction": 5 / 300,
+    "warmup_steps": 5 / 300,
     "auto_augment": "rand-m9-mstd0.5-inc1",
     "random_erasing": 0.25,
     "mixup": 0.8,
@@ -41,7 +41,7 @@ DEIT = {
     "channels_last": False,
 }
 DEIT_NAMES = ("deit-small", "deit-tiny", "vit-small", "vit-tiny", "timm:deit_small_patch16_224")
-SMALL_VIT = {"optimizer": "AdamW", "weight_decay": 0.05, "lr_scheduler_type": "one_cycle"}
+SMALL_VIT = {"optim": "AdamW", "weight_decay": 0.05, "lr_scheduler_type": "one_cycle"}
 
 PRESETS: Mapping[str, Options] = {
     "digits": {
@@ -51,7 +51,7 @@ PRESETS: Mapping[str, Options] = {
         "augmentation": "shift",
         "architecture": "resnet-micro",
         "num_train_epochs": 5,
-        "train_batch_size": 64,
+        "global_train_batch_size": 64,
         "learning_rate": 0.1,
         "lr_scheduler_type": "one_cycle",
         "update_every": 10,
@@ -65,7 +65,7 @@ PRESETS: Mapping[str, Options] = {
         "augmentation": "shift_flip",
         "architecture": "resnet18-cifar",
         "num_train_epochs": 15,
-        "train_batch_size": 256,
+        "global_train_batch_size": 256,
         "learning_rate": 0.2,
         "weight_decay": 5e-4,
         "lr_scheduler_type": "one_cycle",
@@ -82,11 +82,11 @@ PRESETS: Mapping[str, Options] = {
         "augmentation": "resized_crop_flip",
         "architecture": "resnet50",
         "num_train_epochs": 60,
-        "train_batch_size": 64,
+        "global_train_batch_size": 64,
         "learning_rate": 0.05,
         "lr_scheduler_type": "cosine",
-        "warmup_fraction": 0.05,
-        "label_smoothing": 0.1,
+        "warmup_steps": 0.05,
+        "label_smoothing_factor": 0.1,
         "seeds": [0, 1, 2],
         "output_dir": "runs/experiments/cars",
     },
@@ -102,13 +102,13 @@ PRESETS: Mapping[str, Options] = {
         "dataloader_num_workers": 16,
         "architecture": "resnet50",
         "num_train_epochs": 90,
-        "train_batch_size": 1024,
+        "global_train_batch_size": 1024,
         "learning_rate": 0.4,
         "weight_decay": 1e-4,
         "lr_scheduler_type": "multistep",
-        "warmup_fraction": 5 / 90,
-        "milestones": [30 / 90, 60 / 90, 80 / 90],
-        "label_smoothing": 0.1,
+        "warmup_steps": 5 / 90,
+        "lr_scheduler_kwargs": {"milestones": [30 / 90, 60 / 90, 80 / 90]},
+        "label_smoothing_factor": 0.1,
         "mixed_precision": "bf16",
         "seeds": [0, 1, 2],
         "output_dir": "runs/experiments/imagenet",

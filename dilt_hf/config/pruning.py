@@ -9,26 +9,6 @@ from typing import ClassVar, Literal
 from dilt_hf.config.fields import option, require
 from dilt_hf.utils.errors import ConfigError
 
-METHODS = (
-    "core",
-    "union",
-    "LTH",
-    "one-shot",
-    "magnitude",
-    "gradual",
-    "random",
-    "ERK-random",
-    "SNIP",
-    "GraSP",
-    "RigL",
-    "SET",
-    "COLT",
-    "IMP-COLT",
-    "CAP",
-    "SAViT",
-)
-STRUCTURED = ("SAViT",)  # of vision transformers whole heads, units and channels go; of other networks nothing
-
 
 @dataclass(frozen=True)
 class PruningConfig:
@@ -114,7 +94,7 @@ class MethodConfig:
     _argument_group_name: ClassVar[str] = "methods"
 
     update_every: int = option(100, "RigL, SET, gradual: steps from one change of the mask to the next.")
-    drop_share: float = option(0.3, "RigL, SET: the share of each tensor's weights that the first changes replace.")
+    drop_fraction: float = option(0.3, "RigL, SET: the share of each tensor's weights that the first changes replace.")
     update_until: float = option(0.75, "RigL, SET, gradual: the share of the training after which the mask stays.")
     scoring_examples: int = option(10, "SNIP, GraSP: training pictures of each class that weights are scored on.")
     fisher_examples: int = option(4096, "CAP: training pictures that Fisher matrices are estimated from.")
@@ -130,7 +110,7 @@ class MethodConfig:
         counts = ("update_every", "scoring_examples", "fisher_examples", "fisher_block", "gate_examples", "cap_cycles")
         for name in counts:
             require(getattr(self, name) >= 1, f"--{name} must be at least 1, not {getattr(self, name)}.")
-        for name in ("drop_share", "update_until"):
+        for name in ("drop_fraction", "update_until"):
             require(0 < getattr(self, name) <= 1, f"--{name} must lie between 0 and 1, not {getattr(self, name)}.")
         require(0 <= self.distillation <= 1, "--distillation is a share, between 0 and 1.")
         for name in ("fisher_dampening", "fisher_memory_gb", "temperature"):

@@ -15,23 +15,11 @@ from typing import Any, ClassVar
 
 from dilt_hf.config.data import DataConfig, PartitionConfig
 from dilt_hf.config.fields import option, require
+from dilt_hf.config.migration import FORMAT_VERSION, VERSION_KEY, migrate
 from dilt_hf.config.model import ModelConfig
-from dilt_hf.config.pruning import METHODS, STRUCTURED, MethodConfig, PruningConfig
+from dilt_hf.config.pruning import MethodConfig, PruningConfig
 from dilt_hf.config.training import TrainingConfig
 from dilt_hf.utils.errors import ConfigError
-
-__all__ = [
-    "METHODS",
-    "STRUCTURED",
-    "DataConfig",
-    "DiltConfig",
-    "MethodConfig",
-    "ModelConfig",
-    "PartitionConfig",
-    "PruningConfig",
-    "RunConfig",
-    "TrainingConfig",
-]
 
 
 @dataclass(frozen=True)
@@ -59,29 +47,27 @@ class RunConfig:
         [],
         "Trackers to send losses and scores to, through Accelerate: tensorboard, wandb, trackio, …",
     )
-    deterministic: bool = option(False, "On a GPU, use only algorithms that give the same bits every time.")
+    full_determinism: bool = option(False, "On a GPU, use only algorithms that give the same bits every time.")
     siblings: bool = option(
         False, "Also prune on a sibling split (the same classes, disjoint rows): the null hypothesis of all partitions."
     )
     methods: list[str] = option(
         [],
-        "Compare these at each --matched_density, by default core, union and LTH; without --tickets, nothing else but "
-        f"the dense network: {', '.join(METHODS)}.",
+        "Compare these methods at each --matched_density, by default core, union and LTH; without --tickets, nothing "
+        "else but the dense network.",
     )
     push_to_hub: bool = option(False, "Publish each seed's tickets on the Hub as soon as they are scored.")
     hub_model_id: str | None = option(
         None, "The repository on the Hub, user/name; with several seeds it is followed by -seed_0 and so on."
     )
     hub_private_repo: bool = option(False, "Make the repository on the Hub private, if it is new.")
-    cpu: bool = option(False, "Stay on the CPU even where there is a GPU.")
+    use_cpu: bool = option(False, "Stay on the CPU even where there is a GPU.")
     dry_run: bool = option(False, "Print what the run would cost and stop.")
 
     def __post_init__(self) -> None:
         require(bool(self.seeds), "--seeds needs at least one seed.")
         require(self.checkpointing_minutes >= 0, "--checkpointing_minutes cannot be negative.")
         require(len(set(self.seeds)) == len(self.seeds), "--seeds names a seed twice.")
-        unknown = sorted(set(self.methods) - set(METHODS))
-        require(not unknown, f"--methods knows {', '.join(METHODS)}, not {', '.join(unknown)}.")
         require(len(set(self.methods)) == len(self.methods), "--methods names a method twice.")
         require(self.push_to_hub == bool(self.hub_model_id), "--push_to_hub and --hub_model_id go together.")
         require(
@@ -115,13 +101,17 @@ class DiltConfig:
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Mapping[str, Any]]) -> DiltConfig:
-        """What `to_dict` gave.
+        """Read what `to_dict` wrote, in this version or an earlier one.
 
         Raises:
             ConfigError: for a section or setting that this version does not know.
         """
         sections = typing.get_type_hints(cls)
         try:
-            return cls(**{name: sections[name](**settings) for name, settings in stored.items()})
+            version = stored.get(VERSION_KEY, 1)
+            if version not in range(1, FORMAT_VERSION + 1):
+                raise ConfigError(f"run.json has format {version!r}, which this version does not read; update dilt_hf.")
+            known = migrate({name: options for name, options in stored.items() if name != VERSION_KEY})
+            return cls(**{name: sections[name](**options) for name, options in known.items()})
         except (TypeError, KeyError, AttributeError) as error:
             raise ConfigError(f"these are not the settings of a run of this version ({error}).") from error

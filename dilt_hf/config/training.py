@@ -11,34 +11,43 @@ from dilt_hf.config.fields import option, require
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """One training: of a pruning round, or of a ticket."""
+    """One training run: of a pruning round, or of a ticket."""
 
     _argument_group_name: ClassVar[str] = "training"
 
-    num_train_epochs: int = option(10, "Epochs of each training of a pruning round.")
-    ticket_epochs: int | None = option(None, "Epochs of each final ticket training; by default num_train_epochs.")
-    train_batch_size: int = option(
-        128,
-        "Pictures per optimizer step. Processes that share a partition divide them among themselves, so the result "
-        "does not depend on their number.",
+    num_train_epochs: int = option(10, "Epochs of the training run of each pruning round.")
+    ticket_epochs: int | None = option(
+        None, "Epochs of the final training run of each ticket; by default num_train_epochs."
     )
-    per_device_eval_batch_size: int = option(512, "Pictures per forward pass when scoring.")
-    gradient_accumulation_steps: int = option(1, "Passes in which a step's pictures are worked off, to save memory.")
-    optimizer: str = option("SGD", "Any optimizer of torch.optim, by its class name.")
+    global_train_batch_size: int = option(
+        128,
+        "Images per optimizer step, over all processes and accumulation passes: the result does not depend on their "
+        "number.",
+    )
+    per_device_eval_batch_size: int = option(512, "Images per forward pass when scoring.")
+    gradient_accumulation_steps: int = option(
+        1, "Forward and backward passes that an optimizer step is divided into, to save memory."
+    )
+    optim: str = option("SGD", "Any optimizer of torch.optim, by its class name.")
     learning_rate: float = option(0.1, "Peak learning rate.")
     weight_decay: float = option(5e-4, "Weight decay.")
     decay_norm_and_bias: bool = option(True, "Apply the weight decay to norm layers and biases too.")
-    optimizer_args: dict[str, Any] = option(
+    optim_args: dict[str, Any] = option(
         {},
         "Further arguments of the optimizer, as JSON: '{\"nesterov\": true}'. SGD has momentum 0.9 by default.",
     )
     lr_scheduler_type: Literal["constant", "cosine", "multistep", "one_cycle"] = option(
         "cosine", "Learning-rate schedule, stepped with every optimizer step."
     )
-    warmup_fraction: float = option(0.0, "Share of the steps in which the rate rises linearly (one_cycle: its rise).")
-    milestones: list[float] = option([0.5, 0.75], "multistep: where the rate drops, as shares of all steps.")
-    gamma: float = option(0.1, "multistep: the factor of each drop.")
-    label_smoothing: float = option(0.0, "Label smoothing over the classes that the loss sees.")
+    warmup_steps: float = option(
+        0.0, "Steps in which the rate rises linearly (one_cycle: its rise); below 1, as a fraction of all steps."
+    )
+    lr_scheduler_kwargs: dict[str, Any] = option(
+        {},
+        "multistep: where the rate drops, as fractions of all steps, and the factor of each drop, as JSON: "
+        '\'{"milestones": [0.5, 0.75], "gamma": 0.1}\', which is the default.',
+    )
+    label_smoothing_factor: float = option(0.0, "Label smoothing over the classes that the loss sees.")
     max_grad_norm: float | None = option(None, "Clip the norm of the (masked) gradient.")
     mixed_precision: Literal["no", "bf16", "fp16"] = option("no", "Autocast dtype of the forward pass.")
     channels_last: bool = option(True, "Keep convolution tensors in channels-last memory order.")
@@ -52,20 +61,22 @@ class TrainingConfig:
     early_bird: float | None = option(
         None,
         "End a pruning round when its mask has settled: when the masks of the last five epochs differ in less than "
-        "this share of the weights (You et al. use 0.1).",
+        "this fraction of the weights (You et al. use 0.1).",
     )
 
     def __post_init__(self) -> None:
-        for name in ("num_train_epochs", "ticket_epochs", "train_batch_size", "per_device_eval_batch_size"):
+        for name in ("num_train_epochs", "ticket_epochs", "global_train_batch_size", "per_device_eval_batch_size"):
             value = getattr(self, name)
             require(value is None or value >= 1, f"--{name} must be at least 1, not {value}.")
         require(self.gradient_accumulation_steps >= 1, "--gradient_accumulation_steps must be at least 1.")
         require(self.learning_rate > 0, f"--learning_rate must be positive, not {self.learning_rate}.")
-        require(0 <= self.warmup_fraction < 1, "--warmup_fraction must lie in [0, 1).")
-        require(0 <= self.label_smoothing < 1, "--label_smoothing must lie in [0, 1).")
+        require(self.warmup_steps >= 0, "--warmup_steps cannot be negative.")
+        unknown = sorted(set(self.lr_scheduler_kwargs) - {"milestones", "gamma"})
+        require(not unknown, f"--lr_scheduler_kwargs knows milestones and gamma, not {', '.join(unknown)}.")
+        require(0 <= self.label_smoothing_factor < 1, "--label_smoothing_factor must lie in [0, 1).")
         require(
-            self.gradient_accumulation_steps <= self.train_batch_size,
-            "--gradient_accumulation_steps cannot exceed --train_batch_size.",
+            self.gradient_accumulation_steps <= self.global_train_batch_size,
+            "--gradient_accumulation_steps cannot exceed --global_train_batch_size.",
         )
         require(self.ema_decay is None or 0 < self.ema_decay < 1, "--ema_decay must lie between 0 and 1.")
         require(self.early_bird is None or 0 < self.early_bird < 1, "--early_bird must lie between 0 and 1.")

@@ -1,8 +1,8 @@
-"""Claims: which process is doing what, among all that share a folder, on one machine or several.
+"""Locks by name, for all processes that share a folder, on one machine or several.
 
-A claim is a lock on one byte of one file, at a place computed from the name of what is claimed. The operating system
-lets it go when the process ends, however it ends: nobody needs to guess from clocks or process numbers whether a holder
-is still alive, and nothing is left behind. On a network file system the locks are those of the file server (NFS 4 has
+A lock covers one byte of one file, at a place computed from the name. The operating system releases it when the process
+ends, however it ends: nobody needs to guess from clocks or process numbers whether a holder is still alive, and nothing
+is left behind. On a network file system the locks are those of the file server (NFS 4 has
 them). These are POSIX locks: child processes do not inherit them.
 """
 
@@ -26,24 +26,24 @@ _open_files: dict[Path, int] = {}
 _held: set[tuple[Path, str]] = set()
 
 
-class Claims:
-    """Claims kept in the file `path`.
+class Locks:
+    """Named locks, kept in the file `path`.
 
     Example:
-        >>> claims = Claims("runs/example/stages/.claims")
-        >>> claims.take("train-0123")  # no other process gets it until this one releases it, or ends
+        >>> locks = Locks("runs/example/stages/.locks")
+        >>> locks.take("train-0123")  # no other process gets it until this one releases it, or ends
         True
-        >>> claims.release("train-0123")
+        >>> locks.release("train-0123")
     """
 
     def __init__(self, path: str | os.PathLike):
         self.path = Path(path).absolute()
 
     def take(self, name: str) -> bool:
-        """Claim `name`; False when another process has it.
+        """Lock `name`; return False when another process holds it.
 
         Raises:
-            RunError: when the file system has no locks, or this process has the claim already.
+            RunError: when the file system has no locks, or this process holds the lock already.
             OSError: when the file cannot be written.
         """
         if (self.path, name) in _held:
@@ -64,12 +64,12 @@ class Claims:
         return True
 
     def release(self, name: str) -> None:
-        """Let go of a claim that this process has."""
+        """Release a lock that this process holds."""
         _held.remove((self.path, name))
         fcntl.lockf(_open_files[self.path], fcntl.LOCK_UN, 1, _place(name))
 
     def is_taken(self, name: str) -> bool:
-        """Whether some process, this one or another, has the claim."""
+        """Return whether some process, this one or another, holds the lock."""
         if (self.path, name) in _held:
             return True
         if not self.path.exists() or not self.take(name):
@@ -79,7 +79,7 @@ class Claims:
 
     @contextlib.contextmanager
     def holding(self, name: str) -> Iterator[None]:
-        """Wait for the claim, and have it inside the block."""
+        """Wait for the lock, and hold it inside the block."""
         while not self.take(name):
             time.sleep(POLL_SECONDS)
         try:
@@ -91,7 +91,7 @@ class Claims:
         opened = _open_files.get(self.path)
         if opened is not None and os.fstat(opened).st_nlink:
             return opened
-        if opened is not None:  # the folder was removed meanwhile, and with it whatever was claimed
+        if opened is not None:  # the folder was removed meanwhile, and with it whatever was locked
             os.close(opened)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         _open_files[self.path] = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)

@@ -1,10 +1,10 @@
-"""Independent teams of processes under one `accelerate launch`.
+"""Independent process groups under one `accelerate launch`.
 
-W processes, N partitions. With W ≤ N every process is a team of its own, and the teams share the work. With W = N·M
-there are N teams of M processes, which train one network together by data parallelism. Accelerate on its own would
-join all W in one data-parallel group and average what must stay independent; here every team becomes the default
-process group of its members before Accelerate starts, so that `prepare`, `gather`, trackers and `is_main_process` all
-mean the team, and only the launcher's key-value store connects the teams.
+With W processes and N partitions: if W ≤ N every process is a group of its own, and the groups share the work; if
+W = N·M there are N groups of M ranks, each of which trains one network by data parallelism. Accelerate on its own would
+join all W processes in one data-parallel group and average what must stay independent. Here every group becomes the
+default process group of its ranks before Accelerate starts, so `prepare`, `gather`, trackers and `is_main_process` all
+mean the group, and only the launcher's key-value store connects the groups.
 """
 
 from __future__ import annotations
@@ -16,68 +16,68 @@ import os
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from dilt_hf.utils.errors import ConfigError, TeamError
+from dilt_hf.utils.errors import ConfigError, ProcessGroupError
 
 PATIENCE = datetime.timedelta(days=30)
-# A member that waits this long for another in the middle of a step takes it for lost, and the team has failed.
-MEMBER_PATIENCE = datetime.timedelta(minutes=10)
+# A rank that waits this long for another in the middle of a step takes it for lost, and the group has failed.
+RANK_PATIENCE = datetime.timedelta(minutes=10)
 
 
-class Team:
-    """The processes that train one network together, and their place among the teams of the launch.
+class ProcessGroup:
+    """The processes that train one network together, and their place among the groups of the launch.
 
     Attributes:
-        index: the number of this team, of `count`.
-        member: the number of this process in its team, of `size` (M).
+        index: the number of this group, of `count`.
+        rank: the number of this process in its group, of `size` (M).
         store: the key-value store of the launch; None for a single process.
         launch: a name that all processes of one launch share and no other launch has.
     """
 
     def __init__(
-        self, index: int = 0, count: int = 1, member: int = 0, size: int = 1, store: Any = None, launch: str = ""
+        self, index: int = 0, count: int = 1, rank: int = 0, size: int = 1, store: Any = None, launch: str = ""
     ):
-        self.index, self.count, self.member, self.size, self.store = index, count, member, size, store
+        self.index, self.count, self.rank, self.size, self.store = index, count, rank, size, store
         self.launch = launch or f"process {os.getpid()}"
         self.is_broken = False
         self._turns, self._meetings = itertools.count(), itertools.count()
         self._failures: dict[str, str] = {}
 
     @property
-    def is_leader(self) -> bool:
-        """Whether this process decides and writes for its team."""
-        return self.member == 0
+    def is_group_zero(self) -> bool:
+        """Whether this process is rank 0 of its group, which decides and writes for it."""
+        return self.rank == 0
 
     @property
-    def is_first(self) -> bool:
+    def is_world_zero(self) -> bool:
         """Whether this process speaks for the whole launch."""
-        return self.index == 0 and self.member == 0
+        return self.index == 0 and self.rank == 0
 
     def agree(self, decide: Callable[[], Any]) -> Any:
-        """What `decide` gives on the leader, on every member: a JSON value. All members must call it alike.
+        """Call `decide` on rank 0 and broadcast its JSON result. Collective: every rank of the group must call it.
 
         Raises:
-            TeamError: on the other members when `decide` raised on the leader; on all when the team is broken up.
+            ProcessGroupError: on the other ranks when `decide` raised on rank 0; on all when the group is broken up.
         """
         if self.is_broken:
-            raise TeamError("this team of processes is broken up, because one of them failed.")
+            raise ProcessGroupError("this process group is broken up, because one of its processes failed.")
         if self.size == 1:
             return decide()
-        turn = f"team/{self.index}/{next(self._turns)}"
-        if not self.is_leader:
+        turn = f"group/{self.index}/{next(self._turns)}"
+        if not self.is_group_zero:
             answer = json.loads(self.store.get(turn))
             if "error" in answer:
-                raise TeamError(answer["error"])
+                raise ProcessGroupError(answer["error"])
             return answer["value"]
         try:
             value = decide()
         except BaseException as error:
-            self.store.set(turn, json.dumps({"error": f"the first process of the team failed: {error!r}"}))
+            self.store.set(turn, json.dumps({"error": f"rank 0 of the process group failed: {error!r}"}))
             raise
         self.store.set(turn, json.dumps({"value": value}))
         return value
 
     def break_up(self) -> None:
-        """Leave the team, because this process cannot go on; the others find out when they wait for it in vain."""
+        """Leave the group, because this process cannot go on; the others find out when they wait for it in vain."""
         if self.size > 1 and not self.is_broken:
             import torch.distributed as dist
 
@@ -85,13 +85,13 @@ class Team:
             dist.destroy_process_group()
 
     def report_failure(self, job: str, message: str) -> None:
-        """Tell all teams that `job` failed, so that none of them tries it again in this launch."""
+        """Tell all groups that `job` failed, so that none of them tries it again in this launch."""
         self._failures[job] = message
         if self.store is not None:
             self.store.set(f"failed/{job}", message)
 
     def failure(self, jobs: Iterable[str]) -> str | None:
-        """Why one of `jobs` failed, on whichever team; None when none did."""
+        """Return why one of `jobs` failed, in whichever group; None when none did."""
         for job in jobs:
             if job not in self._failures and self.store is not None and self.store.check([f"failed/{job}"]):
                 self._failures[job] = self.store.get(f"failed/{job}").decode()
@@ -110,7 +110,7 @@ class Team:
 
 
 def layout(processes: int, partitions: int) -> tuple[int, int]:
-    """How many teams of how many processes: (teams, M).
+    """Return how many groups of how many ranks: (groups, M).
 
     Raises:
         ConfigError: for a number of processes that cannot be shared evenly; the message lists those that can.
@@ -132,11 +132,10 @@ def layout(processes: int, partitions: int) -> tuple[int, int]:
     return partitions, processes // partitions
 
 
-def join_team(partitions: int, cpu: bool = False) -> Team:
-    """Find this process's place in the launch, and make its team the default process group. Call it before
-    `Accelerator()`.
+def join_process_group(partitions: int, cpu: bool = False) -> ProcessGroup:
+    """Make the group of this process the default process group of torch. Call it before `Accelerator()`.
 
-    Outside a multi-process launch it does nothing and returns the team of one.
+    Outside a multi-process launch it does nothing and returns a group of one.
 
     Raises:
         ConfigError: for a number of processes that `partitions` partitions cannot share.
@@ -144,14 +143,14 @@ def join_team(partitions: int, cpu: bool = False) -> Team:
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     count, size = layout(processes, partitions)
     if processes == 1:
-        return Team()
+        return ProcessGroup()
     import torch
     import torch.distributed as dist
 
     store, rank, _ = next(iter(dist.rendezvous("env://", timeout=PATIENCE)))
     # the store of an elastic agent outlives the processes that it restarts
     store = dist.PrefixStore(f"dilt_hf/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
-    index, member = divmod(rank, size)
+    index, rank_in_group = divmod(rank, size)
     backend = "gloo"
     if torch.cuda.is_available() and not cpu:
         local, devices = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
@@ -159,8 +158,12 @@ def join_team(partitions: int, cpu: bool = False) -> Team:
         if size == 1 or int(os.environ.get("LOCAL_WORLD_SIZE", "1")) <= devices:  # NCCL wants one process a device
             backend = "nccl"
     dist.init_process_group(
-        backend, store=dist.PrefixStore(f"group/{index}", store), rank=member, world_size=size, timeout=MEMBER_PATIENCE
+        backend,
+        store=dist.PrefixStore(f"group/{index}", store),
+        rank=rank_in_group,
+        world_size=size,
+        timeout=RANK_PATIENCE,
     )
     if rank == 0:
         store.set("launch", f"{os.getpid()}@{os.uname().nodename}")
-    return Team(index, count, member, size, store, store.get("launch").decode())
+    return ProcessGroup(index, count, rank_in_group, size, store, store.get("launch").decode())

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Mapping
 from typing import Any
 
-from dilt_hf.engine.process_groups import Team
+from dilt_hf.engine.process_groups import ProcessGroup
 
 REFRESH_SECONDS = 0.5
 FORMAT = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} steps, {remaining} left"
@@ -25,12 +25,12 @@ class Board:
         enabled: whether anything is to be drawn at all.
 
     Example:
-        >>> with Board({"partition_0": 100}, Team(), enabled=False) as board:
+        >>> with Board({"partition_0": 100}, ProcessGroup(), enabled=False) as board:
         ...     board.add("partition_0", "round 0", 25)
     """
 
-    def __init__(self, totals: Mapping[str, int], team: Team, enabled: bool = True):
-        self.totals, self.team, self.enabled = dict(totals), team, enabled
+    def __init__(self, totals: Mapping[str, int], group: ProcessGroup, enabled: bool = True):
+        self.totals, self.group, self.enabled = dict(totals), group, enabled
         self._mine: dict[str, dict[str, int]] = {line: {} for line in totals}
         self._found: dict[str, set[str]] = {line: set() for line in totals}
         self._lock, self._stop = threading.Lock(), threading.Event()
@@ -50,9 +50,9 @@ class Board:
                 self._found.setdefault(line, set()).add(part)
 
     def __enter__(self) -> Board:
-        draws = self.team.is_first and sys.stderr.isatty()
-        if self.enabled and self.team.is_leader and (draws or self.team.store is not None):
-            target = self._draw if self.team.is_first else self._tell
+        draws = self.group.is_world_zero and sys.stderr.isatty()
+        if self.enabled and self.group.is_group_zero and (draws or self.group.store is not None):
+            target = self._draw if self.group.is_world_zero else self._tell
             self._thread = threading.Thread(target=target, daemon=True)
             self._thread.start()
         return self
@@ -66,7 +66,7 @@ class Board:
         while not self._stop.wait(REFRESH_SECONDS):
             with self._lock:
                 message = json.dumps(self._mine)
-            self.team.store.set(f"progress/{self.team.index}", message)
+            self.group.store.set(f"progress/{self.group.index}", message)
 
     def _draw(self) -> None:
         from tqdm.auto import tqdm
@@ -96,9 +96,9 @@ class Board:
     def _all(self) -> dict[str, tuple[int, int]]:
         """Steps done, and steps of these that were done before this launch, of each line."""
         parts: dict[str, dict[str, int]] = {line: {} for line in self.totals}
-        for index in range(1, self.team.count):
-            if self.team.store is not None and self.team.store.check([f"progress/{index}"]):
-                theirs = json.loads(self.team.store.get(f"progress/{index}"))
+        for index in range(1, self.group.count):
+            if self.group.store is not None and self.group.store.check([f"progress/{index}"]):
+                theirs = json.loads(self.group.store.get(f"progress/{index}"))
                 for line in parts:
                     parts[line] |= theirs.get(line, {})
         with self._lock:

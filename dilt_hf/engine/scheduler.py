@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from dilt_hf.engine.locks import POLL_SECONDS
-from dilt_hf.engine.process_groups import Team
+from dilt_hf.engine.process_groups import ProcessGroup
 from dilt_hf.engine.stages import BusyError
 from dilt_hf.utils.errors import DiltError, RunError
 
@@ -36,7 +36,7 @@ class Job:
     needs: Sequence[str] = ()
 
 
-def carry_out(jobs: Sequence[Job], team: Team) -> dict[str, str]:
+def carry_out(jobs: Sequence[Job], group: ProcessGroup) -> dict[str, str]:
     """Do all jobs together with the other teams; return when each is done or has failed.
 
     Every team begins at its own place in the list, so that teams seldom meet.
@@ -44,12 +44,15 @@ def carry_out(jobs: Sequence[Job], team: Team) -> dict[str, str]:
     Returns:
         Why jobs failed, by name. Jobs that need a failed one are among them.
     """
-    pending = [*jobs[team.index :: team.count], *(job for i, job in enumerate(jobs) if i % team.count != team.index)]
+    pending = [
+        *jobs[group.index :: group.count],
+        *(job for i, job in enumerate(jobs) if i % group.count != group.index),
+    ]
     done: set[str] = set()
     failed: dict[str, str] = {}
     told: set[str] = set()
-    while pending and not team.is_broken:
-        settled = _first_settled(pending, done, failed, team, told)
+    while pending and not group.is_broken:
+        settled = _first_settled(pending, done, failed, group, told)
         if settled is None:
             time.sleep(POLL_SECONDS)
         else:
@@ -57,39 +60,39 @@ def carry_out(jobs: Sequence[Job], team: Team) -> dict[str, str]:
     return failed
 
 
-def complete(jobs: Sequence[Job], team: Team) -> bool:
+def complete(jobs: Sequence[Job], group: ProcessGroup) -> bool:
     """`carry_out`, and wait for the other teams to have done so. Whether this is the process that goes on alone.
 
     Raises:
         RunError: in that process, when jobs failed: all that did not need them is finished then, and the same command
             tries only those again.
     """
-    failures = carry_out(jobs, team)
-    team.wait_for_all()
-    if team.is_first and failures:
+    failures = carry_out(jobs, group)
+    group.wait_for_all()
+    if group.is_world_zero and failures:
         reasons = list(dict.fromkeys(failures.values()))
         raise RunError(
             f"{len(failures)} of {len(jobs)} steps failed, or need one that did: {' '.join(reasons)} The rest is "
             "finished, and the same command tries only these again."
         )
-    return team.is_first
+    return group.is_world_zero
 
 
 def _first_settled(
-    pending: Sequence[Job], done: set[str], failed: dict[str, str], team: Team, told: set[str]
+    pending: Sequence[Job], done: set[str], failed: dict[str, str], group: ProcessGroup, told: set[str]
 ) -> Job | None:
     """Try the pending jobs in order until one is done or has failed; None when all are in other hands or wait."""
     for job in pending:
         if not done.union(failed).issuperset(job.needs):
             continue
-        reason = team.agree(functools.partial(team.failure, [job.name, *job.needs]))
+        reason = group.agree(functools.partial(group.failure, [job.name, *job.needs]))
         if reason is None:
             try:
                 job.run()
                 done.add(job.name)
                 return job
             except BusyError as busy:
-                if busy.launch not in ("", team.launch) and team.is_leader and busy.launch not in told:
+                if busy.launch not in ("", group.launch) and group.is_group_zero and busy.launch not in told:
                     told.add(busy.launch)
                     print(f"Another launch works in this folder, and they share the work ({busy}).", flush=True)
                 continue
@@ -99,7 +102,7 @@ def _first_settled(
                 logger.exception("%s failed", job.name)
                 reason = repr(error)
         failed[job.name] = reason
-        if team.is_leader or team.is_broken:
-            team.report_failure(job.name, reason)
+        if group.is_group_zero or group.is_broken:
+            group.report_failure(job.name, reason)
         return job
     return None

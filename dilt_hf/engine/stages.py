@@ -1,10 +1,11 @@
-"""Costly steps on disk, each under an address computed from all that determines it.
+"""Cached steps on disk, each under an address computed from all that determines it.
 
-A stage is a folder `<kind>-<address>` with its artefacts and a `stage.json` (inputs, record, seconds, what it derives
-from). While it is being made the folder's name begins with a dot; it takes its own name only when it is whole, so done
-means: the folder exists. Runs, methods and processes that need the same step find the same folder. A process claims a
-stage before making it, and the claim ends with the process, so no two make the same one and a dead one holds up nobody.
-What a killed process leaves is used again (`checkpoint.*`) or swept away when the stage is next made.
+A *stage* is a finished step: a folder `<kind>-<address>` with its artefacts and a `stage.json` (inputs, record,
+seconds, what it derives from, the version of the code). While it is being computed the folder's name begins with a dot;
+it takes its own name only when it is whole, so done means: the folder exists. Runs, methods and processes that need the
+same step find the same folder. A process locks a stage before computing it, and the lock ends with the process, so no
+two compute the same one and a dead process holds up nobody. What a killed process leaves is used again (`checkpoint.*`)
+or swept away when the stage is next computed.
 
     python -m dilt_hf.stages ls|show|gc RUN
 """
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import os
 import shutil
 import time
@@ -20,22 +22,24 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dilt_hf.engine.locks import Claims
-from dilt_hf.engine.process_groups import Team
+from dilt_hf.engine.kinds import Kind
+from dilt_hf.engine.locks import Locks
+from dilt_hf.engine.process_groups import ProcessGroup
 from dilt_hf.utils.errors import DiltError, RunError, TrainingError
 from dilt_hf.utils.files import pretty_json, put_in_place, sha256_of_json, sweep, write_atomically
 
-FORMAT = 2
+logger = logging.getLogger(__name__)
+FORMAT = 3
 RECORD_FILE = "stage.json"
-CLAIMS_FILE = ".claims"
+LOCKS_FILE = ".locks"
 HOLDER_FILE = "holder.json"
-CHECKPOINT = "checkpoint"  # files of a stage in the making whose names begin so outlive the process that wrote them
+CHECKPOINT = "checkpoint"  # unfinished stages keep files whose names begin so when the process that wrote them dies
 
 Make = Callable[[Path], Mapping[str, Any]]
 
 
 class BusyError(Exception):
-    """Another process is making the stage that is needed. Do something else, and come back."""
+    """Another process is computing the stage that is needed. Do something else, and come back."""
 
     def __init__(self, message: str, launch: str = ""):
         super().__init__(message)
@@ -49,9 +53,10 @@ class Stage:
     Attributes:
         path: the folder of its artefacts.
         record: what was recorded of it.
-        seconds: wall time of making it.
+        seconds: wall time of computing it.
         derived_from: addresses of the stages whose artefacts went into it.
-        description: what it was made as, in words.
+        description: what it was computed as, in words.
+        version: of the code that computed it (`Kind.tag`).
     """
 
     path: Path
@@ -59,6 +64,7 @@ class Stage:
     seconds: float
     derived_from: tuple[str, ...] = ()
     description: str = ""
+    version: str = ""
 
     @property
     def address(self) -> str:
@@ -70,8 +76,8 @@ class Stage:
 
     @property
     def seconds_spent(self) -> float:
-        """Of the training over all attempts, where it is one; else of making it."""
-        return self.record.get("cost", {}).get("seconds", self.seconds) if self.kind != "ranks" else self.seconds
+        """Wall time of the training run over all attempts, where it is one; else of computing the stage."""
+        return self.record.get("cost", {}).get("seconds", self.seconds)
 
 
 class Stages:
@@ -79,35 +85,51 @@ class Stages:
 
     Args:
         root: the folder.
-        team: the processes that make stages together.
+        group: the processes that compute stages together.
 
     Example:
-        >>> store = Stages("runs/example/stages")
+        >>> store, question = Stages("runs/example/stages"), Kind("question", version=1)
         >>> def make(folder):
         ...     _ = (folder / "answer.txt").write_text("42")
         ...     return {"answer": 42}
-        >>> store.get("question", {"asked": "what"}, make).record["answer"]  # made now, found the next time
+        >>> store.get(question, {"asked": "what"}, make).record["answer"]  # computed now, found the next time
         42
     """
 
-    def __init__(self, root: str | os.PathLike, team: Team | None = None):
-        self.root, self.team = Path(root), team or Team()
-        self.claims = Claims(self.root / CLAIMS_FILE)
+    def __init__(self, root: str | os.PathLike, group: ProcessGroup | None = None):
+        self.root, self.group = Path(root), group or ProcessGroup()
+        self.locks = Locks(self.root / LOCKS_FILE)
+        self._said: set[str] = set()
 
-    def path(self, kind: str, inputs: Mapping[str, Any]) -> Path:
-        """The folder of the stage of this kind with these inputs (JSON values), done or not."""
-        address = sha256_of_json({"format": FORMAT, "kind": kind, "inputs": inputs})
-        return self.root / f"{kind}-{address[:20]}"
+    def path(self, kind: Kind, inputs: Mapping[str, Any], tag: str | None = None) -> Path:
+        """Return the folder of the stage of this kind with these inputs (JSON values), done or not.
 
-    def find(self, kind: str, inputs: Mapping[str, Any]) -> Stage | None:
-        """The stage if it is done."""
-        path = self.path(kind, inputs)
-        content = self.team.agree(lambda: _read(path))
-        return None if content is None else _stage(path, content)
+        Args:
+            tag: the version of the code; by default the present one.
+        """
+        content = {"format": FORMAT, "kind": kind.name, "version": tag or kind.tag, "inputs": inputs}
+        return self.root / f"{kind.name}-{sha256_of_json(content)[:20]}"
+
+    def check_format(self) -> None:
+        """Refuse a folder whose stages an earlier version of this package computed.
+
+        Raises:
+            RunError: when there is such a stage; their addresses do not say which code computed them.
+        """
+        for path in self.root.glob("*-*"):
+            if not path.name.startswith(".") and (path / RECORD_FILE).is_file():
+                found = _read(path)
+                if found is not None and found.get("format") != FORMAT:
+                    raise RunError(
+                        f"{self.root} holds steps that an earlier version of dilt_hf computed (format "
+                        f"{found.get('format', 'before 3')}, this version writes {FORMAT}) and cannot be continued: "
+                        "choose another --output_dir, or delete that folder to compute them again."
+                    )
+                return  # one folder is of one format
 
     def get(
         self,
-        kind: str,
+        kind: Kind,
         inputs: Mapping[str, Any],
         make: Make,
         *,
@@ -115,45 +137,71 @@ class Stages:
         derived_from: Sequence[str] = (),
         together: bool = False,
     ) -> Stage:
-        """The stage, made if need be: `make` fills the folder it is given and returns what to record (JSON values).
+        """Return the stage, computed if need be. Collective: every rank of the group must call it.
 
         Args:
+            kind: what is computed, and the version of the code that does.
+            inputs: everything else that determines the result, as JSON values.
+            make: fills the folder it is given and returns what to record (JSON values).
             description: what it is, in words, for messages and listings.
             derived_from: the addresses of the stages that `make` reads.
-            together: whether all members of the team make it in step, with the leader writing; else the leader alone.
+            together: whether all ranks compute it in step, with rank 0 writing; else rank 0 alone.
 
         Raises:
-            BusyError: when another process is making it.
+            BusyError: when another process is computing it.
             Exception: what `make` raises. Nothing is kept then, but checkpoints if it was not an error of the run's.
         """
         path = self.path(kind, inputs)
-        about = {"kind": kind, "inputs": dict(inputs), "derived_from": list(derived_from), "description": description}
-        content = self.team.agree(lambda: _read(path) or self._claim(path, about))
+        about = {
+            "format": FORMAT,
+            "kind": kind.name,
+            "version": kind.tag,
+            "inputs": dict(inputs),
+            "derived_from": list(derived_from),
+            "description": description,
+        }
+        content = self.group.agree(lambda: _read(path) or self._lock(path, about))
         if content is None:
+            self._say_if_outdated(kind, inputs)
             try:
                 content = self._make(path, about, make, together)
             finally:
-                if self.team.is_leader:
-                    self.claims.release(path.name)
+                if self.group.is_group_zero:
+                    self.locks.release(path.name)
         elif "busy" in content:
             raise BusyError(content["busy"], content["launch"])
         return _stage(path, content)
 
-    def _claim(self, path: Path, about: Mapping[str, Any]) -> dict[str, Any] | None:
-        """None when the stage is now this process's to make; else what `get` should know."""
+    def _say_if_outdated(self, kind: Kind, inputs: Mapping[str, Any]) -> None:
+        """Say, once a kind, that an earlier version of it has computed this step, and that the step is done again."""
+        earlier = [version for version in range(1, kind.version) if self.path(kind, inputs, str(version)).is_dir()]
+        if "+" in kind.tag and self.path(kind, inputs, str(kind.version)).is_dir():
+            earlier.append(kind.version)
+        if earlier and kind.name not in self._said and self.group.is_group_zero:
+            self._said.add(kind.name)
+            logger.warning(
+                "steps of kind '%s' are computed again: those in %s are of version %d, and the code is now %s.",
+                kind.name,
+                self.root,
+                earlier[-1],
+                kind.tag,
+            )
+
+    def _lock(self, path: Path, about: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Return None when the stage is now this process's to compute; else what `get` should know."""
         work = _work_folder(path)
-        if not self.claims.take(path.name):
+        if not self.locks.take(path.name):
             holder = _holder(work)
-            return {"busy": f"{about['description'] or path.name}: {holder['who']} is at it", **holder}
+            return {"busy": f"{about['description'] or path.name}: {holder['who']} is computing it", **holder}
         try:
-            finished = _read(path)  # it may have been finished before the claim was ours
+            finished = _read(path)  # it may have been finished before the lock was ours
             if finished is None:
-                _prepare(work, {"process": os.getpid(), "host": os.uname().nodename, "launch": self.team.launch})
+                _prepare(work, {"process": os.getpid(), "host": os.uname().nodename, "launch": self.group.launch})
                 return None
         except BaseException:
-            self.claims.release(path.name)
+            self.locks.release(path.name)
             raise
-        self.claims.release(path.name)
+        self.locks.release(path.name)
         return finished
 
     def _make(self, path: Path, about: Mapping[str, Any], make: Make, together: bool) -> dict[str, Any]:
@@ -163,7 +211,7 @@ class Stages:
             try:
                 return make(work)
             except BaseException as error:
-                if self.team.is_leader:
+                if self.group.is_group_zero:
                     _give_up(work, keep_checkpoints=not isinstance(error, DiltError))
                 raise
 
@@ -175,16 +223,16 @@ class Stages:
             put_in_place(work, path)
             return content
 
-        if not together or self.team.size == 1:
-            return self.team.agree(lambda: finish(made()))
+        if not together or self.group.size == 1:
+            return self.group.agree(lambda: finish(made()))
         try:
             record = made()
         except TrainingError:  # what a training runs into, all members see alike
             raise
         except BaseException:
-            self.team.break_up()
+            self.group.break_up()
             raise
-        return self.team.agree(lambda: finish(record))
+        return self.group.agree(lambda: finish(record))
 
     def all(self) -> Iterator[Stage]:
         """Every finished stage, in the order of their making."""
@@ -207,7 +255,12 @@ def with_ancestors(addresses: Iterable[str], stages: Mapping[str, Stage]) -> lis
 
 def _stage(path: Path, content: Mapping[str, Any]) -> Stage:
     return Stage(
-        path, content["record"], content["seconds"], tuple(content["derived_from"]), content.get("description", "")
+        path,
+        content["record"],
+        content["seconds"],
+        tuple(content["derived_from"]),
+        content.get("description", ""),
+        content.get("version", ""),
     )
 
 
@@ -219,7 +272,7 @@ def _read(path: Path) -> dict[str, Any] | None:
         _stage(path, content)
         return content
     except (ValueError, KeyError, TypeError, FileNotFoundError) as error:
-        raise RunError(f"{path} is damaged ({error!r}); delete that folder to have it made again.") from error
+        raise RunError(f"{path} is damaged ({error!r}); delete that folder to compute it again.") from error
 
 
 def _work_folder(path: Path) -> Path:

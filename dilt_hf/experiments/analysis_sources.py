@@ -15,17 +15,17 @@ from torch import Tensor, nn
 from dilt_hf.analysis.probes import choose_probes
 from dilt_hf.config.data import DataConfig
 from dilt_hf.config.experiments import AnalyzeConfig
-from dilt_hf.data import loader
-from dilt_hf.data.decoding import Normalize
-from dilt_hf.data.splits import Split, load_splits
+from dilt_hf.data.opened import OpenData, open_data
 from dilt_hf.engine.stages import Stage
 from dilt_hf.models.factory import PROCESSOR_FILE
-from dilt_hf.models.weights import WEIGHTS_FILE, load_weights
-from dilt_hf.run.context import Subset
+from dilt_hf.models.weights import WEIGHTS_FILE
+from dilt_hf.run.context import Subset, open_run
+from dilt_hf.run.fingerprints import of_pixels
 from dilt_hf.run.folder import MOST_RUN_BYTES, RUN_FILE, stored_config
-from dilt_hf.run.labels import Label
-from dilt_hf.run.ticket_search import Search
-from dilt_hf.run.training_steps import Purpose, Workbench
+from dilt_hf.run.methods.registry import method_of
+from dilt_hf.run.pruning_steps import prune
+from dilt_hf.run.search import Search
+from dilt_hf.run.training_steps import TrainingJob, rewind_point, train_job, watched
 from dilt_hf.tickets.tickets import Tickets
 from dilt_hf.utils.errors import AnalysisError, ConfigError, reading
 from dilt_hf.utils.files import read_json, sha256_of_json
@@ -41,108 +41,106 @@ class Network:
     Attributes:
         name: for tables and figures.
         identity: what tells it from all others.
-        load: gives it, on its device; it may be overwritten when the next is loaded.
+        load: returns it, on its device; it may be overwritten when the next is loaded.
         mask: its mask, or that of the partition it was trained on.
+        derived_from: addresses of the stages of its weights and of its mask, where it is of a run.
     """
 
     name: str
     identity: str
     load: Callable[[], nn.Module]
     mask: Mapping[str, Tensor]
+    derived_from: Sequence[str] = ()
 
 
 @dataclasses.dataclass(frozen=True)
 class Probes:
-    """Pictures to pass through networks: `batches()` gives their pixels, normalised, on the networks' device."""
+    """Images to pass through networks: `batches()` yields their pixel values, normalized, on the networks' device."""
 
     identity: str
     rows: Tensor
     batches: Callable[[], Iterator[Tensor]]
 
 
-def _probes(
-    config: AnalyzeConfig,
-    data_config: DataConfig,
-    split: Split,
-    pictures: loader.Images,
-    normalize: Normalize,
-    channels: int,
-) -> Probes:
-    """The probes of one split, with all that determines their pixels as their identity."""
-    rows = choose_probes(split, pictures, config.num_probes, config.probe_seed)
+def _probes(config: AnalyzeConfig, data: OpenData) -> Probes:
+    """Return the probes of the configured split, with all that determines their pixels as their identity."""
+    name = config.probe_split
+    rows = choose_probes(data.split(name), data.images[name], config.num_probes, config.probe_seed)
 
     def batches() -> Iterator[Tensor]:
-        for pixels, _ in loader.in_order(pictures, rows, config.eval_batch_size, normalize):
+        for pixels, _ in data.batches(name, rows, config.eval_batch_size):
             yield pixels
 
-    normalisation = [channels, list(data_config.image_mean), list(data_config.image_std)]
-    return Probes(sha256_of_json([loader.fingerprint(split, pictures), rows.tolist(), normalisation]), rows, batches)
+    return Probes(sha256_of_json([of_pixels(data, name), rows.tolist(), data.channels]), rows, batches)
 
 
 class RunSource:
     """The networks of a run's folder; what is missing is trained, by the settings of the run."""
 
     def __init__(self, folder: Path, config: AnalyzeConfig):
-        run = stored_config(folder, config.seeds, config.cpu)
+        run = stored_config(folder, config.seeds, config.use_cpu)
         self.config = config
-        self.bench = Workbench(run, progress=False)
+        self.ctx = open_run(run, progress=False)
+        self.ctx.stages.check_format()
         self.seeds = list(run.run.seeds)
         self.name = str(folder)
         self.has_siblings = config.siblings or run.run.siblings
 
     @cached_property
     def probes(self) -> Probes:
-        split = getattr(self.bench.splits, self.config.probe_split)
-        pictures = self.bench.images[self.config.probe_split]
-        return _probes(self.config, self.bench.config.data, split, pictures, self.bench.normalize, self.bench.channels)
+        return _probes(self.config, self.ctx.data)
 
     def networks(self, seed: int) -> list[Network]:
-        """The networks to compare."""
+        """Return the networks to compare."""
         wanted = self.config.networks or [DENSE]
-        search = Search(self.bench, seed)
+        search = Search(self.ctx, seed)
         if wanted in ([DENSE], [MASKED]):
-            return self._of_partitions(search, self.bench.subsets, wanted[0])
+            return self._of_partitions(search, self.ctx.subsets, wanted[0])
         if len(wanted) < 2 or {DENSE, MASKED} & set(wanted):
             raise ConfigError(f"--networks must be dense, or masked, or two tickets and more: {' '.join(wanted)}.")
-        return [self._network(name, search.trained(Label(name)), search.mask(Label(name))) for name in wanted]
+        methods = {name: method_of(name, partitions=len(self.ctx.partitioning)) for name in wanted}
+        return [
+            self._network(
+                name, method.train(search, None), method.mask(search, None), search.found(method, None).derived_from
+            )
+            for name, method in methods.items()
+        ]
 
     def siblings(self, seed: int) -> list[Network]:
-        """Networks of the same kind whose partitions have the same classes; none where that is not asked for."""
+        """Return networks of the same kind whose partitions have the same classes; none where that is not asked for."""
         wanted = self.config.networks or [DENSE]
         if not self.has_siblings or wanted not in ([DENSE], [MASKED]):
             return []
-        return self._of_partitions(Search(self.bench, seed), self.bench.siblings, wanted[0])
+        return self._of_partitions(Search(self.ctx, seed), self.ctx.siblings, wanted[0])
 
     def _of_partitions(self, search: Search, subsets: Sequence[Subset], kind: str) -> list[Network]:
         for subset in subsets:
-            self.bench.ranked(subset, search.seed)
+            search.removal_order(subset.name)
         found = []
         for k, (subset, mask) in enumerate(zip(subsets, search.masks_of(subsets), strict=True)):
             seed = search.seed
             stage = self._dense(subset, seed) if kind == DENSE else self._masked(subset, seed, mask)
-            found.append(self._network(f"{kind}_{k}", stage, mask))
+            order = search.removal_order(subset.name).address
+            found.append(self._network(f"{kind}_{k}", stage, mask, [order]))
         return found
 
     def _dense(self, subset: Subset, seed: int) -> Stage:
-        with contextlib.closing(self.bench.pruned(subset, seed)) as rounds:  # type: ignore[type-var]
+        with contextlib.closing(prune(self.ctx, subset, seed)) as rounds:  # type: ignore[type-var]
             return next(rounds).network
 
     def _masked(self, subset: Subset, seed: int, mask: Mapping[str, Tensor]) -> Stage:
-        """The partition's ticket, trained on the partition: the round that would follow its last."""
-        rounds = len(self.bench.kept_per_round())
-        name = f"{subset.name}/masked"
-        run = self.bench.tracked(f"seed_{seed}/{name}")
-        purpose = Purpose(f"seed {seed}: ticket of {subset.name}, on its classes", name, run)
-        return self.bench.trained(
-            self.bench.start(seed), dict(mask), subset, seed, rounds, self.bench.config.training, purpose
-        )
+        """Train the partition's ticket on the partition: the round that would follow its last."""
+        ctx = self.ctx
+        rounds, description = len(ctx.kept_per_round), f"seed {seed}: ticket of {subset.name}, on its classes"
+        job = TrainingJob(rewind_point(ctx, seed), dict(mask), subset, seed, rounds, ctx.config.training)
+        with watched(ctx, seed, f"{subset.name}/masked", description) as purpose:
+            return train_job(ctx, job, purpose)
 
-    def _network(self, name: str, stage: Stage, mask: Mapping[str, Tensor]) -> Network:
+    def _network(self, name: str, stage: Stage, mask: Mapping[str, Tensor], mask_from: Sequence[str]) -> Network:
         def load() -> nn.Module:
-            load_weights(self.bench.model, stage.path / WEIGHTS_FILE)
-            return self.bench.model
+            return self.ctx.network.filled(stage.path / WEIGHTS_FILE)
 
-        return Network(name, stage.address, load, mask)
+        return Network(name, stage.address, load, mask, [stage.address, *mask_from])
 
 
 class RepositorySource:
@@ -153,7 +151,7 @@ class RepositorySource:
         self.tickets = [Tickets.from_pretrained(where, revision=config.revision) for where in config.sources]
         self.seeds = list(range(len(self.tickets)))
         self.name = ", ".join(config.sources)
-        self.device = torch.device("cuda" if torch.cuda.is_available() and not config.cpu else "cpu")
+        self.device = torch.device("cuda" if torch.cuda.is_available() and not config.use_cpu else "cpu")
         self._check_alike()
         self.data_config = self._same_data(data_config)
 
@@ -200,13 +198,8 @@ class RepositorySource:
 
     @cached_property
     def probes(self) -> Probes:
-        splits, config = load_splits(self.data_config), self.config
-        size = loader.choose_image_size(splits, self.data_config)
         channels = int(getattr(self._start.config, "num_channels", 3))
-        split = getattr(splits, config.probe_split)
-        pictures = loader.open_images(splits, self.data_config, size, channels, self.device)[config.probe_split]
-        normalize = Normalize(self.data_config.image_mean, self.data_config.image_std, channels, self.device)
-        return _probes(config, self.data_config, split, pictures, normalize, channels)
+        return _probes(self.config, open_data(self.data_config, channels, self.device))
 
     @cached_property
     def _start(self) -> Any:

@@ -28,6 +28,7 @@ from dilt_hf.analysis.spaces import MetricSpace
 from dilt_hf.analysis.summary import report
 from dilt_hf.config.data import DataConfig
 from dilt_hf.config.experiments import AnalyzeConfig
+from dilt_hf.engine.kinds import Kind
 from dilt_hf.engine.stages import BusyError, Stage, Stages
 from dilt_hf.experiments.analysis_sources import Network, Probes, open_source
 from dilt_hf.masks.overlap import mean_overlap
@@ -36,6 +37,9 @@ from dilt_hf.utils.errors import AnalysisError
 from dilt_hf.utils.files import canonical_json, pretty_json, write_atomically
 from dilt_hf.utils.threads import cores
 
+REPRESENTATIONS = Kind(
+    "representations", version=1, code=("analysis.representations", "analysis.layers", "data.decoding", "data.loader")
+)
 REPRESENTATIONS_FILE = "representations.safetensors"
 NUMBERS_FILE, TEXT_FILE, FIGURE_FOLDER = "analysis.json", "analysis.md", "figures"
 SAMPLED_PAIRS = 4
@@ -129,7 +133,7 @@ class Analysis:
     def _device(self) -> str:
         import torch
 
-        return "cuda" if torch.cuda.is_available() and not self.config.cpu else "cpu"
+        return "cuda" if torch.cuda.is_available() and not self.config.use_cpu else "cpu"
 
     def _representations(self, network: Network, label: str) -> Stage:
         layers: str | list[str] = self.config.layers
@@ -148,11 +152,11 @@ class Analysis:
             "pooling": self.config.pooling,
         }
         return self.stages.get(
-            "representations",
+            REPRESENTATIONS,
             inputs,
             make,
             description=f"{label}: layers of {network.name}",
-            derived_from=[network.identity],
+            derived_from=list(network.derived_from),
         )
 
     def _estimate(self, layers: Mapping[str, Mapping[str, Any]], comparisons: int) -> str:

@@ -9,7 +9,6 @@ two partitions, core+specialist_0 is partition_0) are trained once.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,23 +22,24 @@ from dilt_hf.config.data import DataConfig
 from dilt_hf.config.experiments import ApplyConfig
 from dilt_hf.config.model import ModelConfig
 from dilt_hf.config.training import TrainingConfig
-from dilt_hf.data import loader
-from dilt_hf.data.augmentation import Augmentation
-from dilt_hf.data.decoding import Normalize
-from dilt_hf.data.loader import Feed
-from dilt_hf.data.splits import Split, load_splits
-from dilt_hf.engine.process_groups import Team
+from dilt_hf.data.opened import open_data
+from dilt_hf.engine.kinds import Kind
+from dilt_hf.engine.process_groups import ProcessGroup
 from dilt_hf.engine.stages import Stages
 from dilt_hf.masks.algebra import full_like, random_like, shuffle_like
 from dilt_hf.masks.io import masks_to_bytes
 from dilt_hf.masks.packed import PackedMask
-from dilt_hf.models import factory
 from dilt_hf.models.batchnorm import recalibrate_batchnorm
+from dilt_hf.models.factory import build_model
 from dilt_hf.models.names import fit_names
 from dilt_hf.models.weights import checkpoint_tensors, tensors_sha256
+from dilt_hf.run.evaluation_steps import EVALUATION_CODE
+from dilt_hf.run.fingerprints import of_mask, of_pixels
+from dilt_hf.run.training_steps import TRAINING_CODE
 from dilt_hf.tickets.tickets import Tickets
 from dilt_hf.training.evaluation import predict
 from dilt_hf.training.masking import MaskedWeights
+from dilt_hf.training.protocols import Hooks, Route
 from dilt_hf.training.train import total_steps, train
 from dilt_hf.utils.errors import TicketError, reading
 from dilt_hf.utils.files import write_atomically
@@ -47,6 +47,7 @@ from dilt_hf.utils.markdown import markdown_table
 from dilt_hf.utils.seeding import generator_for
 from dilt_hf.utils.stats import estimate
 
+APPLIED = Kind("applied", version=1, code=(*TRAINING_CODE, *EVALUATION_CODE, "experiments.apply", "models.names"))
 MOMENTS = {"before": "under the mask", "recalibrated": "batch norm recalibrated", "after": "fine-tuned"}
 CONTROLS = {"shuffled": shuffle_like, "random": random_like}
 MOST_CALIBRATION_ROWS = 2048
@@ -98,35 +99,33 @@ class Application:
         from accelerate import Accelerator
 
         self.config, self.training = config, training
-        self.accelerator = Accelerator(cpu=config.cpu, mixed_precision=training.mixed_precision)
+        self.accelerator = Accelerator(cpu=config.use_cpu, mixed_precision=training.mixed_precision)
         device = self.accelerator.device
         self.tickets = [Tickets.from_pretrained(where, revision=config.revision) for where in config.repositories]
-        self.splits = load_splits(data_config)
+        self.data = open_data(data_config, model.num_channels, device)
         self.partition_of_class = self._partition_of_class()
-        size = loader.choose_image_size(self.splits, data_config)
-        self.model = factory.build_model(model, self.splits.class_names, size, 0).to(device)
+        self.model = build_model(model, self.data.splits.class_names, self.data.image_size, 0).to(device)
         if training.channels_last:
             self.model = self.model.to(memory_format=torch.channels_last)
         self.checkpoint = {name: tensor.detach().clone() for name, tensor in checkpoint_tensors(self.model).items()}
         for tickets in self.tickets:
             fit_names(self.checkpoint, tickets.partitions[0].shapes)
-        self.images = loader.open_images(self.splits, data_config, size, model.num_channels, device)
-        self.normalize = Normalize(data_config.image_mean, data_config.image_std, model.num_channels, device)
-        self.augmentation = Augmentation.of(data_config)
-        self.stages = Stages(Path(config.output_dir, "stages"), Team())
-        self.identity = {
-            "checkpoint": tensors_sha256(self.checkpoint),
-            "data": {name: loader.fingerprint(split, self.images[name]) for name, split in self.splits.items()},
-            "partitions": self.partition_of_class.tolist(),
-            "normalisation": [list(data_config.image_mean), list(data_config.image_std)],
-            "augmentation": dataclasses.asdict(self.augmentation),
-            "training": dataclasses.asdict(training) if config.fine_tune else None,
-            "device": device.type,
-        }
+        self.stages = Stages(Path(config.output_dir, "stages"), ProcessGroup())
+        self.stages.check_format()
+        self.identity = (
+            {
+                "checkpoint": tensors_sha256(self.checkpoint),
+                "partitions": self.partition_of_class.tolist(),
+                "training": dataclasses.asdict(training) if config.fine_tune else None,
+                "device": device.type,
+            }
+            | of_pixels(self.data, "train", "test")
+            | {"augmentation": dataclasses.asdict(self.data.augmentation)}
+        )
 
     def _partition_of_class(self) -> np.ndarray:
         """The partition of every class of the data, which all repositories must agree on."""
-        names = list(self.splits.class_names)
+        names = list(self.data.splits.class_names)
         found = []
         for tickets in self.tickets:
             table = np.full(len(names), -1)
@@ -167,12 +166,12 @@ class Application:
 
     def steps(self) -> int:
         """Optimizer steps of fine-tuning one network."""
-        return total_steps(len(self.splits.train), self.training) if self.config.fine_tune else 0
+        return total_steps(len(self.data.splits.train), self.training) if self.config.fine_tune else 0
 
     def scored(self, network: Network) -> dict[str, Any]:
         """The density and the scores of one network, from its stage if that is finished."""
         key: list[int | str] = ["applied", network.seed]
-        inputs = self.identity | {"mask": hashlib.sha256(masks_to_bytes(network.mask)).hexdigest(), "key": key}
+        inputs = self.identity | {"mask": of_mask(network.mask), "key": key}
 
         def make(_: Path) -> dict[str, Any]:
             live = checkpoint_tensors(self.model)
@@ -186,25 +185,23 @@ class Application:
             recalibrate_batchnorm(self.model, self._calibration())
             record["recalibrated"] = self._score()
             if self.config.fine_tune:
-                rows = torch.arange(len(self.splits.train))
-                feed = Feed(self.images["train"], rows, self.normalize, self.augmentation)
-                train(self.model, masks, feed, self.training, self.accelerator, key=key, description=network.name)
+                routes, hooks = [Route(masks, self.data.training_feed())], Hooks(description=network.name)
+                train(self.model, routes, self.training, self.accelerator, key=key, hooks=hooks)
                 record["after"] = self._score()
             return record
 
         about = f"seed {network.seed}: {network.name} on the checkpoint"
-        return dict(self.stages.get("applied", inputs, make, description=about).record)
+        return dict(self.stages.get(APPLIED, inputs, make, description=about).record)
 
     def _calibration(self) -> Iterator[Tensor]:
-        rows = torch.arange(min(len(self.splits.train), MOST_CALIBRATION_ROWS))
-        for pixels, _ in loader.in_order(self.images["train"], rows, self.training.train_batch_size, self.normalize):
+        rows = torch.arange(min(len(self.data.splits.train), MOST_CALIBRATION_ROWS))
+        for pixels, _ in self.data.batches("train", rows, self.training.global_train_batch_size):
             yield pixels
 
     def _score(self) -> dict[str, Any]:
         from dilt_hf.training.metrics import PartitionScores
 
-        test: Split = self.splits.test
-        feed = Feed(self.images["test"], torch.arange(len(test)), self.normalize)
+        test, feed = self.data.splits.test, self.data.feed("test")
         scores = PartitionScores().compute(
             predictions=predict(self.model, feed, self.training.per_device_eval_batch_size, self.accelerator),
             references=test.labels,

@@ -9,29 +9,29 @@ does only what is new. Teams of processes share the work through the disk (see `
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import logging
 from pathlib import Path
-from typing import cast
 
 import torch
 
-from dilt_hf.config.pruning import STRUCTURED
 from dilt_hf.config.run import DiltConfig
-from dilt_hf.engine.process_groups import Team
+from dilt_hf.engine.process_groups import ProcessGroup
 from dilt_hf.engine.progress import Board
 from dilt_hf.engine.scheduler import Job, complete
-from dilt_hf.masks.algebra import compose, count_total
-from dilt_hf.pruning.savit import shape_of
+from dilt_hf.masks.algebra import compose
 from dilt_hf.results.results import Results
-from dilt_hf.run.colt import COLT, consented
-from dilt_hf.run.context import Subset
-from dilt_hf.run.cost_estimate import consensus_rounds, describe_plan, needs_consensus
+from dilt_hf.run.context import RunContext, open_run
+from dilt_hf.run.cost_estimate import describe_plan
+from dilt_hf.run.entries import entry_of, save_tickets, train_and_evaluate
 from dilt_hf.run.folder import load_results, open_folder, save_results, ticket_folder
-from dilt_hf.run.labels import Label, makes_tickets, network_labels, subsets_to_prune
-from dilt_hf.run.methods import TOPOLOGIES, find
-from dilt_hf.run.ticket_search import Search
-from dilt_hf.run.training_steps import NETWORKS, Workbench
+from dilt_hf.run.labels import Label, makes_tickets, network_labels, searches
+from dilt_hf.run.methods.protocol import SharedSearch
+from dilt_hf.run.methods.registry import check_names
+from dilt_hf.run.preflight import check_run
+from dilt_hf.run.search import Search
+from dilt_hf.run.training_steps import NETWORKS
 from dilt_hf.tickets.hub import make_repository
 from dilt_hf.tickets.tickets import Tickets
 from dilt_hf.utils.errors import ConfigError, PartitionError
@@ -39,26 +39,32 @@ from dilt_hf.utils.errors import ConfigError, PartitionError
 logger = logging.getLogger(__name__)
 
 
-def find_tickets(config: DiltConfig, team: Team | None = None, progress: bool = True) -> Results | None:
-    """Run the whole job that `config` describes. The results go to the first process; the others, and all after a dry
-    run, get None.
+def find_tickets(config: DiltConfig, group: ProcessGroup | None = None, progress: bool = True) -> Results | None:
+    """Run the whole job that a configuration describes.
 
     Leaves in `config.run.output_dir`: `run.json` (the configuration), `stages/` (all finished steps),
     `tickets/seed_<s>/` (a ticket repository per seed), `results.jsonl`, `results.md` and `results.png`.
+
+    Args:
+        group: this process among those launched together; by default it is alone.
+        progress: whether to show progress bars.
+
+    Returns:
+        The results, in the first process; None in the others, and in all after a dry run.
 
     Raises:
         RunError: when the folder holds another run; or at the end, when steps failed: all that did not need them is
             finished then, and the same command tries only those again.
         DiltError: for data, models, partitions or settings that do not work; before anything is trained.
     """
-    team = team or Team()
+    group = group or ProcessGroup()
     folder = Path(config.run.output_dir)
-    opened = open_folder(folder, config) if team.is_first else None
-    bench = Workbench(config, team, progress and team.is_first)
-    check_requests(bench)
-    if team.index == 0:  # its members measure a step together
-        plan = describe_plan(bench)
-        if team.is_first:
+    opened = open_folder(folder, config) if group.is_world_zero else None
+    ctx = open_run(config, group, progress and group.is_world_zero)
+    check_requests(ctx)
+    if group.index == 0:  # its ranks measure a step together
+        plan = describe_plan(ctx)
+        if group.is_world_zero:
             print(plan, flush=True)
     if config.run.dry_run:
         return None
@@ -67,113 +73,97 @@ def find_tickets(config: DiltConfig, team: Team | None = None, progress: bool = 
         if config.run.push_to_hub:  # who may not publish should know before the work, not after
             for seed in config.run.seeds:
                 make_repository(config.run.hub_id(seed), private=config.run.hub_private_repo)
-    team.wait_for_all()
-    searches = {seed: Search(bench, seed) for seed in config.run.seeds}
-    jobs = [job for seed in config.run.seeds for job in jobs_of(searches[seed])]
-    if team.index == 0:
-        jobs += [results_job(searches[seed], folder) for seed in config.run.seeds]
-        if config.run.push_to_hub:
-            jobs += [publishing_job(bench, seed, folder) for seed in config.run.seeds]
-    with Board(progress_lines(bench), team, progress) as bench.board:
-        goes_on = complete(jobs, team)
+    group.wait_for_all()
+    with Board(progress_lines(ctx), group, progress) as board:
+        ctx = dataclasses.replace(ctx, board=board)
+        found = [Search(ctx, seed) for seed in config.run.seeds]
+        jobs = [job for search in found for job in jobs_of(search)]
+        if group.index == 0:
+            jobs += [results_job(search, folder) for search in found]
+            if config.run.push_to_hub:
+                jobs += [publishing_job(ctx, seed, folder) for seed in config.run.seeds]
+        goes_on = complete(jobs, group)
     return load_results(folder) if goes_on else None
 
 
 def jobs_of(search: Search) -> list[Job]:
-    """The work of one seed: its pruning processes, then the networks that need their masks."""
-    bench, seed, run = search.bench, search.seed, search.bench.config.run
+    """Return the work of one seed: the searches, then the networks that need what they find."""
+    ctx, seed = search.ctx, search.seed
 
-    def prune(subset: Subset) -> None:
-        densities = bench.ranked(subset, seed).record["densities"]
-        if bench.team.is_leader:
-            logger.info("seed %d, %s: density after each round %s", seed, subset.name, densities)
-            print(f"seed {seed}: pruning on {subset.name} ended at density {densities[-1]:.2%}.", flush=True)
+    def run(shared: SharedSearch) -> None:
+        densities = shared.run(search)
+        if isinstance(densities, list) and ctx.group.is_group_zero:
+            logger.info("seed %d, %s: density after each round %s", seed, shared.name, densities)
+            print(f"seed {seed}: {shared.name} ended at density {densities[-1]:.2%}.", flush=True)
 
     def train(label: Label) -> None:
-        network = search.trained(label)
-        for split in ("test", "validation"):
-            search.scored(label, network, split)
+        train_and_evaluate(search, label)
 
-    pruning = [
-        Job(f"seed {seed}: pruning on {subset.name}", functools.partial(prune, subset))
-        for subset in subsets_to_prune(bench)
-    ]
-    consensus = []
-    if needs_consensus(run.methods):
-        consensus.append(Job(f"seed {seed}: {COLT}", functools.partial(consented, bench, seed)))
-    every = [job.name for job in pruning]
-
-    def needs(label: Label) -> list[str]:
-        if needs_consensus([label.ticket]):
-            return [job.name for job in consensus]
-        return every if label.pruned_on(bench) else []
-
+    first = [Job(f"seed {seed}: {shared.name}", functools.partial(run, shared)) for shared in searches(ctx)]
     networks = [
-        Job(f"seed {seed}: {label}", functools.partial(train, label), needs(label)) for label in network_labels(bench)
+        Job(
+            f"seed {seed}: {label}",
+            functools.partial(train, label),
+            [f"seed {seed}: {shared.name}" for shared in label.method(ctx).needs(ctx)],
+        )
+        for label in network_labels(ctx)
     ]
-    return [*pruning, *consensus, *networks]
+    return [*first, *networks]
 
 
 def results_job(search: Search, folder: Path) -> Job:
-    """Writing what one seed found, for the first team."""
-    bench, seed = search.bench, search.seed
-    labels = list(network_labels(bench))
+    """Return the job of writing what one seed found, for the first process group."""
+    ctx, seed = search.ctx, search.seed
+    labels = list(network_labels(ctx))
 
     def write() -> None:
-        entries = [search.entry(label) for label in labels]
-        if bench.team.is_leader:
-            with bench.stages.claims.holding("results"):
-                if makes_tickets(bench):
-                    search.save_tickets(ticket_folder(folder, seed), entries)
+        entries = [entry_of(search, label) for label in labels]
+        if ctx.group.is_group_zero:
+            with ctx.stages.locks.holding("results"):
+                if makes_tickets(ctx):
+                    save_tickets(search, ticket_folder(folder, seed), entries)
                 save_results(folder, entries)
             print(f"seed {seed}: {len(labels)} networks are trained and scored.", flush=True)
 
     return Job(f"seed {seed}: results", write, [job.name for job in jobs_of(search)])
 
 
-def publishing_job(bench: Workbench, seed: int, folder: Path) -> Job:
-    """Pushing one seed's tickets once the results of all seeds are there: the card compares them."""
+def publishing_job(ctx: RunContext, seed: int, folder: Path) -> Job:
+    """Return the job of pushing one seed's tickets once the results of all seeds are there: the card compares them."""
 
     def publish() -> None:
-        if bench.team.is_leader:
+        if ctx.group.is_group_zero:
             tickets = Tickets.from_pretrained(ticket_folder(folder, seed))
-            where = tickets.push_to_hub(bench.config.run.hub_id(seed), private=bench.config.run.hub_private_repo)
+            where = tickets.push_to_hub(ctx.config.run.hub_id(seed), private=ctx.config.run.hub_private_repo)
             print(f"seed {seed}: published as {where}", flush=True)
 
-    return Job(f"seed {seed}: publishing", publish, [f"seed {other}: results" for other in bench.config.run.seeds])
+    return Job(f"seed {seed}: publishing", publish, [f"seed {other}: results" for other in ctx.config.run.seeds])
 
 
-def progress_lines(bench: Workbench) -> dict[str, int]:
-    """The steps of each pruning process over all seeds, and those of the networks that follow."""
-    training, seeds = bench.config.training, len(bench.config.run.seeds)
-    rounds = len(bench.kept_per_round())
-    lines = {subset.name: seeds * rounds * bench.steps_of(subset, training) for subset in subsets_to_prune(bench)}
-    if needs_consensus(bench.config.run.methods):
-        lines[COLT] = seeds * consensus_rounds(bench) * sum(bench.steps_of(s, training) for s in bench.subsets)
-    networks = len(list(network_labels(bench))) * bench.steps_of(bench.everything, training.for_tickets())
-    return lines | {NETWORKS: seeds * networks}
+def progress_lines(ctx: RunContext) -> dict[str, int]:
+    """Return the steps of each search over all seeds, and those of the networks that follow."""
+    seeds = len(ctx.config.run.seeds)
+    lines = {shared.line: seeds * sum(shared.runs.values()) for shared in searches(ctx)}
+    steps = ctx.steps_of(ctx.everything, ctx.config.training.for_tickets())
+    return lines | {NETWORKS: seeds * len(list(network_labels(ctx))) * steps}
 
 
-def check_requests(bench: Workbench) -> None:
+def check_requests(ctx: RunContext) -> None:
     """Raise `DiltError` for what could not be carried out at the end, before anything is trained."""
-    config = bench.config
-    bench.check_model()
-    bench.check_steps()
-    for name, split in bench.splits.items():
-        present = set(bench.partitioning.assign(split).tolist())
-        for k in range(len(bench.partitioning)):
+    config = ctx.config
+    check_names(config.run.methods)
+    check_run(ctx)
+    for name, split in ctx.data.splits.items():
+        present = set(ctx.partitioning.assign(split).tolist())
+        for k in range(len(ctx.partitioning)):
             if k not in present:
                 raise PartitionError(f"partition {k} has no row in the {name} split; add rows, or split differently.")
-    config.pruning.check_reachable(count_total(bench.prunable), len(bench.partitioning))
     for name in [*config.run.tickets, *config.run.materialise]:
-        compose(name, [{"w": torch.ones(1, dtype=torch.bool)}] * len(bench.partitioning))
-    if (config.run.push_to_hub or config.run.materialise) and not makes_tickets(bench):
+        compose(name, [{"w": torch.ones(1, dtype=torch.bool)}] * len(ctx.partitioning))
+    if (config.run.push_to_hub or config.run.materialise) and not makes_tickets(ctx):
         raise ConfigError("--push_to_hub and --materialise need tickets; add core or union to --methods, or --tickets.")
-    for label in network_labels(bench):
-        if label.ticket in STRUCTURED:
-            shape_of(bench.model)
-        if label.ticket in TOPOLOGIES:  # a schedule that does nothing is refused
-            find(bench, config.run.seeds[0], label.ticket, cast(float, label.matched)).topology()  # type: ignore[misc]
-    for wanted in config.run.matched_density:
-        if round(wanted * count_total(bench.prunable)) < 1:
-            raise ConfigError(f"--matched_density {wanted} keeps no weight of this network.")
+    for density in config.run.matched_density:
+        if round(density * ctx.network.total) < 1:
+            raise ConfigError(f"--matched_density {density} keeps no weight of this network.")
+    for label in network_labels(ctx):
+        label.method(ctx).check(ctx, label.matched)

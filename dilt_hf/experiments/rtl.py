@@ -20,33 +20,41 @@ from torch import Tensor
 
 from dilt_hf.config.experiments import RouteConfig
 from dilt_hf.config.run import DiltConfig
-from dilt_hf.data import loader
-from dilt_hf.engine.process_groups import Team
+from dilt_hf.engine.kinds import Kind
+from dilt_hf.engine.process_groups import ProcessGroup
 from dilt_hf.engine.scheduler import Job, complete
 from dilt_hf.engine.stages import Stage
 from dilt_hf.experiments.rtl_figure import draw_routes
 from dilt_hf.experiments.rtl_results import ALONE, MERGED, ROUTED, SINGLE, TOLD, Routes, Scored
-from dilt_hf.experiments.rtl_training import jointly_trained, route_file
-from dilt_hf.masks.algebra import count_kept, count_total, union
+from dilt_hf.experiments.rtl_training import route_file, train_jointly
+from dilt_hf.masks.algebra import count_kept, union
 from dilt_hf.masks.overlap import mean_overlap
 from dilt_hf.models.factory import logits_of
 from dilt_hf.models.routed import RoutedNetwork, batchnorm_statistics
-from dilt_hf.models.weights import WEIGHTS_FILE, checkpoint_tensors, load_weights, read_weights, save_weights
+from dilt_hf.models.weights import WEIGHTS_FILE, checkpoint_tensors, read_weights, save_weights
 from dilt_hf.pruning.collapse import Similarity
 from dilt_hf.pruning.merging import consensus_merge, ties
-from dilt_hf.run.context import Subset
-from dilt_hf.run.folder import open_bench
-from dilt_hf.run.labels import Label
-from dilt_hf.run.ticket_search import Search
-from dilt_hf.run.training_steps import NETWORKS, Purpose, Workbench
+from dilt_hf.run.context import RunContext, Subset
+from dilt_hf.run.cost_estimate import duration
+from dilt_hf.run.evaluation_steps import EVALUATION_CODE, recalibrate
+from dilt_hf.run.fingerprints import of_pixels
+from dilt_hf.run.folder import open_run_folder
+from dilt_hf.run.methods.registry import method_of
+from dilt_hf.run.preflight import seconds_per_step
+from dilt_hf.run.search import Search
+from dilt_hf.run.training_steps import TrainingJob, rewind_point, train_job, watched
 from dilt_hf.training.masking import MaskedWeights
 from dilt_hf.training.train import total_steps
 from dilt_hf.utils.files import pretty_json, write_atomically
 
+ROUTED_SCORE = Kind("routed_score", version=1, code=(*EVALUATION_CODE, "experiments.rtl", "models.routed"))
+MERGED_NETWORK = Kind("merged", version=1, code=("pruning.merging", "experiments.rtl", *EVALUATION_CODE))
 NUMBERS_FILE, TEXT_FILE, PICTURE_FILE = "routes.json", "routes.md", "routes.png"
 
 
-def route(config: DiltConfig, routes: RouteConfig, team: Team | None = None, progress: bool = True) -> Routes | None:
+def route(
+    config: DiltConfig, routes: RouteConfig, group: ProcessGroup | None = None, progress: bool = True
+) -> Routes | None:
     """Extract subnetworks, train them jointly, score them, look for the collapse. The first process gets the result.
 
     Leaves in the output folder, beside what `find_tickets` leaves of the same pruning processes: `routes.json`,
@@ -56,20 +64,20 @@ def route(config: DiltConfig, routes: RouteConfig, team: Team | None = None, pro
         RunError: when the folder holds another run, or steps failed.
         DiltError: for data, models or settings that do not work.
     """
-    team = team or Team()
+    group = group or ProcessGroup()
     folder = Path(config.run.output_dir)
-    bench = open_bench(config, team, progress)
-    runs = [Routing(bench, seed, routes) for seed in config.run.seeds]
-    if team.index == 0 and progress:  # its members measure a step together
+    ctx = open_run_folder(config, group, progress)
+    runs = [Routing(ctx, seed, routes) for seed in config.run.seeds]
+    if group.index == 0 and progress:  # its members measure a step together
         plan = runs[0].plan(len(runs))
-        if team.is_first:
+        if group.is_world_zero:
             print(plan, flush=True)
-    if not complete([job for run in runs for job in run.jobs()], team):
+    if not complete([job for run in runs for job in run.jobs()], group):
         return None
     found = Routes(
         [each for run in runs for each in run.scored()],
         {run.seed: run.curve() for run in runs},
-        count_total(bench.prunable),
+        ctx.network.total,
         routes.alarm_direction,
     )
     write_atomically(folder / NUMBERS_FILE, pretty_json(found.to_dict()))
@@ -82,35 +90,37 @@ def route(config: DiltConfig, routes: RouteConfig, team: Team | None = None, pro
 class Routing:
     """The work of one seed."""
 
-    def __init__(self, bench: Workbench, seed: int, settings: RouteConfig):
-        self.bench, self.seed, self.settings = bench, seed, settings
-        self.search = Search(bench, seed)
-        self.total = count_total(bench.prunable)
+    def __init__(self, ctx: RunContext, seed: int, settings: RouteConfig):
+        self.ctx, self.seed, self.settings = ctx, seed, settings
+        self.search = Search(ctx, seed)
+        self.total = ctx.network.total
 
     def plan(self, seeds: int) -> str:
         """What there is to do, in words."""
-        bench, each = self.bench, len(self.settings.sparsities)
-        rounds, routes, training = len(bench.kept_per_round()), len(bench.subsets), bench.config.training
+        ctx, each = self.ctx, len(self.settings.sparsities)
+        rounds, routes, training = len(ctx.kept_per_round), len(ctx.subsets), ctx.config.training
         alone = each * routes if self.settings.networks_alone else 0
-        lengths = [len(subset.rows) for subset in bench.subsets]
+        lengths = [len(subset.rows) for subset in ctx.subsets]
         steps = seeds * (
-            rounds * sum(bench.steps_of(subset, training) for subset in [*bench.subsets, bench.everything])
+            rounds * sum(ctx.steps_of(subset, training) for subset in [*ctx.subsets, ctx.everything])
             + each * total_steps(lengths, training.for_tickets())
-            + each * bench.steps_of(bench.everything, training.for_tickets())
-            + (each * sum(bench.steps_of(s, training.for_tickets()) for s in bench.subsets) if alone else 0)
+            + each * ctx.steps_of(ctx.everything, training.for_tickets())
+            + (each * sum(ctx.steps_of(s, training.for_tickets()) for s in ctx.subsets) if alone else 0)
         )
-        minutes = steps * bench.seconds_per_step() / bench.team.count / 60
+        time = duration(steps * seconds_per_step(ctx) / ctx.group.count)
         return (
             f"{seeds} seed(s) x ({rounds} rounds x {routes + 1} pruning processes + {each} joint trainings of {routes} "
-            f"routes + {each} single networks + {alone} networks alone) = {steps:,} steps, about {minutes:.1f} minutes "
+            f"routes + {each} single networks + {alone} networks alone) = {steps:,} steps, about {time} "
             "with the processes that were launched; finished steps are not repeated."
         )
 
     def jobs(self) -> list[Job]:
         """Pruning, then everything that needs the masks."""
-        every = [*self.bench.subsets, self.bench.everything]
+        every = [*self.ctx.subsets, self.ctx.everything]
         pruning = [
-            Job(f"seed {self.seed}: pruning on {subset.name}", functools.partial(self.bench.ranked, subset, self.seed))
+            Job(
+                f"seed {self.seed}: pruning on {subset.name}", functools.partial(self.search.removal_order, subset.name)
+            )
             for subset in every
         ]
         names = [job.name for job in pruning]
@@ -149,8 +159,8 @@ class Routing:
     def curve(self) -> list[Similarity]:
         """Similarity of the masks at each round's density."""
         found = []
-        for kept in self.bench.kept_per_round():
-            overlap = mean_overlap(self.search.masks_at(self.bench.subsets, [kept] * len(self.bench.subsets)))[""]
+        for kept in self.ctx.kept_per_round:
+            overlap = mean_overlap(self.search.masks_at(self.ctx.subsets, [kept] * len(self.ctx.subsets)))[""]
             found.append(Similarity(kept / self.total, overlap["jaccard"] or 0.0, overlap["chance"] or 0.0))
         return found
 
@@ -165,57 +175,51 @@ class Routing:
         return round((1 - sparsity) * self.total)
 
     def _masks(self, sparsity: float) -> list[dict[str, Tensor]]:
-        subsets = self.bench.subsets
+        subsets = self.ctx.subsets
         return [dict(mask) for mask in self.search.masks_at(subsets, [self._kept(sparsity)] * len(subsets))]
 
     # --- the ways of classifying ---
 
     def _joint(self, sparsity: float) -> Stage:
         masks, name, lower = self._masks(sparsity), f"routes at sparsity {sparsity:g}", self._lower(sparsity)
-        start = self.bench.start(self.seed) if lower is None else self._joint(lower)
-        run = self.bench.tracked(f"seed_{self.seed}/{name}")
-        purpose = Purpose(f"seed {self.seed}: {name}", NETWORKS, run, derived_from=self._origin())
-        try:
-            return jointly_trained(self.bench, start, masks, self.bench.subsets, self.seed, purpose)
-        finally:
-            run.end()
+        start = rewind_point(self.ctx, self.seed) if lower is None else self._joint(lower)
+        with watched(self.ctx, self.seed, name, f"seed {self.seed}: {name}", self._origin()) as purpose:
+            return train_jointly(self.ctx, start, masks, self.seed, purpose)
 
     def _routed(self, sparsity: float) -> Stage:
         masks, joint = self._masks(sparsity), self._joint(sparsity)
 
         def network() -> Callable[[Tensor, Tensor], Tensor]:
-            load_weights(self.bench.model, joint.path / WEIGHTS_FILE)
+            model = self.ctx.network.filled(joint.path / WEIGHTS_FILE)
             own = [read_weights(joint.path / route_file(k)) for k in range(len(masks))]
-            return RoutedNetwork(self.bench.model, masks, own if self.settings.statistics == "own" else None).eval()
+            return RoutedNetwork(model, masks, own if self.settings.statistics == "own" else None).eval()
 
         return self._score("routed", joint, network, told=True, about=self.settings.statistics)
 
     def _single(self, sparsity: float, told: bool = False) -> Stage:
-        label = Label("LTH", matched=round(1 - sparsity, 9))
-        trained = self.search.trained(label)
+        trained = method_of("LTH").train(self.search, round(1 - sparsity, 9))
 
         return self._score("single", trained, functools.partial(self._one_for_all, trained), told)
 
     def _one_for_all(self, network: Stage) -> Callable[[Tensor, Tensor], Tensor]:
         """One network, whatever the route."""
-        load_weights(self.bench.model, network.path / WEIGHTS_FILE)
-        self.bench.model.eval()
-        return lambda pixels, routes: logits_of(self.bench.model, pixels)
+        model = self.ctx.network.filled(network.path / WEIGHTS_FILE).eval()
+        return lambda pixels, routes: logits_of(model, pixels)
 
     def _told(self, sparsity: float) -> Stage:
         return self._single(sparsity, told=True)
 
     def _alone(self, sparsity: float) -> Stage:
         """Each route's subnetwork trained by itself: the test pictures of a partition through its own network."""
-        trained = [self._trained_alone(k, subset, sparsity) for k, subset in enumerate(self.bench.subsets)]
+        trained = [self._trained_alone(k, subset, sparsity) for k, subset in enumerate(self.ctx.subsets)]
 
         def network() -> Callable[[Tensor, Tensor], Tensor]:
             def call(pixels: Tensor, routes: Tensor) -> Tensor:
                 found = None
                 for number in routes.unique().tolist():
-                    load_weights(self.bench.model, trained[number].path / WEIGHTS_FILE)
+                    model = self.ctx.network.filled(trained[number].path / WEIGHTS_FILE).eval()
                     rows = (routes == number).nonzero().flatten()
-                    logits = logits_of(self.bench.model.eval(), pixels[rows])
+                    logits = logits_of(model, pixels[rows])
                     found = logits.new_zeros(len(routes), logits.shape[1]) if found is None else found
                     found[rows] = logits
                 return found  # type: ignore[return-value]
@@ -227,12 +231,12 @@ class Routing:
     def _merged(self, kind: str, sparsity: float) -> Stage:
         """The networks alone composed without training, by their changes since the rewind point; one network for all,
         which is told the partition as the routed one is."""
-        bench, start = self.bench, self.bench.start(self.seed)
-        alone = [self._trained_alone(k, subset, sparsity) for k, subset in enumerate(bench.subsets)]
+        ctx, start = self.ctx, rewind_point(self.ctx, self.seed)
+        alone = [self._trained_alone(k, subset, sparsity) for k, subset in enumerate(ctx.subsets)]
         addresses = [each.address for each in alone]
 
         def merge(folder: Path) -> dict[str, Any]:
-            statistics, masks = batchnorm_statistics(bench.model), self._masks(sparsity)
+            statistics, masks = batchnorm_statistics(ctx.network.module), self._masks(sparsity)
             first, *trained = (
                 {name: w for name, w in read_weights(stage.path / WEIGHTS_FILE).items() if name not in statistics}
                 for stage in (start, *alone)
@@ -240,18 +244,18 @@ class Routing:
             for network, mask in zip(trained, masks, strict=True):  # that a weight is not there was not learned
                 network |= {name: torch.where(mask[name], network[name], first[name]) for name in mask}
             merged = ties(first, trained) if kind == "TIES" else consensus_merge(first, trained, at_least=1)
-            load_weights(bench.model, start.path / WEIGHTS_FILE)
-            live = checkpoint_tensors(bench.model)
+            model = ctx.network.filled(start.path / WEIGHTS_FILE)
+            live = checkpoint_tensors(model)
             with torch.no_grad():
                 for name, tensor in merged.items():
                     live[name].copy_(tensor)
-            MaskedWeights(bench.model, union(masks)).mask_weights()
-            bench.recalibrate(bench.everything)
-            save_weights(bench.model, folder / WEIGHTS_FILE)
+            MaskedWeights(model, union(masks)).mask_weights()
+            recalibrate(ctx, model, ctx.everything)
+            save_weights(model, folder / WEIGHTS_FILE)
             return {}
 
-        merged = bench.stages.get(
-            "merged",
+        merged = ctx.stages.get(
+            MERGED_NETWORK,
             {"kind": kind, "start": start.address, "networks": addresses},
             merge,
             description=f"seed {self.seed}: {MERGED[kind]}",
@@ -262,18 +266,13 @@ class Routing:
 
     def _trained_alone(self, number: int, subset: Subset, sparsity: float) -> Stage:
         name = f"{subset.name} alone at sparsity {sparsity:g}"
-        run = self.bench.tracked(f"seed_{self.seed}/{name}")
-        purpose = Purpose(f"seed {self.seed}: {name}", NETWORKS, run, derived_from=self._origin())
-        training = self.bench.config.training.for_tickets()
-        try:
-            return self.bench.trained(
-                self.bench.start(self.seed), self._masks(sparsity)[number], subset, self.seed, 0, training, purpose
-            )
-        finally:
-            run.end()
+        ctx, training = self.ctx, self.ctx.config.training.for_tickets()
+        job = TrainingJob(rewind_point(ctx, self.seed), self._masks(sparsity)[number], subset, self.seed, 0, training)
+        with watched(ctx, self.seed, name, f"seed {self.seed}: {name}", self._origin()) as purpose:
+            return train_job(ctx, job, purpose)
 
     def _origin(self) -> list[str]:
-        return [self.search.ranked(subset.name).address for subset in self.bench.subsets]
+        return [self.search.removal_order(subset.name).address for subset in self.ctx.subsets]
 
     def _score(
         self,
@@ -288,15 +287,15 @@ class Routing:
         Args:
             told: whether only the classes of the picture's partition come into question.
         """
-        bench = self.bench
+        ctx = self.ctx
 
         def scores(_: Path) -> dict[str, Any]:
             from dilt_hf.training.metrics import PartitionScores
 
-            test = bench.splits.test
-            partitions = torch.from_numpy(bench.partitioning.assign(test))
+            test = ctx.data.splits.test
+            partitions = torch.from_numpy(ctx.partitioning.assign(test))
             return PartitionScores().compute(
-                predictions=_predictions(bench, make(), partitions, told),
+                predictions=_predictions(ctx, make(), partitions, told),
                 references=test.labels,
                 partitions=partitions.numpy(),
             )
@@ -305,11 +304,11 @@ class Routing:
             "network": network.address,
             "about": about,
             "told": told,
-            "data": bench.fingerprints["test"],
-            "partitioning": bench.partitioning.identity(),
-        }
-        return bench.stages.get(
-            f"scored_{kind}",
+            "way": kind,
+            "partitioning": ctx.partitioning.identity(),
+        } | of_pixels(ctx.data, "test")
+        return ctx.stages.get(
+            ROUTED_SCORE,
             inputs,
             scores,
             description=f"{network.description}, {kind}, on the test split",
@@ -319,18 +318,18 @@ class Routing:
 
 @torch.no_grad()
 def _predictions(
-    bench: Workbench, network: Callable[[Tensor, Tensor], Tensor], partitions: Tensor, told: bool
+    ctx: RunContext, network: Callable[[Tensor, Tensor], Tensor], partitions: Tensor, told: bool
 ) -> np.ndarray:
     """The predicted class of each test picture, int64."""
-    device, classes = bench.accelerator.device, len(bench.splits.class_names)
-    allowed = torch.ones(len(bench.subsets), classes, dtype=torch.bool, device=device)
-    for number, subset in enumerate(bench.subsets):
+    device, classes = ctx.device, len(ctx.data.splits.class_names)
+    allowed = torch.ones(len(ctx.subsets), classes, dtype=torch.bool, device=device)
+    for number, subset in enumerate(ctx.subsets):
         if told and subset.classes is not None:
             allowed[number] = False
             allowed[number, list(subset.classes)] = True
-    rows, size = torch.arange(len(partitions)), bench.config.training.per_device_eval_batch_size
+    rows, size = torch.arange(len(partitions)), ctx.config.training.per_device_eval_batch_size
     found = []
-    batches = loader.in_order(bench.images["test"], rows, size, bench.normalize)
+    batches = ctx.data.batches("test", rows, size)
     for (pixels, _), routes in zip(batches, partitions.to(device).split(size), strict=True):
         logits = network(pixels, routes).masked_fill(~allowed[routes], -torch.inf)
         found.append(logits.argmax(1))

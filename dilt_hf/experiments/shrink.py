@@ -20,25 +20,26 @@ from dilt_hf.config.data import DataConfig
 from dilt_hf.config.experiments import ShrinkConfig
 from dilt_hf.config.model import ModelConfig
 from dilt_hf.config.training import TrainingConfig
-from dilt_hf.data import loader
-from dilt_hf.data.augmentation import Augmentation
-from dilt_hf.data.decoding import Normalize, image_processor
-from dilt_hf.data.loader import Feed
-from dilt_hf.data.splits import dealt_by_class, load_splits
+from dilt_hf.data.opened import open_data
+from dilt_hf.data.splits import dealt_by_class
+from dilt_hf.engine.kinds import Kind
 from dilt_hf.engine.stages import Stages
 from dilt_hf.masks.io import save_masks
-from dilt_hf.models import factory
+from dilt_hf.models.factory import build_model, save_model
 from dilt_hf.models.flops import forward_cost
 from dilt_hf.models.weights import WEIGHTS_FILE, load_weights, save_weights, tensors_sha256
 from dilt_hf.pruning.savit import shape_of, shrunk, structured_mask
-from dilt_hf.run.savit import chosen_structure, load_structure
+from dilt_hf.run.fingerprints import of_pixels
+from dilt_hf.run.methods.savit import chosen_structure, load_structure
+from dilt_hf.run.training_steps import TRAINING_CODE
 from dilt_hf.training.evaluation import predict
 from dilt_hf.training.losses import Teacher
-from dilt_hf.training.protocols import Checkpointing
+from dilt_hf.training.protocols import Checkpointing, Hooks, Route
 from dilt_hf.training.train import train
 from dilt_hf.utils.files import pretty_json, write_atomically
 from dilt_hf.utils.markdown import markdown_table
 
+TUNED = Kind("tuned", version=1, code=(*TRAINING_CODE, "pruning.savit"))
 MASK_FILE, RESULT_FILE = "mask.safetensors", "shrunk.json"
 TIMED, CHECKPOINT_FILE, CHECKPOINT_SECONDS = 15, "checkpoint.safetensors", 300.0
 
@@ -78,46 +79,39 @@ def shrink(
     """
     from accelerate import Accelerator
 
-    accelerator = Accelerator(cpu=config.cpu, mixed_precision=training.mixed_precision)
+    accelerator = Accelerator(cpu=config.use_cpu, mixed_precision=training.mixed_precision)
     device, folder = accelerator.device, Path(config.output_dir)
-    splits = load_splits(data_config)
-    size = loader.choose_image_size(splits, data_config)
-    dense = factory.build_model(model_config, splits.class_names, size, config.seed).to(device).eval()
+    data = open_data(data_config, model_config.num_channels, device)
+    dense = build_model(model_config, data.splits.class_names, data.image_size, config.seed).to(device).eval()
     shape_of(dense)  # whether it can be shrunk
-    channels = model_config.num_channels
-    pictures = loader.open_images(splits, data_config, size, channels, device)
-    normalize = Normalize(data_config.image_mean, data_config.image_std, channels, device)
+    stages = Stages(folder / "stages")
+    stages.check_format()
+    order = dealt_by_class(data.splits.train.labels, config.seed, "scoring")
+    rows = torch.from_numpy(order[: config.scoring_examples])
     identity = {
         "weights": tensors_sha256(dict(dense.state_dict())),
-        "data": loader.fingerprint(splits.train, pictures["train"]),
-        "normalisation": [list(data_config.image_mean), list(data_config.image_std)],
+        "rows": rows.tolist(),
+        "batch": training.global_train_batch_size,
         "device": device.type,
-    }
-    stages = Stages(folder / "stages")
-    rows = torch.from_numpy(dealt_by_class(splits.train.labels, config.seed, "scoring")[: config.scoring_examples])
+    } | of_pixels(data, "train")
 
     def examples() -> list[tuple[torch.Tensor, torch.Tensor]]:
-        return list(loader.in_order(pictures["train"], rows, training.train_batch_size, normalize))
+        return list(data.batches("train", rows, training.global_train_batch_size))
 
-    chosen = chosen_structure(
-        stages, lambda: dense, examples, config.target, identity | {"rows": rows.tolist()}, description="structure"
-    )
+    chosen = chosen_structure(stages, lambda: dense, examples, config.target, identity, description="structure")
     structure = load_structure(chosen, dense)
     smaller = shrunk(dense, structure)
 
     def fine_tune(place: Path) -> dict[str, Any]:
-        feed = Feed(pictures["train"], torch.arange(len(splits.train)), normalize, Augmentation.of(data_config))
         teacher = Teacher(dense, config.distillation, config.temperature) if config.distillation else None
         record = train(
             smaller,
-            {},
-            feed,
+            [Route({}, data.training_feed())],
             training,
             accelerator,
             key=(config.seed, "shrunk"),
-            teacher=teacher,
             checkpointing=Checkpointing(place / CHECKPOINT_FILE, CHECKPOINT_SECONDS),
-            description="fine-tuning",
+            hooks=Hooks(teacher=teacher, description="fine-tuning"),
         )
         save_weights(smaller, place / WEIGHTS_FILE)
         return {"losses": record.losses, "seconds": record.seconds}
@@ -127,16 +121,16 @@ def shrink(
         "training": dataclasses.asdict(training),
         "seed": config.seed,
         "distillation": [config.distillation, config.temperature],
-        "augmentation": dataclasses.asdict(Augmentation.of(data_config)),
+        "augmentation": dataclasses.asdict(data.augmentation),
     }
-    tuned = stages.get("tuned", inputs, fine_tune, description="fine-tuning", derived_from=[chosen.address])
+    tuned = stages.get(TUNED, inputs, fine_tune, description="fine-tuning", derived_from=[chosen.address])
     load_weights(smaller, tuned.path / WEIGHTS_FILE)
 
     def facts(network: nn.Module) -> dict[str, float]:
-        test = Feed(pictures["test"], torch.arange(len(splits.test)), normalize)
-        found = predict(network, test, training.per_device_eval_batch_size, accelerator)
+        found = predict(network, data.feed("test"), training.per_device_eval_batch_size, accelerator)
+        size, channels = data.image_size, data.channels
         return {
-            "accuracy": float((found == splits.test.labels).mean()),
+            "accuracy": float((found == data.splits.test.labels).mean()),
             "operations": float(forward_cost(network, size, channels).total),
             "parameters": float(sum(parameter.numel() for parameter in network.parameters())),
             "milliseconds": latency(network, torch.zeros(1, channels, size, size, device=device)),
@@ -149,9 +143,7 @@ def shrink(
         [len(each) for each in structure.units],
         len(structure.channels),
     )
-    factory.save_model(
-        smaller, folder / "model", image_processor(size, data_config.image_mean, data_config.image_std, channels)
-    )
+    save_model(smaller, folder / "model", data.processor)
     save_masks(structured_mask(dense, structure), folder / MASK_FILE)
     write_atomically(folder / RESULT_FILE, pretty_json(dataclasses.asdict(result)))
     return result

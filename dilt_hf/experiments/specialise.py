@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,24 +20,27 @@ import numpy as np
 import torch
 
 from dilt_hf.config.run import DiltConfig
-from dilt_hf.data.loader import Feed
-from dilt_hf.engine.process_groups import Team
+from dilt_hf.engine.kinds import Kind
+from dilt_hf.engine.process_groups import ProcessGroup
 from dilt_hf.engine.scheduler import Job, complete
 from dilt_hf.engine.stages import Stage
 from dilt_hf.experiments.find import check_requests, jobs_of
 from dilt_hf.masks.algebra import Masks, compose
-from dilt_hf.masks.io import masks_to_bytes
 from dilt_hf.masks.topk import keep_largest_per_tensor
-from dilt_hf.models.weights import WEIGHTS_FILE, load_weights
-from dilt_hf.run.folder import open_bench
-from dilt_hf.run.labels import Label
-from dilt_hf.run.ticket_search import Search
-from dilt_hf.run.training_steps import NETWORKS, Purpose
+from dilt_hf.models.weights import WEIGHTS_FILE
+from dilt_hf.run.evaluation_steps import EVALUATION_CODE, recalibrate, scores_of
+from dilt_hf.run.fingerprints import of_mask, of_pixels
+from dilt_hf.run.folder import open_run_folder
+from dilt_hf.run.methods.registry import method_of
+from dilt_hf.run.search import Search
+from dilt_hf.run.training_steps import TrainingJob, rewind_point, train_job, watched
 from dilt_hf.training.evaluation import predict
 from dilt_hf.training.masking import MaskedWeights
 from dilt_hf.utils.files import json_values, pretty_json, write_atomically
 from dilt_hf.utils.seeding import generator_for
 
+LESION = Kind("lesion", version=1, code=(*EVALUATION_CODE, "experiments.specialise", "training.masking"))
+ALONE = Kind("alone", version=1, code=(*EVALUATION_CODE, "experiments.specialise"))
 NUMBERS_FILE = "specialists.json"
 DRAWS = 3  # random lesions of each specialist's size
 
@@ -60,7 +62,9 @@ class Specialists:
     sources: tuple[str, ...]
 
 
-def specialise(config: DiltConfig, team: Team | None = None, progress: bool = True) -> dict[int, Specialists] | None:
+def specialise(
+    config: DiltConfig, group: ProcessGroup | None = None, progress: bool = True
+) -> dict[int, Specialists] | None:
     """Lesions, and trainings on single partitions, for each seed of a run. The first process gets the result.
 
     What the run has found before is used; what it has not is found first. Leaves `specialists.json` in its folder.
@@ -69,17 +73,17 @@ def specialise(config: DiltConfig, team: Team | None = None, progress: bool = Tr
         RunError: when the folder holds another run, or steps failed.
         DiltError: for data, models, partitions or settings that do not work.
     """
-    team = team or Team()
+    group = group or ProcessGroup()
     folder = Path(config.run.output_dir)
     run = dataclasses.replace(
         config.run, tickets=["union"], materialise=[], methods=[], matched_density=[], controls=False
     )
     config = dataclasses.replace(config, run=run)
-    bench = open_bench(config, team, progress, check_requests)
-    runs = [Specialisation(Search(bench, seed)) for seed in config.run.seeds]
-    if progress and team.is_first:
+    ctx = open_run_folder(config, group, progress, check_requests)
+    runs = [Specialisation(Search(ctx, seed)) for seed in config.run.seeds]
+    if progress and group.is_world_zero:
         print(f"{len(runs)} seed(s): {runs[0].plan()}", flush=True)
-    if not complete([job for run in runs for job in run.jobs()], team):
+    if not complete([job for run in runs for job in run.jobs()], group):
         return None
     found = {run.search.seed: run.found() for run in runs}
     numbers = {str(seed): dataclasses.asdict(each) for seed, each in found.items()}
@@ -91,13 +95,13 @@ class Specialisation:
     """The work of one seed."""
 
     def __init__(self, search: Search):
-        self.search, self.bench = search, search.bench
-        self.count = len(self.bench.subsets)
+        self.search, self.ctx = search, search.ctx
+        self.count = len(self.ctx.subsets)
 
     def plan(self) -> str:
         """What there is to do, in words."""
-        training = self.bench.config.training.for_tickets()
-        steps = self.count * sum(self.bench.steps_of(subset, training) for subset in self.bench.subsets)
+        training = self.ctx.config.training.for_tickets()
+        steps = self.count * sum(self.ctx.steps_of(subset, training) for subset in self.ctx.subsets)
         return (
             f"{self.count * (1 + DRAWS) + 1} networks with weights removed, and {self.count**2} trainings of "
             f"specialists on single partitions, {steps:,} steps, after the union is trained; finished ones are not "
@@ -117,7 +121,7 @@ class Specialisation:
                 f"seed {self.search.seed}: specialist_{k} on {subset.name}", functools.partial(self._alone, k, j), names
             )
             for k in range(self.count)
-            for j, subset in enumerate(self.bench.subsets)
+            for j, subset in enumerate(self.ctx.subsets)
         ]
         return [*before, *after]
 
@@ -165,26 +169,26 @@ class Specialisation:
 
     def _under(self, mask: Masks, what: str) -> Stage:
         """Scores of the trained union under a smaller mask."""
-        bench, union = self.bench, self.search.trained(Label("union"))
+        ctx, search = self.ctx, self.search
+        union = method_of("union").train(search, None)
 
         def make(_: Path) -> dict[str, Any]:
-            load_weights(bench.model, union.path / WEIGHTS_FILE)
-            MaskedWeights(bench.model, mask).mask_weights()
-            bench.recalibrate(bench.everything)
-            return bench.scores_of_model("test")
+            model = ctx.network.filled(union.path / WEIGHTS_FILE)
+            MaskedWeights(model, mask).mask_weights()
+            recalibrate(ctx, model, ctx.everything)
+            return scores_of(ctx, model, "test")
 
         inputs = {
             "network": union.address,
-            "mask": hashlib.sha256(masks_to_bytes(mask)).hexdigest(),
-            "data": [bench.fingerprints["train"], bench.fingerprints["test"]],
-            "partitioning": bench.partitioning.identity(),
-            "batch": bench.config.training.train_batch_size,
-        }
-        return bench.stages.get(
-            "lesion",
+            "mask": of_mask(mask),
+            "partitioning": ctx.partitioning.identity(),
+            "batch": ctx.config.training.global_train_batch_size,
+        } | of_pixels(ctx.data, "train", "test")
+        return ctx.stages.get(
+            LESION,
             inputs,
             make,
-            description=f"seed {self.search.seed}: union {what}",
+            description=f"seed {search.seed}: union {what}",
             derived_from=[union.address],
             together=True,
         )
@@ -193,39 +197,33 @@ class Specialisation:
 
     def _alone(self, k: int, j: int) -> Stage:
         """Specialist k trained on the rows of partition j, scored there among the classes of j."""
-        bench, seed, subset = self.bench, self.search.seed, self.bench.subsets[j]
+        ctx, seed, subset = self.ctx, self.search.seed, self.ctx.subsets[j]
         name = f"specialist_{k} on {subset.name}"
-        run = bench.tracked(f"seed_{seed}/{name}")
-        origin = [self.search.ranked(each.name).address for each in bench.subsets]
-        purpose = Purpose(f"seed {seed}: {name}", NETWORKS, run, derived_from=origin)
+        origin = [self.search.removal_order(each.name).address for each in ctx.subsets]
         mask = compose(f"specialist_{k}", self.search.partitions)
-        try:
-            network = bench.trained(
-                bench.start(seed), mask, subset, seed, 0, bench.config.training.for_tickets(), purpose
-            )
-        finally:
-            run.end()
-        test = bench.splits.test
-        rows = np.flatnonzero(bench.partitioning.assign(test) == j)
+        training = ctx.config.training.for_tickets()
+        job = TrainingJob(rewind_point(ctx, seed), mask, subset, seed, 0, training)
+        with watched(ctx, seed, name, f"seed {seed}: {name}", origin) as purpose:
+            network = train_job(ctx, job, purpose)
+        test = ctx.data.splits.test
+        rows = np.flatnonzero(ctx.partitioning.assign(test) == j)
 
         def make(_: Path) -> dict[str, Any]:
-            load_weights(bench.model, network.path / WEIGHTS_FILE)
-            feed = Feed(bench.images["test"], torch.from_numpy(rows), bench.normalize)
-            batch = bench.config.training.per_device_eval_batch_size
-            found = predict(bench.model, feed, batch, bench.accelerator, subset.classes)
+            model = ctx.network.filled(network.path / WEIGHTS_FILE)
+            feed = ctx.data.feed("test", torch.from_numpy(rows))
+            found = predict(model, feed, training.per_device_eval_batch_size, ctx.accelerator, subset.classes)
             return {"accuracy": float((found == test.labels[rows]).mean())}
 
         inputs = {
             "network": network.address,
-            "data": bench.fingerprints["test"],
             "rows": rows.tolist(),
             "classes": subset.classes and list(subset.classes),
-        }
-        return bench.stages.get(
-            "alone",
+        } | of_pixels(ctx.data, "test")
+        return ctx.stages.get(
+            ALONE,
             inputs,
             make,
-            description=f"{purpose.description}, on its test pictures",
+            description=f"{purpose.description}, on its test images",
             derived_from=[network.address],
             together=True,
         )

@@ -17,14 +17,19 @@ from pathlib import Path
 from typing import Any
 
 from dilt_hf.config.run import DiltConfig
-from dilt_hf.engine.process_groups import Team
+from dilt_hf.engine.process_groups import ProcessGroup
 from dilt_hf.engine.scheduler import Job, complete
 from dilt_hf.engine.stages import Stage
 from dilt_hf.masks.algebra import Masks
-from dilt_hf.run.folder import open_bench, stored_config
-from dilt_hf.run.labels import FRESH, Label
-from dilt_hf.run.ticket_search import Search
-from dilt_hf.run.training_steps import NETWORKS, Purpose, Workbench
+from dilt_hf.run.context import RunContext, open_run
+from dilt_hf.run.cost_estimate import duration
+from dilt_hf.run.evaluation_steps import evaluate
+from dilt_hf.run.folder import open_run_folder, stored_config
+from dilt_hf.run.labels import Label
+from dilt_hf.run.methods.controls import FRESH
+from dilt_hf.run.preflight import seconds_per_step
+from dilt_hf.run.search import Search
+from dilt_hf.run.training_steps import TrainingJob, rewind_point, train_job, watched
 from dilt_hf.utils.errors import RunError
 from dilt_hf.utils.files import json_values, pretty_json, write_atomically
 from dilt_hf.utils.markdown import markdown_table
@@ -107,7 +112,11 @@ class Transfer:
 
 
 def transfer(
-    source: Path, config: DiltConfig, densities: Sequence[float], team: Team | None = None, progress: bool = True
+    source: Path,
+    config: DiltConfig,
+    densities: Sequence[float],
+    group: ProcessGroup | None = None,
+    progress: bool = True,
 ) -> Transfer | None:
     """Train the masks of a run on other data. The first process gets the result.
 
@@ -123,59 +132,61 @@ def transfer(
         RunError: when a folder holds something else, masks do not fit the target's network, or steps failed.
         DiltError: for a run, data or settings that do not work.
     """
-    team = team or Team()
-    run = stored_config(source, config.run.seeds, config.run.cpu)
+    group = group or ProcessGroup()
+    run = stored_config(source, config.run.seeds, config.run.use_cpu)
     strict = dataclasses.replace(config.pruning, rewind_step=0)
     target = dataclasses.replace(config, model=run.model, pruning=strict)
     folder = Path(config.run.output_dir)
-    here = progress and team.is_first
-    origin = Workbench(run, team, here)
-    bench = open_bench(target, team, progress, functools.partial(_check_alike, origin))
-    runs = [Transplants(Search(origin, seed), bench, densities) for seed in run.run.seeds]
+    here = progress and group.is_world_zero
+    origin = open_run(run, group, here)
+    ctx = open_run_folder(target, group, progress, functools.partial(_check_alike, origin))
+    runs = [Transplants(Search(origin, seed), ctx, densities) for seed in run.run.seeds]
     if here:
         print(runs[0].plan(len(runs)), flush=True)
-    if not complete([job for each in runs for job in each.jobs()], team):
+    if not complete([job for each in runs for job in each.jobs()], group):
         return None
     networks = [network for each in runs for network in each.found()]
-    found = Transfer(networks, len(bench.splits.test), run.pruning.rewind_step)
+    found = Transfer(networks, len(ctx.data.splits.test), run.pruning.rewind_step)
     write_atomically(folder / f"{found.name}.json", pretty_json(found.to_dict()))
     write_atomically(folder / f"{found.name}.md", found.table() + "\n")
     return found
 
 
-def _check_alike(origin: Workbench, target: Workbench) -> None:
+def _check_alike(origin: RunContext, target: RunContext) -> None:
     """Masks must fit: the same prunable tensors in the same shapes."""
-    one, other = ({n: tuple(w.shape) for n, w in bench.prunable.items()} for bench in (origin, target))
+    one, other = ({n: tuple(w.shape) for n, w in ctx.prunable.items()} for ctx in (origin, target))
     different = sorted(name for name in one.keys() | other.keys() if one.get(name) != other.get(name))
     if different:
         raise RunError(
             f"the source's masks do not fit the target's network: {different[0]} is {one.get(different[0])} there and "
-            f"{other.get(different[0])} here; use --image_size {origin.image_size}, and a run without --prune_head."
+            f"{other.get(different[0])} here; use --image_size {origin.data.image_size}, and a run without "
+            "--prune_head."
         )
 
 
 class Transplants:
     """The work of one seed."""
 
-    def __init__(self, search: Search, bench: Workbench, densities: Sequence[float]):
-        self.search, self.bench, self.densities, self.seed = search, bench, densities, search.seed
+    def __init__(self, search: Search, ctx: RunContext, densities: Sequence[float]):
+        self.search, self.ctx, self.densities, self.seed = search, ctx, densities, search.seed
 
     def plan(self, seeds: int) -> str:
-        """What there is to do, in words."""
-        bench, networks = self.bench, seeds * (1 + len(COMPARED) * len(self.densities))
-        steps = networks * bench.steps_of(bench.everything, bench.config.training.for_tickets())
-        minutes = steps * bench.seconds_per_step() / bench.team.count / 60
+        """Describe what there is to do."""
+        ctx, networks = self.ctx, seeds * (1 + len(COMPARED) * len(self.densities))
+        steps = networks * ctx.steps_of(ctx.everything, ctx.config.training.for_tickets())
+        time = duration(steps * seconds_per_step(ctx) / ctx.group.count)
         return (
-            f"{networks} networks on the target = {steps:,} steps, about {minutes:.1f} minutes with the processes that "
-            "were launched, after the source's masks are found; finished steps are not repeated."
+            f"{networks} networks on the target = {steps:,} steps, about {time} with the processes that were launched, "
+            "after the source's masks are found; finished steps are not repeated."
         )
 
     def jobs(self) -> list[Job]:
-        """The source's pruning, then the target's trainings."""
-        origin = self.search.bench
+        """Return the source's IMP runs, then the target's training runs."""
+        origin = self.search.ctx
+        shared = {search.name: search for label in COMPARED.values() for search in label.method(origin).needs(origin)}
         pruning = [
-            Job(f"seed {self.seed}: pruning on {subset.name}", functools.partial(origin.ranked, subset, self.seed))
-            for subset in [*origin.subsets, origin.everything]
+            Job(f"seed {self.seed}: {name}", functools.partial(search.run, self.search))
+            for name, search in shared.items()
         ]
         names = [job.name for job in pruning]
         return pruning + [
@@ -188,7 +199,7 @@ class Transplants:
         ]
 
     def found(self) -> list[Transferred]:
-        """All accuracies, from their stages."""
+        """Return all accuracies, from their stages."""
         result = []
         for name, density in self._wanted():
             network, scores = self._scored(name, density)
@@ -199,20 +210,15 @@ class Transplants:
         return [("dense", 1.0), *((name, density) for density in self.densities for name in COMPARED)]
 
     def _scored(self, name: str, density: float) -> tuple[Stage, Stage]:
-        bench, seed = self.bench, FRESH + self.seed
-        mask = {} if name == "dense" else self._mask(name, density)
+        ctx, seed, origin = self.ctx, FRESH + self.seed, self.search.ctx
+        mask: Masks = {}
+        sources: list[str] = []
+        if name != "dense":
+            method = COMPARED[name].method(origin)
+            mask, sources = method.mask(self.search, density), list(self.search.found(method, density).derived_from)
         about = f"{name} at density {density:g}"
-        run = bench.tracked(f"seed_{self.seed}/{about}")
-        label = Label("dense") if name == "dense" else COMPARED[name]
-        origin = [self.search.ranked(source).address for source in label.pruned_on(self.search.bench)]
-        purpose = Purpose(f"seed {self.seed}: {about} on the target", NETWORKS, run, derived_from=origin)
-        try:
-            network = bench.trained(
-                bench.start(seed), mask, bench.everything, seed, 0, bench.config.training.for_tickets(), purpose
-            )
-        finally:
-            run.end()
-        return network, bench.scored(network)
-
-    def _mask(self, name: str, density: float) -> Masks:
-        return self.search.mask(dataclasses.replace(COMPARED[name], matched=density))
+        training = ctx.config.training.for_tickets()
+        job = TrainingJob(rewind_point(ctx, seed), mask, ctx.everything, seed, 0, training)
+        with watched(ctx, self.seed, about, f"seed {self.seed}: {about} on the target", sources) as purpose:
+            network = train_job(ctx, job, purpose)
+        return network, evaluate(ctx, network)

@@ -19,10 +19,9 @@ from dilt_hf.analysis.findings import Findings
 from dilt_hf.analysis.summary import module_table, sentences
 from dilt_hf.config.data import DataConfig
 from dilt_hf.config.experiments import AnalyzeConfig, LayerConfig, SourceConfig
-from dilt_hf.config.pruning import STRUCTURED
 from dilt_hf.config.run import DiltConfig
 from dilt_hf.data.splits import load_splits
-from dilt_hf.engine.process_groups import Team
+from dilt_hf.engine.process_groups import ProcessGroup
 from dilt_hf.engine.scheduler import Job, complete
 from dilt_hf.experiments.analysis_sources import SAME_DATA
 from dilt_hf.experiments.analyze import analyze
@@ -34,48 +33,49 @@ from dilt_hf.hypotheses.judge import Measured
 from dilt_hf.hypotheses.verdict_files import load_evidence, save_evidence
 from dilt_hf.results.methods_table import methods_caption, methods_table
 from dilt_hf.results.results import Results
-from dilt_hf.run.folder import open_bench
+from dilt_hf.run.folder import open_run_folder
+from dilt_hf.run.methods.registry import BENCHMARK, STRUCTURED
+from dilt_hf.run.pruning_steps import removal_order
 
-METHODS = ["core", "union", "LTH", "one-shot", "COLT", "RigL", "SNIP", "GraSP", "CAP", "random"]
-TRANSFORMERS = ("vit", "deit")  # whose names mark networks that SAViT can shrink
+TRANSFORMERS = ("vit", "deit")  # whose names mark networks that a structured method can cut
 
 
-def benchmark(config: DiltConfig, team: Team) -> str | None:
+def benchmark(config: DiltConfig, group: ProcessGroup) -> str | None:
     """Core, union and published methods at the same densities. The first process gets what there is to say."""
-    methods = [*METHODS, *(STRUCTURED if (config.model.architecture or "").startswith(TRANSFORMERS) else ())]
+    methods = [*BENCHMARK, *(STRUCTURED if (config.model.architecture or "").startswith(TRANSFORMERS) else ())]
     run = dataclasses.replace(
         config.run, methods=config.run.methods or methods, tickets=config.run.tickets or ["core", "union"]
     )
-    results = find_tickets(dataclasses.replace(config, run=run), team)
-    if results is None or not team.is_first:
+    results = find_tickets(dataclasses.replace(config, run=run), group)
+    if results is None or not group.is_world_zero:
         return None
     keep_comparison(config, results)
-    return f"{methods_table(results)}\n\n{methods_caption(results)}"
+    return f"{methods_table(results)}\n\n{methods_caption(results, STRUCTURED)}"
 
 
-def disentanglement(config: DiltConfig, layers: LayerConfig, team: Team) -> str | None:
+def disentanglement(config: DiltConfig, layers: LayerConfig, group: ProcessGroup) -> str | None:
     """The layers of the partitions' networks beside those of networks trained on the same classes."""
     config = with_known_seeds(config, "layers")
-    _prune(config, team)
-    if not team.is_first:
+    _prune(config, group)
+    if not group.is_world_zero:
         return None
     analysis = AnalyzeConfig(
         **dataclasses.asdict(layers),
         sources=[config.run.output_dir],
         siblings=True,
         seeds=config.run.seeds,
-        cpu=config.run.cpu,
+        use_cpu=config.run.use_cpu,
     )
     findings = analyze(analysis, DataConfig(dataset_name=SAME_DATA))
     keep_layers(config, findings)
     return "\n".join([module_table(findings), "", *(f"- {sentence}" for sentence in sentences(findings))])
 
 
-def specialisation(config: DiltConfig, team: Team) -> str | None:
+def specialisation(config: DiltConfig, group: ProcessGroup) -> str | None:
     """Every ticket trained on all classes, specialists removed from the union, and specialists trained alone."""
     run = dataclasses.replace(config.run, methods=[], tickets=[], matched_density=[], controls=True)
-    results = find_tickets(dataclasses.replace(config, run=run), team)
-    found = specialise(with_known_seeds(config, "specialists"), team)
+    results = find_tickets(dataclasses.replace(config, run=run), group)
+    found = specialise(with_known_seeds(config, "specialists"), group)
     if results is None or found is None:
         return None
     keep_comparison(config, results)
@@ -83,15 +83,15 @@ def specialisation(config: DiltConfig, team: Team) -> str | None:
     return "\n".join([results.table(), "", results.caption(), "", *(f"- {each}" for each in results.sentences())])
 
 
-def transferral(config: DiltConfig, source: SourceConfig, team: Team) -> str | None:
+def transferral(config: DiltConfig, source: SourceConfig, group: ProcessGroup) -> str | None:
     """Masks of a run, on new weights for the data that `config` names. Where no run is named, one on other classes of
     the same data is made."""
     folder = Path(config.run.output_dir) / "transfer"
     config = with_known_seeds(config, "transfer", "rewound")
     run = dataclasses.replace(config.run, output_dir=str(folder / "target"))
     said = []
-    for where in _found_on_source(config, source, folder, team) if source.source_classes else [Path(source.source)]:
-        found = transfer(where, dataclasses.replace(config, run=run), source.densities, team)
+    for where in _found_on_source(config, source, folder, group) if source.source_classes else [Path(source.source)]:
+        found = transfer(where, dataclasses.replace(config, run=run), source.densities, group)
         if found is not None:
             _keep(config, "rewound" if found.rewind_step else "transfer", of_transfer(found))
             start = f"θ_{found.rewind_step}, trained so many steps" if found.rewind_step else "strict θ0"
@@ -99,31 +99,31 @@ def transferral(config: DiltConfig, source: SourceConfig, team: Team) -> str | N
     return "\n\n".join(said) or None
 
 
-def _found_on_source(config: DiltConfig, source: SourceConfig, folder: Path, team: Team) -> Iterator[Path]:
+def _found_on_source(config: DiltConfig, source: SourceConfig, folder: Path, group: ProcessGroup) -> Iterator[Path]:
     """The folders of searches on the source's classes, each once its pruning is done."""
     data = dataclasses.replace(config.data, classes=source.source_classes)
     for k in source.source_rewind_steps:
         where = folder / (f"source_theta_{k}" if k else "source")
         run = dataclasses.replace(config.run, output_dir=str(where))
         pruning = dataclasses.replace(config.pruning, rewind_step=k)
-        _prune(dataclasses.replace(config, data=data, run=run, pruning=pruning), team, siblings=False)
+        _prune(dataclasses.replace(config, data=data, run=run, pruning=pruning), group, siblings=False)
         yield where
 
 
-def _prune(config: DiltConfig, team: Team, siblings: bool = True) -> None:
-    """The pruning processes of a run, shared by all processes."""
+def _prune(config: DiltConfig, group: ProcessGroup, siblings: bool = True) -> None:
+    """Do the IMP runs of a run, shared by all processes."""
     run = dataclasses.replace(config.run, siblings=siblings)
     config = dataclasses.replace(config, run=run)
-    bench = open_bench(config, team)
-    every = [*bench.subsets, bench.everything, *(bench.siblings if siblings else [])]
+    ctx = open_run_folder(config, group)
+    every = [*ctx.subsets, ctx.everything, *(ctx.siblings if siblings else [])]
     jobs = [
-        Job(f"seed {seed}: pruning on {subset.name}", functools.partial(bench.ranked, subset, seed))
+        Job(f"seed {seed}: pruning on {subset.name}", functools.partial(removal_order, ctx, subset, seed))
         for seed in config.run.seeds
         for subset in every
     ]
-    if team.is_first:
-        print(f"{len(jobs)} pruning processes of {len(bench.kept_per_round())} rounds each.", flush=True)
-    complete(jobs, team)
+    if group.is_world_zero:
+        print(f"{len(jobs)} IMP runs of {len(ctx.kept_per_round)} rounds each.", flush=True)
+    complete(jobs, group)
 
 
 def with_known_seeds(config: DiltConfig, *experiments: str) -> DiltConfig:

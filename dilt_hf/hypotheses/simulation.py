@@ -141,7 +141,7 @@ def results(world: World, rng: np.random.Generator, seeds: int = 5) -> Results:
             spent = dict.fromkeys(("steps", "examples", "dense_flops", "sparse_flops", "seconds"), 100.0)
             search = spent | {"steps": float(STEPS.get(name, 100))}
             address = f"train-{len(entries)}"
-            entries.append(Entry(seed, name, control, density, density or 0.1, scores, 0.8, spent, search, address))
+            entries.append(Entry(seed, name, control, density, density or 0.1, scores, spent, search, address))
     return Results(entries, [], 2)
 
 

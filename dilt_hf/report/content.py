@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from dilt_hf.config.migration import VERSION_KEY, migrate
 from dilt_hf.engine.stages import Stage, Stages, with_ancestors
 from dilt_hf.experiments.analyze import FIGURE_FOLDER, TEXT_FILE
 from dilt_hf.experiments.analyze import NUMBERS_FILE as ANALYSIS_FILE
@@ -103,7 +104,9 @@ def gather(folder: Path) -> Content:
     """
     if not (folder / RUN_FILE).is_file():
         raise RunError(f"{folder} is not the folder of a run: it has no {RUN_FILE}.")
-    settings = read_json(folder / RUN_FILE, MOST_RUN_BYTES, RunError)
+    stored = read_json(folder / RUN_FILE, MOST_RUN_BYTES, RunError)
+    with reading(f"{folder / RUN_FILE}", RunError):
+        settings = migrate({name: dict(values) for name, values in stored.items() if name != VERSION_KEY})
     found = verdicts(HYPOTHESES, load_evidence(folder))
     results = load_results(folder) if (folder / RESULTS_FILE).is_file() else None
     specialists, transfers = _specialists(folder), _transfers(folder)

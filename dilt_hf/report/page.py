@@ -23,7 +23,7 @@ from dilt_hf.report.drawings import colour_scale, heat_map, interval_bar, themed
 from dilt_hf.results.figures import as_svg, comparison_figure, cost_figure, methods_figure, panels_figure
 from dilt_hf.results.methods_table import has_methods
 from dilt_hf.results.results import Results
-from dilt_hf.run.ticket_search import public_setting
+from dilt_hf.run.entries import public_setting
 from dilt_hf.utils.files import write_atomically
 from dilt_hf.utils.markdown import Table
 from dilt_hf.utils.stats import estimate

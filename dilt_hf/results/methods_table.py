@@ -6,7 +6,6 @@ import dataclasses
 import math
 from collections.abc import Sequence
 
-from dilt_hf.config.pruning import METHODS, STRUCTURED
 from dilt_hf.results.results import Entry, Results
 from dilt_hf.utils.markdown import markdown_table
 from dilt_hf.utils.stats import Estimate, estimate
@@ -38,7 +37,8 @@ class Point:
 
 def compared(results: Results) -> list[Point]:
     """Every method at every density that all were compared at, the densest first, in the order they were named."""
-    rows = [(name, matched) for name, matched in results.rows if matched is not None and name in METHODS]
+    named = {entry.name for entry in results.entries if not entry.control}
+    rows = [(name, matched) for name, matched in results.rows if matched is not None and name in named]
     return [_point(results, name, matched) for name, matched in rows]
 
 
@@ -99,8 +99,12 @@ def methods_table(results: Results) -> str:
     return markdown_table(head, rows)
 
 
-def methods_caption(results: Results) -> str:
-    """What the numbers of the table are."""
+def methods_caption(results: Results, structured: Sequence[str] = ()) -> str:
+    """Explain the numbers of the table.
+
+    Args:
+        structured: the methods that make the network smaller in place of masking it.
+    """
     seeds = len({entry.seed for entry in results.entries})
     interval = f"mean ± 95 % t-interval over {seeds} seeds" if seeds > 1 else "one seed, so no interval"
     return (
@@ -110,7 +114,7 @@ def methods_caption(results: Results) -> str:
         + "".join(
             f" {method}: a smaller network with as many operations as masks of that sparsity leave, from the trained "
             "weights."
-            for method in STRUCTURED
+            for method in structured
             if any(point.method == method for point in compared(results))
         )
     )

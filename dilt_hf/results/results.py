@@ -16,11 +16,13 @@ from typing import Any
 
 import numpy as np
 
+from dilt_hf.utils.errors import RunError, reading
 from dilt_hf.utils.files import canonical_json, write_atomically
 from dilt_hf.utils.markdown import markdown_table
 from dilt_hf.utils.stats import Estimate, estimate
 
 RESULTS_FILE = "results.jsonl"
+DROPPED = {"validation_accuracy"}  # which earlier versions measured, and nothing read
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,11 +36,10 @@ class Entry:
         matched: the density of the comparison where all networks have the same, if it is part of one.
         density: kept fraction of the prunable weights.
         scores: of the test split, as `PartitionScores` gives them (fractions).
-        validation_accuracy: on the validation split, a fraction.
         cost: of its training, as `accounting.Cost`.
-        search_cost: of finding its mask: the rounds of the pruning processes it needs, and θ_k.
+        search_cost: of finding its mask: the rounds of the IMP runs it needs, and θ_k.
         stage: the address of its training.
-        rounds: how many trainings, one after the other, finding its mask took.
+        rounds: how many sequential training runs finding the mask took.
     """
 
     seed: int
@@ -47,7 +48,6 @@ class Entry:
     matched: float | None
     density: float
     scores: dict[str, Any]
-    validation_accuracy: float
     cost: dict[str, float]
     search_cost: dict[str, float]
     stage: str
@@ -232,8 +232,17 @@ class Results:
 
     @classmethod
     def load_entries(cls, path: str | os.PathLike) -> list[Entry]:
-        """Read the entries of a `results.jsonl`."""
-        return [Entry(**json.loads(line)) for line in Path(path).read_text(encoding="utf-8").splitlines()]
+        """Read the entries of a `results.jsonl`, of this version or an earlier one.
+
+        Raises:
+            RunError: for a line that is no entry; the message names the file and the line.
+        """
+        found = []
+        for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
+            with reading(f"line {number} of {path}", RunError):
+                stored = json.loads(line)
+                found.append(Entry(**{name: value for name, value in stored.items() if name not in DROPPED}))
+        return found
 
 
 def _signed(difference: Estimate) -> str:

@@ -2,115 +2,85 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
-from dilt_hf.masks.algebra import count_total
-from dilt_hf.pruning.colt import PRUNING_FRACTION
-from dilt_hf.run.colt import COLT
-from dilt_hf.run.labels import REINITIALISED, Label, makes_tickets, network_labels, subsets_to_prune
-from dilt_hf.run.methods import AFTER_TRAINING, IMP_COLT
-from dilt_hf.run.training_steps import Workbench
+from dilt_hf.run.context import RunContext
+from dilt_hf.run.labels import Label, network_labels, searches
+from dilt_hf.run.methods.protocol import Runs
+from dilt_hf.run.methods.tickets import dense_run
+from dilt_hf.run.preflight import seconds_per_step
 
 
-def needs_consensus(methods: Sequence[str]) -> bool:
-    """Whether one of these methods takes the joint rounds of COLT."""
-    return bool({COLT, IMP_COLT} & set(methods))
+def planned_runs(ctx: RunContext, labels: Sequence[Label]) -> Runs:
+    """Return the training runs of one seed, each once: of the searches, of the methods, and of the final networks."""
+    runs: dict[str, int] = {}
+    for search in searches(ctx):
+        runs |= search.runs
+    final = ctx.steps_of(ctx.everything, ctx.config.training.for_tickets())
+    for label in labels:
+        if label.ticket == "dense":
+            runs |= dense_run(ctx)
+        else:
+            runs |= label.method(ctx).planned_runs(ctx, label.matched)
+            runs[str(label)] = final
+    return runs
 
 
-def consensus_rounds(bench: Workbench) -> int:
-    """How many rounds COLT takes at most: as many as where all models agree on what to remove."""
-    lowest = min(bench.config.run.matched_density)
-    return max(1, math.ceil(math.log(lowest) / math.log(1 - PRUNING_FRACTION) - 1e-9))
+def unshared_runs(ctx: RunContext, labels: Sequence[Label]) -> int:
+    """Return how many training runs one seed would take if every network were found and trained by itself.
 
-
-def trainings_alone(bench: Workbench, label: Label) -> int:
-    """How many trainings finding one network's mask would take if nothing were shared with any other network.
-
-    Only as many rounds are counted as its own density needs, for COLT only as many as where the models agree on
-    nothing, and none for a control that is made from a mask: the advantage of sharing shall not be overstated.
+    Only as many rounds are counted as each network's own density needs, and none for a control that is made from a
+    mask: the advantage of sharing shall not be overstated.
     """
-    counts, total = bench.kept_per_round(), count_total(bench.prunable)
-    if label.ticket == "dense" or label.control in ("random", "shuffled", REINITIALISED):
-        return 0
-    if needs_consensus([label.ticket]):
-        lost = min(0.99, PRUNING_FRACTION * len(bench.subsets))
-        rounds = math.ceil(math.log(label.matched or 1.0) / math.log(1 - lost) - 1e-9)
-        return rounds * (len(bench.subsets) + int(label.ticket == IMP_COLT))
-    if label.ticket in AFTER_TRAINING:
-        return bench.config.methods.cap_cycles if label.ticket == "CAP" else 1
-    rounds = len(counts)
-    if label.matched is not None:
-        wanted = label.matched * total / (len(bench.subsets) if label.ticket == "union" else 1)
-        rounds = next((r for r, kept in enumerate(counts, 1) if kept <= wanted), rounds)
-    return rounds * len(label.pruned_on(bench))
+    return sum(1 + label.method(ctx).rounds_alone(ctx, label.matched) for label in labels)
 
 
-def _joint_rounds(bench: Workbench) -> int:
-    """How many rounds of COLT are run at most. Its first is that of the partitions, where those are pruned."""
-    if not needs_consensus(bench.config.run.methods):
-        return 0
-    found = bench.config.training.early_bird is None and makes_tickets(bench)
-    return consensus_rounds(bench) - int(found)
-
-
-def _networks(bench: Workbench, labels: Sequence[Label]) -> int:
-    """How many networks are trained on all classes, but for those of LTH's rounds: what is the same is run once."""
-    config, methods = bench.config, [label.ticket for label in labels]
-    dense = {"dense", *AFTER_TRAINING} & set(methods)
-    is_first_round = config.training.for_tickets() == config.training and (IMP_COLT in methods or "LTH" in methods)
-    return (
-        sum(method != "dense" for method in methods)
-        + int(bool(dense) and not is_first_round)
-        + methods.count("CAP") * (config.methods.cap_cycles - 1)
-        + (consensus_rounds(bench) if IMP_COLT in methods else 0)
-    )
-
-
-def describe_plan(bench: Workbench) -> str:
-    """What the run would do and cost, if none of it were done yet."""
-    config = bench.config
-    seeds, labels = len(config.run.seeds), list(network_labels(bench))
-    ticket_training = config.training.for_tickets()
-    rounds, pruned = len(bench.kept_per_round()), subsets_to_prune(bench)
-    joint, tickets = _joint_rounds(bench), _networks(bench, labels)
-    trainings = seeds * (rounds * len(pruned) + joint * len(bench.subsets) + tickets)
-    unshared = seeds * sum(1 + trainings_alone(bench, label) for label in labels)
-    steps = seeds * (
-        rounds * sum(bench.steps_of(subset, config.training) for subset in pruned)
-        + joint * sum(bench.steps_of(subset, config.training) for subset in bench.subsets)
-        + tickets * bench.steps_of(bench.everything, ticket_training)
-        + config.pruning.rewind_step
-    )
-    batch = min(config.training.train_batch_size, len(bench.everything.rows))
-    per_step = bench.seconds_per_step()
-    flops = 3.0 * bench.forward.total * steps * batch
-    weights = sum(parameter.numel() for parameter in bench.model.parameters())
-    prunable = count_total(bench.prunable)
-    disk = trainings * weights * 4 + seeds * len(pruned) * prunable * (4 + rounds / 8)
+def describe_plan(ctx: RunContext) -> str:
+    """Describe what the run would do and cost, if none of it were done yet. Collective for the process group."""
+    config, data, group = ctx.config, ctx.data, ctx.group
+    seeds, labels = len(config.run.seeds), list(network_labels(ctx))
+    runs, needed = planned_runs(ctx, labels), searches(ctx)
+    searching = sum(len(search.runs) for search in needed)
+    shared = searching - len({name for search in needed for name in search.runs})
+    count, unshared = seeds * len(runs), seeds * unshared_runs(ctx, labels)
+    steps = seeds * (sum(runs.values()) + config.pruning.rewind_step)
+    batch = min(config.training.global_train_batch_size, len(ctx.everything.rows))
+    per_step = seconds_per_step(ctx)
+    flops = 3.0 * ctx.network.forward.total * steps * batch
+    weights = sum(parameter.numel() for parameter in ctx.network.module.parameters())
+    disk = count * weights * 4 + seeds * len(needed) * ctx.network.total * (4 + len(ctx.kept_per_round) / 8)
     head = f"{'including' if config.model.prune_head else 'excluding'} the classifier"
-    team = bench.team
+    classes = "; ".join(f"{subset.name}: {len(subset.classes or ())} classes" for subset in ctx.subsets)
+    each = " + ".join(f"{len(search.runs)} for {search.name}" for search in needed)
+    further = len(runs) - (searching - shared)
     lines = [
-        f"Data: {bench.splits.source}: {len(bench.splits.train)} train, {len(bench.splits.validation)} validation, "
-        f"{len(bench.splits.test)} test pictures at {bench.image_size} px, {len(bench.splits.class_names)} classes; "
-        + "; ".join(f"{subset.name}: {len(subset.classes or ())} classes" for subset in bench.subsets)
-        + ".",
-        f"Model: {type(bench.model).__name__}, {weights:,} parameters, {prunable:,} of them prunable ({head}).",
+        f"Data: {data.splits.source}: {len(data.splits.train)} train, {len(data.splits.validation)} validation, "
+        f"{len(data.splits.test)} test images at {data.image_size} px, {len(data.splits.class_names)} classes; "
+        f"{classes}.",
+        f"Model: {type(ctx.network.module).__name__}, {weights:,} parameters, {ctx.network.total:,} of them prunable "
+        f"({head}).",
         f"Plan: {seeds} seed(s) x ("
-        + (f"{rounds} rounds x {len(pruned)} pruning processes + " if pruned else "")
-        + (f"at most {joint} joint rounds x {len(bench.subsets)} + " if joint else "")
-        + f"{tickets} further networks) = {trainings} trainings, {steps:,} steps of {batch} pictures, {flops:.1e} "
-        f"dense-equivalent FLOPs, {disk / 1e9:.2f} GB on disk.",
-        f"Sharing: if every network were found and trained by itself it would be {unshared} trainings; "
-        f"{trainings / unshared:.2f} of them are run.",
-        f"Time: about {_duration(steps * per_step / team.count)} at {per_step * 1e3:.1f} ms a step measured here on "
-        f"{bench.accelerator.device.type}, with {team.count} team(s) of {team.size} process(es); finished steps are "
+        + (f"{each} + " if each else "")
+        + f"{further} further networks"
+        + (f" - {shared} shared" if shared else "")
+        + f") = {count} training runs, {steps:,} steps of {batch} images, {flops:.1e} dense-equivalent FLOPs, "
+        f"{disk / 1e9:.2f} GB on disk.",
+        f"Sharing: if every network were found and trained by itself it would be {unshared} training runs; "
+        f"{count / unshared:.2f} of them are run.",
+        f"Time: about {duration(steps * per_step / group.count)} at {per_step * 1e3:.1f} ms a step measured here on "
+        f"{ctx.device.type}, with {group.count} process group(s) of {group.size} process(es); finished steps are "
         "not repeated." + (" The matrices of CAP come on top." if "CAP" in config.run.methods else ""),
     ]
     return "\n".join(lines)
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Write a time span in its natural unit.
+
+    Example:
+        >>> duration(90), duration(7200)
+        ('90 seconds', '2.0 hours')
+    """
     for size, unit in ((86400, "days"), (3600, "hours"), (60, "minutes")):
         if seconds >= 2 * size:
             return f"{seconds / size:.1f} {unit}"

@@ -14,13 +14,16 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from dilt_hf.config.migration import FORMAT_VERSION, VERSION_KEY, migrate
 from dilt_hf.config.run import DiltConfig
-from dilt_hf.engine.process_groups import Team
-from dilt_hf.masks.algebra import count_total
+from dilt_hf.engine.process_groups import ProcessGroup
+from dilt_hf.engine.stages import Stages
 from dilt_hf.results.figures import as_png, comparison_figure, cost_figure, methods_figure
 from dilt_hf.results.methods_table import has_methods, methods_caption, methods_table
 from dilt_hf.results.results import RESULTS_FILE, Entry, Results
-from dilt_hf.run.training_steps import Workbench
+from dilt_hf.run.context import RunContext, open_run
+from dilt_hf.run.methods.registry import STRUCTURED
+from dilt_hf.run.preflight import check_run
 from dilt_hf.tickets.format import read_config
 from dilt_hf.tickets.tickets import Tickets
 from dilt_hf.utils.errors import ConfigError, RunError
@@ -45,7 +48,7 @@ class RunFolder:
         """Record the configuration, if that was not done before."""
         if not (self.path / RUN_FILE).exists():
             self.path.mkdir(parents=True, exist_ok=True)
-            write_atomically(self.path / RUN_FILE, pretty_json(self.config.to_dict()))
+            write_atomically(self.path / RUN_FILE, pretty_json({VERSION_KEY: FORMAT_VERSION, **self.config.to_dict()}))
 
 
 def open_folder(folder: Path, config: DiltConfig) -> RunFolder:
@@ -54,7 +57,8 @@ def open_folder(folder: Path, config: DiltConfig) -> RunFolder:
     Seeds, tickets, controls and the folder itself may differ: they only add work to a run.
 
     Raises:
-        RunError: when the folder holds something else, or another run; the message names the settings that differ.
+        RunError: when the folder holds something else, another run (the message names the settings that differ), or
+            steps that an earlier version of this package computed.
     """
     recorded = folder / RUN_FILE
     if not folder.exists():
@@ -66,9 +70,12 @@ def open_folder(folder: Path, config: DiltConfig) -> RunFolder:
             raise RunError(f"{folder} holds something that is no run; choose a new or empty --output_dir.")
         return RunFolder(folder, config)
     try:
-        earlier = json.loads(recorded.read_bytes())
-        if not all(isinstance(settings, dict) for settings in earlier.values()):
+        stored = json.loads(recorded.read_bytes())
+        if isinstance(stored, dict):
+            stored.pop(VERSION_KEY, None)
+        if not all(isinstance(settings, dict) for settings in stored.values()):
             raise ValueError("not the settings of a run")
+        earlier = migrate(stored)
     except (ValueError, AttributeError) as error:
         raise RunError(f"{recorded} is damaged ({error}); restore it, or choose another --output_dir.") from error
     now = json.loads(json.dumps(config.to_dict()))
@@ -84,12 +91,16 @@ def open_folder(folder: Path, config: DiltConfig) -> RunFolder:
             f"{folder} holds another run, which differs in {', '.join(differing)}; "
             "choose another --output_dir, or repeat the settings of that run to continue it."
         )
+    Stages(folder / "stages").check_format()
     return RunFolder(folder, config)
 
 
-def open_bench(
-    config: DiltConfig, team: Team, progress: bool = True, check: Callable[[Workbench], object] = lambda bench: None
-) -> Workbench:
+def open_run_folder(
+    config: DiltConfig,
+    group: ProcessGroup,
+    progress: bool = True,
+    check: Callable[[RunContext], object] = lambda ctx: None,
+) -> RunContext:
     """The folder of a run opened by all processes together, once data, model and settings are found to go together.
 
     Args:
@@ -99,24 +110,22 @@ def open_bench(
         RunError: when the folder holds something else, or another run.
         DiltError: for data, models, partitions or settings that do not work.
     """
-    opened = open_folder(Path(config.run.output_dir), config) if team.is_first else None
-    bench = Workbench(config, team, progress and team.is_first)
-    bench.check_model()
-    bench.check_steps()
-    config.pruning.check_reachable(count_total(bench.prunable), len(bench.partitioning))
-    check(bench)
+    opened = open_folder(Path(config.run.output_dir), config) if group.is_world_zero else None
+    ctx = open_run(config, group, progress and group.is_world_zero)
+    check_run(ctx)
+    check(ctx)
     if opened is not None:
         opened.begin()
-    team.wait_for_all()
-    return bench
+    group.wait_for_all()
+    return ctx
 
 
-def stored_config(folder: Path, seeds: Sequence[int] = (), cpu: bool = False) -> DiltConfig:
+def stored_config(folder: Path, seeds: Sequence[int] = (), use_cpu: bool = False) -> DiltConfig:
     """The configuration of the run in a folder, to work on with it there: nothing is tracked or published again.
 
     Args:
         seeds: only these; by default all of the run.
-        cpu: stay on the CPU, whatever the run did.
+        use_cpu: stay on the CPU, whatever the run did.
 
     Raises:
         ConfigError: when there is no run, or one with settings that this version does not know.
@@ -127,7 +136,7 @@ def stored_config(folder: Path, seeds: Sequence[int] = (), cpu: bool = False) ->
     where = dataclasses.replace(
         run.run,
         output_dir=str(folder),
-        cpu=cpu or run.run.cpu,
+        use_cpu=use_cpu or run.run.use_cpu,
         seeds=list(seeds) or run.run.seeds,
         report_to=[],
         push_to_hub=False,
@@ -149,7 +158,9 @@ def save_results(folder: Path, entries: Sequence[Entry]) -> None:
     results.save(folder)
     write_atomically(folder / PICTURE, as_png(comparison_figure(results)))
     if has_methods(results):
-        write_atomically(folder / METHODS_TABLE, f"{methods_table(results)}\n\n{methods_caption(results)}\n")
+        write_atomically(
+            folder / METHODS_TABLE, f"{methods_table(results)}\n\n{methods_caption(results, STRUCTURED)}\n"
+        )
         for picture, draw in METHOD_PICTURES.items():
             write_atomically(folder / picture, as_png(draw(results)))
     for seed in sorted({entry.seed for entry in results.entries}):

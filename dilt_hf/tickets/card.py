@@ -237,8 +237,8 @@ def _found(config: Mapping[str, Any]) -> str:
     if training:
         keys = (
             "num_train_epochs",
-            "train_batch_size",
-            "optimizer",
+            "global_train_batch_size",
+            "optim",
             "learning_rate",
             "weight_decay",
             "lr_scheduler_type",

@@ -1,4 +1,4 @@
-"""The moving parts of a training, step by step; `training` says in which order they move.
+"""The moving parts of a training run, step by step; `training.train` says in which order they move.
 
 The loop never waits for the device inside a step. What is random in it is seeded by what it is for, so that it can be
 left and entered at any step.
@@ -7,6 +7,7 @@ left and entered at any step.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import gc
 import os
 import time
@@ -18,15 +19,16 @@ import torch
 from torch import Tensor, nn
 
 from dilt_hf.config.training import TrainingConfig
-from dilt_hf.data import loader
+from dilt_hf.data.loader import Batch, shares, steps_per_epoch
+from dilt_hf.data.loader import epoch as epoch_batches
 from dilt_hf.masks.algebra import Masks, density_per_tensor, union
 from dilt_hf.models.factory import logits_of
 from dilt_hf.models.weights import checkpoint_tensors
 from dilt_hf.training.checkpoints import load_checkpoint, save_checkpoint
-from dilt_hf.training.losses import ClassLoss, Teacher
+from dilt_hf.training.losses import ClassLoss
 from dilt_hf.training.masking import MaskedWeights
 from dilt_hf.training.optimizers import forget, make_optimizer, make_scheduler
-from dilt_hf.training.protocols import Checkpointing, Route, Settled, Topology
+from dilt_hf.training.protocols import Checkpointing, Hooks, Route, Topology
 from dilt_hf.training.sync_batchnorm import SharedBatchNorm
 from dilt_hf.utils.errors import ConfigError, TrainingError
 from dilt_hf.utils.seeding import derive_seed
@@ -46,23 +48,27 @@ class Turn:
         self, model: nn.Module, route: Route, config: TrainingConfig, accelerator: Accelerator, description: str
     ):
         self.feed = route.feed
-        self.batch_size = min(config.train_batch_size, len(self.feed.rows))
-        self.batches = loader.steps_per_epoch(len(self.feed.rows), config.train_batch_size)
-        members, passes = accelerator.num_processes, config.gradient_accumulation_steps
-        parts = loader.shares(self.batch_size, passes, members)[accelerator.process_index]
+        self.batch_size = min(config.global_train_batch_size, len(self.feed.rows))
+        self.batches = steps_per_epoch(len(self.feed.rows), config.global_train_batch_size)
+        processes, passes = accelerator.num_processes, config.gradient_accumulation_steps
+        parts = shares(self.batch_size, passes, processes)[accelerator.process_index]
         self.sizes = [len(part) for part in parts]
         self.mine = torch.cat(parts)
         if 0 in self.sizes:
             raise ConfigError(
-                f"{description}: a step's {self.batch_size} pictures do not suffice for {members} processes in "
-                f"{passes} passes; raise --train_batch_size or launch fewer processes."
+                f"{description}: a step's {self.batch_size} images do not suffice for {processes} processes in "
+                f"{passes} passes; raise --global_train_batch_size or launch fewer processes."
             )
-        self.objective = ClassLoss(route.classes, config.label_smoothing, accelerator.device)
+        self.objective = ClassLoss(route.classes, config.label_smoothing_factor, accelerator.device)
         self.masked = MaskedWeights(model, route.masks)
 
 
 class Loop:
-    """The moving parts of one training; `training.train` says in which order they move."""
+    """The moving parts of one training run; `training.train` says in which order they move.
+
+    Args:
+        steps: the step that the run starts from, and the number of steps of its whole schedule.
+    """
 
     def __init__(
         self,
@@ -70,59 +76,61 @@ class Loop:
         routes: Sequence[Route],
         config: TrainingConfig,
         accelerator: Accelerator,
+        *,
         key: tuple[int | str, ...],
-        description: str,
-        topology: Topology | None = None,
-        teacher: Teacher | None = None,
+        hooks: Hooks,
+        steps: tuple[int, int],
     ):
-        self.topology, self.teacher = topology, teacher
-        self.densities: list[tuple[int, dict[str, float]]] = []
-        self.rewirings = 0
-        self.model, self.config, self.accelerator = model, config, accelerator
-        self.key, self.description = key, description
-        self.members, self.member = accelerator.num_processes, accelerator.process_index
-        self.turns = [Turn(model, route, config, accelerator, description) for route in routes]
+        self.model, self.config, self.accelerator, self.key = model, config, accelerator, key
+        self.description, self.settled = hooks.description, hooks.settled
+        self.topology, self.teacher = hooks.topology, hooks.teacher
+        self.num_processes, self.rank = accelerator.num_processes, accelerator.process_index
+        if self.topology is not None:  # it has the masks, and the only route's are not looked at
+            routes = [dataclasses.replace(routes[0], masks=self.topology.masks)]
+        self.turns = [Turn(model, route, config, accelerator, hooks.description) for route in routes]
         self.live = checkpoint_tensors(model)
         alone = len(routes) == 1
         self.masked = self.turns[0].masked if alone else MaskedWeights(model, union([r.masks for r in routes]))
         self.masked.mask_weights()
 
+        first_step, schedule_steps = steps
+        self.step = self.checked = self.first_step = first_step
+        self.densities: list[tuple[int, dict[str, float]]] = []
+        if self.topology is not None:
+            self.densities = [(first_step, density_per_tensor(self.topology.masks))]
+        self.rewirings = 0
+        self.start, self.earlier_seconds = time.monotonic(), 0.0
+        self.last_saved = self.start
+        self.losses = torch.zeros(schedule_steps, device=accelerator.device)
+        self.average: dict[str, Tensor] = {}
+        if config.ema_decay is not None:
+            self.average = {
+                name: tensor.detach().clone() for name, tensor in self.live.items() if tensor.is_floating_point()
+            }
+
+        scaler = accelerator.scaler
+        if scaler is not None:  # a run must not depend on the loss scale that another one ended with
+            scaler.load_state_dict(type(scaler)().state_dict())
+        self.optimizer = make_optimizer(model, config)
+        self.scheduler = make_scheduler(self.optimizer, config, schedule_steps)
+        self.scheduler_steps = 0
+        self._advance_scheduler(first_step)
+        self.prepared = accelerator.prepare(model)
+        # Accelerate's optimizer looks for an optional package on the disk in every step: only where it scales the loss
+        self.stepper = self.optimizer if scaler is None else accelerator.prepare(self.optimizer)
+        self.prepared.train()
+
     def turn(self, step: int) -> Turn:
-        """Whose step it is."""
+        """Return the route whose step it is."""
         return self.turns[step % len(self.turns)]
 
     def examples_of(self, number: int) -> int:
-        """The pictures that a route has seen."""
+        """Return how many images a route has seen."""
         count = len(self.turns)
         first = self.first_step + (number - self.first_step) % count
         return len(range(first, self.step, count)) * self.turns[number].batch_size
 
-    # --- beginning and going on ---
-
-    def begin(self, first_step: int, schedule_steps: int, settled: Settled | None) -> None:
-        scaler = self.accelerator.scaler
-        if scaler is not None:  # a training must not depend on the loss scale that another one ended with
-            scaler.load_state_dict(type(scaler)().state_dict())
-        self.settled = settled
-        if self.topology is not None:
-            self.densities = [(first_step, density_per_tensor(self.topology.masks))]
-        self.start, self.earlier_seconds = time.monotonic(), 0.0
-        self.last_saved = self.start
-        self.step = self.checked = self.first_step = first_step
-        self.optimizer = make_optimizer(self.model, self.config)
-        self.scheduler = make_scheduler(self.optimizer, self.config, schedule_steps)
-        self.scheduler_steps = 0
-        self._advance_scheduler(first_step)
-        self.losses = torch.zeros(schedule_steps, device=self.accelerator.device)
-        self.average: dict[str, Tensor] = {}
-        if self.config.ema_decay is not None:
-            self.average = {
-                name: tensor.detach().clone() for name, tensor in self.live.items() if tensor.is_floating_point()
-            }
-        self.prepared = self.accelerator.prepare(self.model)
-        # Accelerate's optimizer looks for an optional package on the disk in every step: only where it scales the loss
-        self.stepper = self.optimizer if scaler is None else self.accelerator.prepare(self.optimizer)
-        self.prepared.train()
+    # --- going on ---
 
     def _advance_scheduler(self, steps: int) -> None:
         with warnings.catch_warnings():  # the steps of the optimizer were taken elsewhere
@@ -161,7 +169,7 @@ class Loop:
             return _pass(self.turns[0], (*self.key, epoch), first, last)
         return self._in_turn(epoch, first, last)
 
-    def _in_turn(self, epoch: int, first: int, last: int) -> Iterator[loader.Batch]:
+    def _in_turn(self, epoch: int, first: int, last: int) -> Iterator[Batch]:
         """The batches of all routes, one of each after the other; the first position of the epoch is the first
         route's."""
         count = len(self.turns)
@@ -172,9 +180,9 @@ class Loop:
         for position in range(first, last):
             yield next(streams[position % count])
 
-    def take_step(self, batch: loader.Batch) -> None:
+    def take_step(self, batch: Batch) -> None:
         if self.step % SEGMENT_STEPS == 0 or self.step == self.first_step:
-            torch.manual_seed(derive_seed(*self.key, self.step, "model", self.member))
+            torch.manual_seed(derive_seed(*self.key, self.step, "model", self.rank))
         turn, away = self.turn(self.step), None
         if len(self.turns) > 1:
             away = turn.masked.set_aside()
@@ -220,7 +228,7 @@ class Loop:
         if not self.densities or self.densities[-1][1] != densities:
             self.densities.append((self.step, densities))
 
-    def _backward(self, batch: loader.Batch, turn: Turn) -> Tensor:
+    def _backward(self, batch: Batch, turn: Turn) -> Tensor:
         """Accumulate the gradient of the mean loss over the whole batch, pass by pass; this process's part of it."""
         total = torch.zeros((), device=batch.labels.device)
         begin = 0
@@ -229,31 +237,31 @@ class Loop:
             begin += size
             is_last = position + 1 == len(turn.sizes)
             with contextlib.nullcontext() if is_last else self.accelerator.no_sync(self.prepared):
-                with SharedBatchNorm() if self.members > 1 else contextlib.nullcontext():
+                with SharedBatchNorm() if self.num_processes > 1 else contextlib.nullcontext():
                     logits = logits_of(self.prepared, batch.pixels[part])
                 partners = None if batch.partners is None else batch.partners[part]
                 loss = turn.objective(logits, batch.labels[part], partners, batch.share)
                 if self.teacher is not None:
                     loss = self.teacher.teach(loss, logits, batch.pixels[part])
                 loss = loss * (size / turn.batch_size)
-                self.accelerator.backward(loss * self.members)  # the members' gradients are averaged
+                self.accelerator.backward(loss * self.num_processes)  # the gradients of the processes are averaged
             total += loss.detach()
         return total
 
-    # --- looking up from the work ---
+    # --- periodic checks ---
 
     @property
-    def ends_segment(self) -> bool:
-        """Whether this is a moment to look up."""
+    def checks_are_due(self) -> bool:
+        """Return whether periodic checks are due after this step."""
         return self.step % SEGMENT_STEPS == 0
 
-    def look_up(self, checkpointing: Checkpointing | None) -> None:
+    def run_checks(self, checkpointing: Checkpointing | None) -> None:
         if self.step - self.checked >= FINITE_CHECK_STEPS:
             self.check_finite()
         if checkpointing is None or not checkpointing.seconds:
             return
         due = time.monotonic() - self.last_saved >= checkpointing.seconds
-        if self.members > 1:  # all stop for it, or none
+        if self.num_processes > 1:  # all stop for it, or none
             flag = torch.tensor(float(due), device=self.accelerator.device)
             due = bool(self.accelerator.reduce(flag, "sum") > 0)
         if due:
@@ -280,11 +288,11 @@ class Loop:
         save_checkpoint(checkpointing.path, self.model, self.optimizer, extra, values)
 
     def check_finite(self, weights: bool = False) -> None:
-        """Raise `TrainingError`, on all members alike, when a loss since the last look, or a weight, is not finite."""
+        """Raise `TrainingError`, on all processes alike, for a loss since the last check, or a weight, not finite."""
         part = self.losses[self.checked : self.step]
-        if self.members > 1 and len(part):
+        if self.num_processes > 1 and len(part):
             part.copy_(self.accelerator.reduce(part, "sum"))
-        advice = "what was finished before is kept. Lower --learning_rate, or set --max_grad_norm or --warmup_fraction."
+        advice = "what was finished before is kept. Lower --learning_rate, or set --max_grad_norm or --warmup_steps."
         bad = (~torch.isfinite(part)).nonzero()
         if len(bad):
             step = self.checked + int(bad[0])
@@ -325,10 +333,10 @@ class Loop:
         self.model.eval()
 
 
-def _pass(turn: Turn, key: Sequence[int | str], first: int, last: int) -> Iterator[loader.Batch]:
+def _pass(turn: Turn, key: Sequence[int | str], first: int, last: int) -> Iterator[Batch]:
     """Some batches of one pass over the rows of a route."""
     feed = turn.feed
-    return loader.epoch(
+    return epoch_batches(
         feed.images,
         feed.rows,
         turn.batch_size,
@@ -341,7 +349,7 @@ def _pass(turn: Turn, key: Sequence[int | str], first: int, last: int) -> Iterat
     )
 
 
-def _repeated(turn: Turn, key: Sequence[int | str], number: int) -> Iterator[loader.Batch]:
+def _repeated(turn: Turn, key: Sequence[int | str], number: int) -> Iterator[Batch]:
     """The batches of a route from a number on, pass after pass, each in another order."""
     while True:
         lap, first = divmod(number, turn.batches)

@@ -14,8 +14,8 @@ from dilt_hf.models.factory import logits_of
 class ClassLoss:
     """Cross-entropy over the outputs of some classes, given global class ids."""
 
-    def __init__(self, classes: Sequence[int] | None, label_smoothing: float, device: torch.device):
-        self.smoothing = label_smoothing
+    def __init__(self, classes: Sequence[int] | None, label_smoothing_factor: float, device: torch.device):
+        self.smoothing = label_smoothing_factor
         self.classes = None if classes is None else torch.tensor(sorted(classes), device=device)
         if self.classes is not None:
             self.position = torch.full((int(self.classes.max()) + 1,), -100, device=device)

@@ -12,13 +12,15 @@ from torch import Tensor, nn
 from dilt_hf.config.training import TrainingConfig
 from dilt_hf.utils.errors import ConfigError
 
+MULTISTEP: dict[str, Any] = {"milestones": [0.5, 0.75], "gamma": 0.1}
+
 
 def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
     """The configured optimizer of `torch.optim`, with its fused form where that exists."""
     known = {name.lower(): name for name in dir(torch.optim) if isinstance(getattr(torch.optim, name), type)}
-    kind = getattr(torch.optim, known.get(config.optimizer.lower(), ""), None)
+    kind = getattr(torch.optim, known.get(config.optim.lower(), ""), None)
     if kind is None or kind is torch.optim.Optimizer:
-        raise ConfigError(f"torch.optim has no optimizer '{config.optimizer}'.")
+        raise ConfigError(f"torch.optim has no optimizer '{config.optim}'.")
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups: list[dict[str, Any]] = [{"params": trained}]
     if not config.decay_norm_and_bias and "weight_decay" in inspect.signature(kind).parameters:
@@ -29,9 +31,9 @@ def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Opti
     usual: dict[str, Any] = {"momentum": 0.9} if kind is torch.optim.SGD else {}
     if "weight_decay" in inspect.signature(kind).parameters:
         usual["weight_decay"] = config.weight_decay
-    arguments = {"lr": config.learning_rate, **usual, **config.optimizer_args}
+    arguments = {"lr": config.learning_rate, **usual, **config.optim_args}
     try:
-        if {"fused", "foreach"} & set(config.optimizer_args):
+        if {"fused", "foreach"} & set(config.optim_args):
             return kind(groups, **arguments)
         try:
             return kind(groups, fused=True, **arguments)
@@ -50,11 +52,12 @@ def make_scheduler(
             optimizer,
             max_lr=config.learning_rate,
             total_steps=steps + 1,
-            pct_start=config.warmup_fraction or 0.3,
-            cycle_momentum=not {"momentum", "betas"} & set(config.optimizer_args)
+            pct_start=(config.warmup_steps / steps if config.warmup_steps >= 1 else config.warmup_steps) or 0.3,
+            cycle_momentum=not {"momentum", "betas"} & set(config.optim_args)
             and any(group.get("momentum") or "betas" in group for group in optimizer.param_groups),
         )
-    warmup = round(config.warmup_fraction * steps)
+    warmup = round(config.warmup_steps if config.warmup_steps >= 1 else config.warmup_steps * steps)
+    milestones, gamma = (config.lr_scheduler_kwargs.get(key, MULTISTEP[key]) for key in ("milestones", "gamma"))
 
     def factor(step: int) -> float:
         if step < warmup:
@@ -63,7 +66,7 @@ def make_scheduler(
         if config.lr_scheduler_type == "cosine":
             return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
         if config.lr_scheduler_type == "multistep":
-            return config.gamma ** sum(step >= round(share * steps) for share in config.milestones)
+            return gamma ** sum(step >= round(fraction * steps) for fraction in milestones)
         return 1.0
 
     return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)

@@ -1,4 +1,4 @@
-"""Batch norm over the whole batch of a team, so that a network trains as if one process saw it all.
+"""Batch norm over the whole batch of a group, so that a network trains as if one process saw it all.
 
 Data parallelism alone would normalise each process's share by its own statistics, and the result would depend on the
 number of processes. `torch.nn.SyncBatchNorm` does this on GPUs only and replaces modules; here the one function that

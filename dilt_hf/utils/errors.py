@@ -57,7 +57,7 @@ class RunError(DiltError):
     """An output folder that holds something other than the run that was asked for."""
 
 
-class TeamError(RunError):
+class ProcessGroupError(RunError):
     """Processes that train one network together and can no longer, because one of them failed."""
 
 

@@ -14,11 +14,11 @@ DIGITS = {"dataset_name": "digits", "architecture": "conv3", "pruning_fraction":
 
 def test_options_beat_files_and_files_beat_defaults(tmp_path):
     file = tmp_path / "run.yaml"
-    file.write_text("num_partitions: 5\nlearning_rate: 0.3\noptimizer_args: {nesterov: true}\nseeds: [1, 2]\n")
+    file.write_text("num_partitions: 5\nlearning_rate: 0.3\noptim_args: {nesterov: true}\nseeds: [1, 2]\n")
     config = parse_config([str(file), "--learning-rate", "0.7"], DIGITS | {"num_partitions": 3})
     assert config.partition.num_partitions == 5
     assert config.training.learning_rate == 0.7
-    assert config.training.optimizer_args == {"nesterov": True}
+    assert config.training.optim_args == {"nesterov": True}
     assert config.run.seeds == [1, 2]
     assert config.data.dataset_name == "digits"
 
@@ -62,9 +62,9 @@ def test_two_pruning_settings_replace_the_recipes_two_and_one_changes_one():
 
 
 def test_an_architecture_can_bring_its_own_defaults():
-    variants = {"vit-tiny": {"optimizer": "AdamW"}}
-    assert parse_config([], DIGITS, variants=variants).training.optimizer == "SGD"
-    assert parse_config(["--architecture", "vit-tiny"], DIGITS, variants=variants).training.optimizer == "AdamW"
+    variants = {"vit-tiny": {"optim": "AdamW"}}
+    assert parse_config([], DIGITS, variants=variants).training.optim == "SGD"
+    assert parse_config(["--architecture", "vit-tiny"], DIGITS, variants=variants).training.optim == "AdamW"
 
 
 @pytest.mark.parametrize(

@@ -9,14 +9,14 @@ import signal
 import pytest
 
 from dilt_hf.engine import locks as module
-from dilt_hf.engine.locks import Claims
+from dilt_hf.engine.locks import Locks
 from dilt_hf.utils.errors import RunError
 
 CONTEXT = multiprocessing.get_context("spawn")
 
 
 def _hold(path, taken, release):
-    assert Claims(path).take("a")
+    assert Locks(path).take("a")
     taken.set()
     release.wait(60)
 
@@ -33,7 +33,7 @@ def holder(tmp_path):
 
 
 def test_one_process_at_a_time(tmp_path, holder):
-    claims = Claims(tmp_path / "claims")
+    claims = Locks(tmp_path / "claims")
     assert not claims.take("a")
     assert claims.is_taken("a")
     assert claims.take("b")
@@ -47,7 +47,7 @@ def test_one_process_at_a_time(tmp_path, holder):
 
 
 def test_a_child_process_neither_inherits_a_claim_nor_lets_go_of_it(tmp_path):
-    claims = Claims(tmp_path / "claims")
+    claims = Locks(tmp_path / "claims")
     assert claims.take("a")
     child = CONTEXT.Process(target=_look, args=(tmp_path / "claims",))
     child.start()
@@ -65,19 +65,19 @@ def test_a_child_process_neither_inherits_a_claim_nor_lets_go_of_it(tmp_path):
 
 
 def _look(path):
-    raise SystemExit(7 if Claims(path).is_taken("a") else 0)
+    raise SystemExit(7 if Locks(path).is_taken("a") else 0)
 
 
 def test_claiming_twice_in_one_process_is_an_error(tmp_path):
-    claims = Claims(tmp_path / "claims")
+    claims = Locks(tmp_path / "claims")
     assert claims.take("a")
     with pytest.raises(RunError, match="while it is being made"):
-        Claims(tmp_path / "claims").take("a")
+        Locks(tmp_path / "claims").take("a")
     claims.release("a")
 
 
 def test_a_folder_that_was_removed_and_made_again_works(tmp_path):
-    claims = Claims(tmp_path / "run" / "claims")
+    claims = Locks(tmp_path / "run" / "claims")
     assert claims.take("a")
     claims.release("a")
     shutil.rmtree(tmp_path / "run")
@@ -93,4 +93,4 @@ def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch):
 
     monkeypatch.setattr(module.fcntl, "lockf", refuse)
     with pytest.raises(RunError, match=r"has no file locks \(No locks available\).*choose an --output_dir"):
-        Claims(tmp_path / "claims").take("a")
+        Locks(tmp_path / "claims").take("a")

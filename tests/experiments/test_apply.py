@@ -37,7 +37,7 @@ def found(tmp_path_factory):
 
 
 def apply(found, folder, **more):
-    config = ApplyConfig(repositories=[str(path) for path in found[:2]], output_dir=str(folder), cpu=True, **more)
+    config = ApplyConfig(repositories=[str(path) for path in found[:2]], output_dir=str(folder), use_cpu=True, **more)
     model = ModelConfig(model_name_or_path=str(found[2]))
     return apply_tickets(config, DATA, model, TRAINING, progress=False)
 
@@ -93,7 +93,7 @@ def test_tickets_of_other_partitions_or_networks_are_refused(found, tmp_path):
         apply([found[0], tmp_path / "other", found[2]], tmp_path / "out")
     model = ModelConfig(architecture="resnet-micro")
     with pytest.raises(ModelError, match="do not match"):
-        apply_tickets(ApplyConfig(repositories=[str(found[0])], cpu=True), DATA, model, TRAINING, progress=False)
+        apply_tickets(ApplyConfig(repositories=[str(found[0])], use_cpu=True), DATA, model, TRAINING, progress=False)
 
 
 def test_partitions_that_share_classes_are_refused(found, tmp_path):

@@ -19,7 +19,8 @@ from dilt_hf.masks import algebra as M
 from dilt_hf.masks.io import load_masks
 from dilt_hf.masks.overlap import jaccard
 from dilt_hf.results.results import Results
-from dilt_hf.run.training_steps import Workbench
+from dilt_hf.run.context import open_run
+from dilt_hf.run.pruning_steps import prune
 from dilt_hf.tickets.tickets import Tickets
 from dilt_hf.utils.errors import DiltError, PartitionError, RunError
 
@@ -61,7 +62,7 @@ def test_a_run_leaves_tickets_of_exact_density_and_a_table(quick_config, change,
     assert [entry.summary() for entry in loaded] == [entry.summary() for entry in results.entries]
     assert (folder_of(config) / "results.png").read_bytes()[:4] == b"\x89PNG"
     plan = capsys.readouterr().out
-    planned = int(plan.split(" trainings, ")[0].split("= ")[-1])
+    planned = int(plan.split(" training runs, ")[0].split("= ")[-1])
     assert planned == len(stages(config))  # dense is LTH's round 0, and nothing else is shared here
 
 
@@ -88,7 +89,7 @@ def test_the_same_command_does_nothing_twice_and_more_seeds_add_to_it(quick_conf
     run(change(quick_config, "run", tickets=["core", "specialist_0"]))
     after = {path: path.stat().st_mtime_ns for path in (folder_of(quick_config) / "stages").iterdir()}
     assert before.items() <= after.items()
-    assert len(after) == len(before) + 3  # one training and its two scores
+    assert len(after) == len(before) + 2  # one training run and its score
 
 
 def test_more_seeds_and_tickets_add_to_the_results(quick_config, change):
@@ -106,7 +107,7 @@ def test_changed_pictures_behind_the_same_settings_do_not_replace_tickets(quick_
     shutil.copytree(picture_folder, tmp_path / "pictures")
     source = DataConfig(train_dir=str(tmp_path / "pictures/train"), test_dir=str(tmp_path / "pictures/test"))
     config = dataclasses.replace(quick_config, data=source)
-    config = dataclasses.replace(config, training=dataclasses.replace(config.training, train_batch_size=8))
+    config = dataclasses.replace(config, training=dataclasses.replace(config.training, global_train_batch_size=8))
     run(config)
     before = files(folder_of(config) / SEED_0)
     for file in (tmp_path / "pictures/train/dark").iterdir():
@@ -189,7 +190,7 @@ def test_other_partitions_run_too(quick_config, change, by):
 def test_an_image_folder_of_grey_pictures_runs_unchanged(quick_config, change, picture_folder):
     source = DataConfig(train_dir=str(picture_folder / "train"), test_dir=str(picture_folder / "test"))
     config = dataclasses.replace(quick_config, data=source, partition=PartitionConfig(partition_by="random"))
-    config = change(change(config, "training", train_batch_size=8), "model", num_channels=1)
+    config = change(change(config, "training", global_train_batch_size=8), "model", num_channels=1)
     results = run(config)
     assert {entry.ticket for entry in results.entries} == {"core", "union"}
 
@@ -203,7 +204,7 @@ def test_a_diverging_round_stops_and_keeps_the_rounds_before(quick_config, chang
 
     def third_diverges(*arguments, **settings):
         if "estimate" not in settings["key"]:
-            calls.append(settings["description"])
+            calls.append(settings["hooks"].description)
         if len(calls) == 3:
             with torch.no_grad():
                 next(arguments[0].parameters()).fill_(float("nan"))
@@ -214,7 +215,7 @@ def test_a_diverging_round_stops_and_keeps_the_rounds_before(quick_config, chang
         run(quick_config)
     finished = stages(quick_config)
     assert len(finished) == 2
-    assert [name for name in os.listdir(folder_of(quick_config) / "stages") if name.startswith(".")] == [".claims"]
+    assert [name for name in os.listdir(folder_of(quick_config) / "stages") if name.startswith(".")] == [".locks"]
     monkeypatch.setattr(training_steps, "train", healthy)
     run(quick_config)
     assert set(finished) <= set(stages(quick_config))
@@ -255,14 +256,14 @@ def test_what_cannot_be_done_at_the_end_is_said_at_the_start(quick_config, chang
 def test_a_dry_run_writes_nothing(quick_config, change, capsys):
     assert run(change(quick_config, "run", dry_run=True)) is None
     assert not folder_of(quick_config).exists()
-    assert "trainings" in capsys.readouterr().out
+    assert "training runs" in capsys.readouterr().out
 
 
 def test_masked_networks_on_disk_are_zero_off_their_masks(quick_config):
     run(quick_config)
-    bench = Workbench(quick_config, progress=False)
-    before = M.full_like(bench.prunable)
-    for finished in bench.pruned(bench.subsets[0], 0):
+    ctx = open_run(quick_config, progress=False)
+    before = M.full_like(ctx.prunable)
+    for finished in prune(ctx, ctx.subsets[0], 0):
         trained = load_file(finished.network.path / "model.safetensors")
         for name, mask in before.items():
             assert not bool(trained[name][~mask].any())
@@ -288,7 +289,7 @@ def test_published_consensus_and_the_null_hypothesis_are_compared_at_the_same_de
             assert by_name[name, wanted].density == round(wanted * total) / total
     assert by_name["COLT", 0.3].search_cost["steps"] > by_name["COLT", 0.6].search_cost["steps"] > 0
     plan = capsys.readouterr().out
-    planned = int(plan.split(" trainings, ")[0].split("= ")[-1])
+    planned = int(plan.split(" training runs, ")[0].split("= ")[-1])
     unshared = int(plan.split("it would be ")[1].split()[0])
     done = len(stages(config))
     assert done <= planned < 0.6 * unshared

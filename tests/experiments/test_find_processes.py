@@ -140,7 +140,7 @@ def test_after_a_killed_rank_the_same_command_goes_on_mid_round(alone, tmp_path)
     before = stages_of(tmp_path / "run")
     assert_same_tickets(alone(2, "conv") / SEED_0, work_alone(tmp_path / "run", 2, "conv") / SEED_0)
     assert before.items() <= stages_of(tmp_path / "run").items()
-    assert not [path for path in (tmp_path / "run/stages").glob(".*") if path.name != ".claims"]
+    assert not [path for path in (tmp_path / "run/stages").glob(".*") if path.name != ".locks"]
 
 
 def test_two_machines_find_what_one_process_finds(alone, tmp_path):

@@ -9,14 +9,15 @@ import torch
 from safetensors.torch import load_file
 
 from dilt_hf.config.experiments import RouteConfig
-from dilt_hf.data import loader
-from dilt_hf.experiments import route as experiment
+from dilt_hf.experiments import rtl as experiment
 from dilt_hf.experiments.rtl import Routing, route
 from dilt_hf.experiments.rtl_results import ALONE, MERGED, ROUTED, SINGLE, TOLD
 from dilt_hf.experiments.rtl_training import route_file
-from dilt_hf.masks.algebra import count_kept, count_total, union
-from dilt_hf.models.weights import WEIGHTS_FILE, load_weights
-from dilt_hf.run.training_steps import Workbench
+from dilt_hf.masks.algebra import count_kept, union
+from dilt_hf.models.weights import WEIGHTS_FILE
+from dilt_hf.run.context import open_run
+from dilt_hf.run.pruning_steps import removal_order
+from dilt_hf.run.training_steps import rewind_point
 from dilt_hf.utils.errors import ConfigError
 
 SETTINGS = RouteConfig(sparsities=[0.5, 0.8])
@@ -34,8 +35,8 @@ def test_routes_are_trained_scored_and_found_again(config, monkeypatch, tmp_path
     assert found.names == [ROUTED, SINGLE, TOLD, ALONE, *MERGED.values()]
     assert len(found.scored) == 2 * 2 * 6
     assert {len(curve) for curve in found.curves.values()} == {6}
-    bench = Workbench(config, progress=False)
-    run = Routing(bench, 0, SETTINGS)
+    ctx = open_run(config, progress=False)
+    run = Routing(ctx, 0, SETTINGS)
     by_name = {(each.name, each.seed, each.sparsity): each for each in found.scored}
     for sparsity in SETTINGS.sparsities:
         masks = run._masks(sparsity)
@@ -45,7 +46,7 @@ def test_routes_are_trained_scored_and_found_again(config, monkeypatch, tmp_path
     assert told["accuracy"] >= untold["accuracy"], "a smaller choice cannot be harder"
     folder = tmp_path / "run"
     numbers = json.loads((folder / "routes.json").read_text())
-    assert numbers["prunable_weights"] == total == count_total(bench.prunable)
+    assert numbers["prunable_weights"] == total == ctx.network.total
     assert (folder / "routes.png").read_bytes().startswith(b"\x89PNG")
     assert "Collapse, alarm for a turn" in (folder / "routes.md").read_text()
 
@@ -53,28 +54,27 @@ def test_routes_are_trained_scored_and_found_again(config, monkeypatch, tmp_path
         raise AssertionError("done before")
 
     monkeypatch.setattr("dilt_hf.run.training_steps.train", never)
-    monkeypatch.setattr("dilt_hf.experiments.rtl_training.train_routes", never)
+    monkeypatch.setattr("dilt_hf.experiments.rtl_training.train", never)
     monkeypatch.setattr(experiment, "_predictions", never)
     assert route(config, SETTINGS, progress=False).to_dict() == found.to_dict()
 
 
 def test_routed_scores_are_those_of_pruned_copies(config):
-    bench = Workbench(dataclasses.replace(config, run=dataclasses.replace(config.run, seeds=[0])), progress=False)
-    run = Routing(bench, 0, SETTINGS)
-    for subset in [*bench.subsets, bench.everything]:
-        bench.ranked(subset, 0)
+    ctx = open_run(dataclasses.replace(config, run=dataclasses.replace(config.run, seeds=[0])), progress=False)
+    run = Routing(ctx, 0, SETTINGS)
+    for subset in [*ctx.subsets, ctx.everything]:
+        removal_order(ctx, subset, 0)
     stage = run._routed(0.5)
-    joint = bench.stages.root / next(iter(stage.derived_from))
+    joint = ctx.stages.root / next(iter(stage.derived_from))
     weights, right = load_file(joint / WEIGHTS_FILE), []
-    partitions = bench.partitioning.assign(bench.splits.test)
-    for number, (mask, subset) in enumerate(zip(run._masks(0.5), bench.subsets, strict=True)):
+    partitions = ctx.partitioning.assign(ctx.data.splits.test)
+    for number, (mask, subset) in enumerate(zip(run._masks(0.5), ctx.subsets, strict=True)):
         pruned = weights | {name: weights[name] * mask[name] for name in mask} | load_file(joint / route_file(number))
         with torch.no_grad():
-            load_weights(bench.model, joint / WEIGHTS_FILE)
-            bench.model.load_state_dict(pruned)
+            ctx.network.filled(joint / WEIGHTS_FILE).load_state_dict(pruned)
         rows = torch.from_numpy(np.flatnonzero(partitions == number))
-        for pixels, labels in loader.in_order(bench.images["test"], rows, 50, bench.normalize):
-            logits = bench.model.eval()(pixels).logits[:, list(subset.classes)]
+        for pixels, labels in ctx.data.batches("test", rows, 50):
+            logits = ctx.network.module.eval()(pixels).logits[:, list(subset.classes)]
             right.append((torch.tensor(subset.classes)[logits.argmax(1)] == labels).float())
     assert stage.record["accuracy"] == pytest.approx(float(torch.cat(right).mean()))
 
@@ -85,13 +85,13 @@ def test_the_options_of_the_paper_change_what_they_say(config, change):
     found = route(config, continued, progress=False)
     assert found.names == [ROUTED, SINGLE, TOLD]
     assert found.direction == "up"
-    bench = Workbench(config, progress=False)
-    run, total = Routing(bench, 0, continued), count_total(bench.prunable)
+    ctx = open_run(config, progress=False)
+    run, total = Routing(ctx, 0, continued), ctx.network.total
     for mask in run._masks(0.8):
         for tensor in mask.values():
             assert float(tensor.float().mean()) == pytest.approx(0.2, abs=8 / tensor.numel() + 0.01)
     assert count_kept(run._masks(0.8)[0]) == round(0.2 * total)
-    assert bench.start(0).address in run._joint(0.5).derived_from
+    assert rewind_point(ctx, 0).address in run._joint(0.5).derived_from
     assert run._joint(0.5).address in run._joint(0.8).derived_from
 
 

@@ -23,11 +23,11 @@ DATA = DataConfig(dataset_name="digits", augmentation="shift", max_train_samples
 MODEL = ModelConfig(
     architecture="vit-tiny", config_overrides=TINY_VIT | {"num_hidden_layers": 2, "num_attention_heads": 4}
 )
-TRAINING = TrainingConfig(num_train_epochs=1, train_batch_size=40, optimizer="AdamW", learning_rate=1e-3)
+TRAINING = TrainingConfig(num_train_epochs=1, global_train_batch_size=40, optim="AdamW", learning_rate=1e-3)
 
 
 def settings(folder, **changes):
-    return ShrinkConfig(**({"output_dir": str(folder), "scoring_examples": 40, "cpu": True} | changes))
+    return ShrinkConfig(**({"output_dir": str(folder), "scoring_examples": 40, "use_cpu": True} | changes))
 
 
 def test_a_vit_is_shrunk_and_kept(tmp_path, monkeypatch):
@@ -50,7 +50,7 @@ def test_a_vit_is_shrunk_and_kept(tmp_path, monkeypatch):
         raise AssertionError("done before")
 
     monkeypatch.setattr(experiment, "train", never)
-    monkeypatch.setattr("dilt_hf.run.savit.find_structure", never)
+    monkeypatch.setattr("dilt_hf.run.methods.savit.find_structure", never)
     again = shrink(settings(tmp_path), DATA, MODEL, TRAINING)
     assert again.smaller["accuracy"] == found.smaller["accuracy"]
     assert torch.equal(load_masks(tmp_path / "mask.safetensors")[next(iter(mask))], mask[next(iter(mask))])

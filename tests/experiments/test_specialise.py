@@ -9,15 +9,14 @@ import torch
 from helpers.small import changed, quick_run
 from safetensors.torch import load_file
 
-from dilt_hf.data import loader
 from dilt_hf.experiments.specialise import DRAWS, Specialisation, Specialists, specialise
 from dilt_hf.hypotheses.evidence import of_specialists
 from dilt_hf.masks.algebra import count_kept, specialist, union
 from dilt_hf.models.batchnorm import recalibrate_batchnorm
 from dilt_hf.models.weights import WEIGHTS_FILE
-from dilt_hf.run.labels import Label
-from dilt_hf.run.ticket_search import Search
-from dilt_hf.run.training_steps import Workbench
+from dilt_hf.run.context import open_run
+from dilt_hf.run.methods.registry import method_of
+from dilt_hf.run.search import Search
 
 
 @pytest.fixture(scope="module")
@@ -25,35 +24,33 @@ def run(tmp_path_factory):
     """A finished run of one seed: its configuration and what was found."""
     config = quick_run(tmp_path_factory.mktemp("specialists") / "run")
     config = changed(config, "data", max_train_samples=300, max_eval_samples=120)
-    config = changed(config, "training", num_train_epochs=4, train_batch_size=30)
+    config = changed(config, "training", num_train_epochs=4, global_train_batch_size=30)
     config = changed(config, "pruning", num_rounds=1, pruning_fraction=0.6)
     config = changed(config, "run", controls=True, tickets=[], materialise=["core"])  # a run may ask for more than this
     return config, specialise(config, progress=False)[0]
 
 
-def logits_by_hand(bench, weights, rows):
-    model = copy.deepcopy(bench.model)
+def logits_by_hand(ctx, weights, rows):
+    model = copy.deepcopy(ctx.network.module)
     model.load_state_dict(weights)
-    batch = bench.config.training.train_batch_size
-    recalibrate_batchnorm(model, (x for x, _ in loader.in_order(bench.images["train"], rows, batch, bench.normalize)))
+    batch = ctx.config.training.global_train_batch_size
+    recalibrate_batchnorm(model, (x for x, _ in ctx.data.batches("train", rows, batch)))
     with torch.no_grad():
-        test = torch.arange(len(bench.splits.test))
-        return torch.cat(
-            [model.eval()(x).logits for x, _ in loader.in_order(bench.images["test"], test, 64, bench.normalize)]
-        )
+        test = torch.arange(len(ctx.data.splits.test))
+        return torch.cat([model.eval()(x).logits for x, _ in ctx.data.batches("test", test, 64)])
 
 
 def test_a_lesion_costs_what_it_costs_a_network_put_together_by_hand(run):
     config, found = run
-    bench = Workbench(config, progress=False)
-    search = Search(bench, 0)
-    weights = load_file(search.trained(Label("union")).path / WEIGHTS_FILE)
-    labels, partitions = bench.splits.test.labels, bench.partitioning.assign(bench.splits.test)
-    order = bench.everything.rows
+    ctx = open_run(config, progress=False)
+    search = Search(ctx, 0)
+    weights = load_file(method_of("union").train(search, None).path / WEIGHTS_FILE)
+    labels, partitions = ctx.data.splits.test.labels, ctx.partitioning.assign(ctx.data.splits.test)
+    order = ctx.everything.rows
 
     def accuracies(removed):
         left = weights | {name: weights[name] * ~mask for name, mask in removed.items()}
-        right = logits_by_hand(bench, left, order).argmax(1).numpy() == labels
+        right = logits_by_hand(ctx, left, order).argmax(1).numpy() == labels
         return np.array([100 * right[partitions == k].mean() for k in range(2)])
 
     whole = accuracies({})
@@ -63,7 +60,7 @@ def test_a_lesion_costs_what_it_costs_a_network_put_together_by_hand(run):
 
 
 def test_random_lesions_are_as_large_in_every_layer_and_spare_the_specialist(run):
-    search = Search(Workbench(run[0], progress=False), 0)
+    search = Search(open_run(run[0], progress=False), 0)
     seen = []
     job = Specialisation(search)
     job._under = lambda mask, what: seen.append(mask)
@@ -82,20 +79,20 @@ def test_random_lesions_are_as_large_in_every_layer_and_spare_the_specialist(run
 
 def test_specialists_are_trained_and_scored_on_every_partition(run):
     config, found = run
-    bench = Workbench(config, progress=False)
-    job = Specialisation(Search(bench, 0))
+    ctx = open_run(config, progress=False)
+    job = Specialisation(Search(ctx, 0))
     for k in range(2):
-        for j, subset in enumerate(bench.subsets):
+        for j, subset in enumerate(ctx.subsets):
             stage = job._alone(k, j)
-            weights = load_file(bench.stages.root / stage.derived_from[0] / WEIGHTS_FILE)
+            weights = load_file(ctx.stages.root / stage.derived_from[0] / WEIGHTS_FILE)
             assert not any(bool(weights[n][~m].any()) for n, m in specialist(job.search.partitions, k).items())
-            model = copy.deepcopy(bench.model)
+            model = copy.deepcopy(ctx.network.module)
             model.load_state_dict(weights)
-            rows = np.flatnonzero(bench.partitioning.assign(bench.splits.test) == j)
+            rows = np.flatnonzero(ctx.partitioning.assign(ctx.data.splits.test) == j)
             with torch.no_grad():
-                batches = loader.in_order(bench.images["test"], torch.from_numpy(rows), 64, bench.normalize)
+                batches = ctx.data.batches("test", torch.from_numpy(rows), 64)
                 logits = torch.cat([model.eval()(pixels).logits for pixels, _ in batches])[:, list(subset.classes)]
-            right = torch.tensor(subset.classes)[logits.argmax(1)].numpy() == bench.splits.test.labels[rows]
+            right = torch.tensor(subset.classes)[logits.argmax(1)].numpy() == ctx.data.splits.test.labels[rows]
             assert found.alone[k][j] == pytest.approx(100 * right.mean())
 
 
@@ -106,10 +103,10 @@ def test_what_is_there_is_found_again(run, monkeypatch):
         raise AssertionError("done before")
 
     monkeypatch.setattr("dilt_hf.run.training_steps.train", never)
-    monkeypatch.setattr("dilt_hf.run.training_steps.predict", never)
+    monkeypatch.setattr("dilt_hf.run.evaluation_steps.predict", never)
     monkeypatch.setattr("dilt_hf.experiments.specialise.predict", never)
     assert specialise(config, progress=False)[0] == found
-    numbers = json.loads((Workbench(config, progress=False).stages.root.parent / "specialists.json").read_text())
+    numbers = json.loads((open_run(config, progress=False).stages.root.parent / "specialists.json").read_text())
     assert numbers["0"]["lesions"] == pytest.approx(np.array(found.lesions))
 
 

@@ -10,12 +10,13 @@ from dilt_hf.config.experiments import SourceConfig
 from dilt_hf.experiments.find import find_tickets
 from dilt_hf.experiments.transfer import COMPARED, FRESH, Transfer, Transferred, Transplants, transfer
 from dilt_hf.hypotheses.evidence import of_transfer
-from dilt_hf.masks.algebra import count_kept, count_total, density_per_tensor
+from dilt_hf.masks.algebra import count_kept, density_per_tensor
 from dilt_hf.masks.io import load_masks
 from dilt_hf.models.weights import WEIGHTS_FILE, read_weights
+from dilt_hf.run.context import open_run
 from dilt_hf.run.folder import stored_config
-from dilt_hf.run.ticket_search import Search
-from dilt_hf.run.training_steps import Workbench
+from dilt_hf.run.search import Search
+from dilt_hf.run.training_steps import rewind_point
 from dilt_hf.utils.errors import ConfigError, RunError
 
 
@@ -44,30 +45,30 @@ def test_masks_of_equal_counts_are_trained_on_fresh_weights(source, target, tmp_
     assert found.pictures == 60
     numbers = json.loads((tmp_path / "transfer/transfer.json").read_text())
     assert len(numbers["networks"]) == len(found.networks) == 2 * (1 + 2 * len(COMPARED))
-    origin = Workbench(stored_config(tmp_path / "run"), progress=False)
-    bench = Workbench(stored_config(tmp_path / "transfer"), progress=False)
-    assert bench.splits.class_names == ("6", "7", "8", "9")
-    assert origin.splits.class_names == ("0", "1", "2", "3", "4", "5")
-    run = Transplants(Search(origin, 1), bench, [0.5])
-    masks = {name: run._mask(name, 0.5) for name in COMPARED}
-    total = count_total(bench.prunable)
+    origin = open_run(stored_config(tmp_path / "run"), progress=False)
+    ctx = open_run(stored_config(tmp_path / "transfer"), progress=False)
+    assert ctx.data.splits.class_names == ("6", "7", "8", "9")
+    assert origin.data.splits.class_names == ("0", "1", "2", "3", "4", "5")
+    run = Transplants(Search(origin, 1), ctx, [0.5])
+    masks = {name: label.method(origin).mask(run.search, 0.5) for name, label in COMPARED.items()}
+    total = ctx.network.total
     assert {count_kept(mask) for mask in masks.values()} == {round(0.5 * total)}
     assert density_per_tensor(masks["core"]) == density_per_tensor(masks["core, shuffled"])
-    fresh = read_weights(bench.start(FRESH + 1).path / WEIGHTS_FILE)
-    first = read_weights(origin.start(1).path / WEIGHTS_FILE)
+    fresh = read_weights(rewind_point(ctx, FRESH + 1).path / WEIGHTS_FILE)
+    first = read_weights(rewind_point(origin, 1).path / WEIGHTS_FILE)
     name = next(iter(masks["core"]))
     assert fresh[name].shape == first[name].shape
     assert not torch.equal(fresh[name], first[name])
     trained = {e.name: e.stage for e in found.networks if (e.seed, e.density) == (1, 0.5)}
     for kind, mask in masks.items():
-        weights = read_weights(bench.stages.root / trained[kind] / WEIGHTS_FILE)
+        weights = read_weights(ctx.stages.root / trained[kind] / WEIGHTS_FILE)
         assert all(not bool(weights[name][~mask[name]].any()) for name in mask)
 
     def never(*arguments, **options):
         raise AssertionError("done before")
 
-    for function in ("train", "predict"):
-        monkeypatch.setattr(f"dilt_hf.run.training_steps.{function}", never)
+    monkeypatch.setattr("dilt_hf.run.training_steps.train", never)
+    monkeypatch.setattr("dilt_hf.run.evaluation_steps.predict", never)
     assert transfer(source, target, [0.5, 0.4], progress=False) == found
     assert not list((tmp_path / "transfer/stages").glob("*/mask.safetensors"))
     assert load_masks(next((tmp_path / "run/stages").glob("mask-*/mask.safetensors")))

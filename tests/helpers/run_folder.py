@@ -6,6 +6,7 @@ import json
 import numpy as np
 from matplotlib.figure import Figure
 
+from dilt_hf.engine.kinds import Kind
 from dilt_hf.engine.stages import Stages
 from dilt_hf.experiments.specialise import Specialists
 from dilt_hf.experiments.transfer import Transfer, Transferred
@@ -26,12 +27,16 @@ def make_run(folder, config, layers=4):
     folder.mkdir(parents=True)
     (folder / "run.json").write_text(pretty_json(config.to_dict()))
     stages = Stages(folder / "stages")
-    start = stages.get("theta0", {"seed": 0}, lambda _: {}, description="seed 0: θ0")
-    unused = stages.get("theta0", {"seed": 99}, lambda _: {}, description="of no result")
+    start = stages.get(Kind("theta0", version=1), {"seed": 0}, lambda _: {}, description="seed 0: θ0")
+    unused = stages.get(Kind("theta0", version=1), {"seed": 99}, lambda _: {}, description="of no result")
 
     def trained(store, what):
         return store.get(
-            "train", {"what": what}, lambda _: {"cost": COST}, description=what, derived_from=[start.address]
+            Kind("train", version=1),
+            {"what": what},
+            lambda _: {"cost": COST},
+            description=what,
+            derived_from=[start.address],
         ).address
 
     entries = []
@@ -48,9 +53,7 @@ def make_run(folder, config, layers=4):
             accuracy = 0.9 + 0.01 * seed - 0.1 * (name == "SNIP")
             scores = {"accuracy": accuracy, "partition_accuracy": [accuracy, accuracy - 0.02]}
             address = trained(stages, f"{name} {control} {matched} {seed}")
-            entries.append(
-                Entry(seed, name, control, matched, matched or 0.1, scores, accuracy, COST, COST, address, rounds=2)
-            )
+            entries.append(Entry(seed, name, control, matched, matched or 0.1, scores, COST, COST, address, rounds=2))
     results = Results(entries, [], 2)
     results.save(folder)
     (folder / "methods.md").write_text(f"{methods_table(results)}\n\n{methods_caption(results)}\n")

@@ -4,8 +4,7 @@ import dataclasses
 
 from dilt_hf.pruning.gradual import GradualPruning
 from dilt_hf.pruning.rigl import Rewiring
-from dilt_hf.training import train
-from helpers.small import SGD, TINY_VIT, digits_feed, masks_of, network
+from helpers.small import SGD, TINY_VIT, digits_feed, masks_of, network, run_training
 
 CONFIG = dataclasses.replace(SGD, learning_rate=0.02, max_grad_norm=1.0)
 KEY = (0, "partition_0", 1)
@@ -42,7 +41,7 @@ def train_together(folder):
     for kind in ("resnet", "vit", "passes", "rigl", "set", "gradual"):
         model, masks, config = doubled(kind)
         changing = topology(kind, masks)
-        train.train(model, masks, feed, config, accelerator, key=KEY, classes=range(10), topology=changing)
+        run_training(model, masks, feed, config, accelerator, key=KEY, classes=range(10), topology=changing)
         if accelerator.is_main_process:
             tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
             save_file(tensors, folder / f"{kind}.safetensors")

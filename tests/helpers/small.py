@@ -18,10 +18,11 @@ from dilt_hf.data.splits import load_splits
 from dilt_hf.masks.algebra import shuffle_like
 from dilt_hf.models import factory
 from dilt_hf.models.weights import prunable_parameters
-from dilt_hf.training.protocols import Checkpointing
+from dilt_hf.training.protocols import Checkpointing, Hooks, Route, Span
+from dilt_hf.training.train import train
 
 CPU = torch.device("cpu")
-SGD = TrainingConfig(num_train_epochs=2, train_batch_size=32, learning_rate=0.05)
+SGD = TrainingConfig(num_train_epochs=2, global_train_batch_size=32, learning_rate=0.05)
 TINY_VIT = {
     "image_size": 8,
     "patch_size": 4,
@@ -46,6 +47,33 @@ def encoded(picture, format="PNG", **options):
     return {"bytes": buffer.getvalue(), "path": None}
 
 
+def run_training(
+    model,
+    masks,
+    feed,
+    config,
+    accelerator,
+    *,
+    key=(0,),
+    classes=None,
+    first_step=0,
+    last_step=None,
+    checkpointing=None,
+    **hooks,
+):
+    """`train` with one route, its span and hooks as plain arguments."""
+    return train(
+        model,
+        [Route(masks, feed, classes)],
+        config,
+        accelerator,
+        key=key,
+        span=Span(first_step, last_step),
+        checkpointing=checkpointing,
+        hooks=Hooks(**hooks),
+    )
+
+
 def network(seed=0, architecture="conv3", **overrides):
     overrides = overrides or {"hidden_sizes": [8, 16]}
     config = ModelConfig(architecture=architecture, config_overrides=overrides)
@@ -58,9 +86,9 @@ def quick_run(folder):
         data=DataConfig(dataset_name="digits", augmentation="shift", max_train_samples=200, max_eval_samples=100),
         model=ModelConfig(architecture="conv3", config_overrides={"hidden_sizes": [8, 8]}),
         partition=PartitionConfig(num_partitions=2),
-        training=TrainingConfig(num_train_epochs=1, train_batch_size=40, learning_rate=0.05),
+        training=TrainingConfig(num_train_epochs=1, global_train_batch_size=40, learning_rate=0.05),
         pruning=PruningConfig(num_rounds=2, pruning_fraction=0.3),
-        run=RunConfig(output_dir=str(folder), cpu=True, controls=False, tickets=["core", "union"]),
+        run=RunConfig(output_dir=str(folder), use_cpu=True, controls=False, tickets=["core", "union"]),
     )
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from dilt_hf.config.experiments import LayerConfig, SourceConfig
-from dilt_hf.engine.process_groups import Team
+from dilt_hf.engine.process_groups import ProcessGroup
 from dilt_hf.hypotheses.judge import UNTESTED
 from dilt_hf.hypotheses.programme import benchmark, disentanglement, specialisation, transferral
 from dilt_hf.hypotheses.registry import HYPOTHESES
@@ -29,15 +29,15 @@ def config(quick_config, change):
 
 def test_every_hypothesis_is_judged_on_evidence_that_names_its_stages(config, change, monkeypatch):
     folder = Path(config.run.output_dir)
-    assert "| union" in benchmark(config, Team())
+    assert "| union" in benchmark(config, ProcessGroup())
     assert {"H1", "H2", "H3"} <= {each.hypothesis.key for each in judge_folder(folder) if each.verdict != UNTESTED}
-    said = specialisation(config, Team())
+    said = specialisation(config, ProcessGroup())
     assert "| specialist_0, shuffled" in said
     assert "| core, re-initialised" in said
-    assert "Link of overlap" in disentanglement(config, LayerConfig(layers=["weights"], num_probes=60), Team())
+    assert "Link of overlap" in disentanglement(config, LayerConfig(layers=["weights"], num_probes=60), ProcessGroup())
     target = change(config, "data", classes=["6-9"], max_train_samples=100)
     source = SourceConfig(source_classes=["0-5"], source_rewind_steps=[0, 1], densities=[0.5])
-    assert transferral(target, source, Team()).count("| core, shuffled") == 2
+    assert transferral(target, source, ProcessGroup()).count("| core, shuffled") == 2
     known = {criterion.key for hypothesis in HYPOTHESES for criterion in hypothesis.criteria}
     evidence = load_evidence(folder)
     assert evidence.keys() == known
@@ -52,11 +52,11 @@ def test_every_hypothesis_is_judged_on_evidence_that_names_its_stages(config, ch
         raise AssertionError("done before")
 
     monkeypatch.setattr("dilt_hf.run.training_steps.train", never)
-    monkeypatch.setattr("dilt_hf.run.training_steps.predict", never)
-    benchmark(config, Team())
-    specialisation(change(config, "run", seeds=[1]), Team())
-    disentanglement(change(config, "run", seeds=[2]), LayerConfig(layers=["weights"], num_probes=60), Team())
-    transferral(change(target, "run", seeds=[2, 0]), source, Team())
+    monkeypatch.setattr("dilt_hf.run.evaluation_steps.predict", never)
+    benchmark(config, ProcessGroup())
+    specialisation(change(config, "run", seeds=[1]), ProcessGroup())
+    disentanglement(change(config, "run", seeds=[2]), LayerConfig(layers=["weights"], num_probes=60), ProcessGroup())
+    transferral(change(target, "run", seeds=[2, 0]), source, ProcessGroup())
     after = load_evidence(folder)
     assert after.keys() == evidence.keys()
     for key, measured in after.items():

@@ -3,13 +3,13 @@
 import torch
 from helpers.small import network
 
-from dilt_hf.training import evaluation
+from dilt_hf.models.batchnorm import recalibrate_batchnorm
 
 
 def test_recalibrated_batchnorm_holds_the_statistics_of_the_data(feed):
     model = network()
     pixels = feed.normalize(feed.images.pictures)
-    evaluation.recalibrate_batchnorm(model, [pixels])
+    recalibrate_batchnorm(model, [pixels])
     with torch.no_grad():
         hidden = model.features[0][0](pixels)
     norm = model.features[0][1]

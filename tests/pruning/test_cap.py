@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from helpers.small import SGD, TINY_VIT, network
+from helpers.small import SGD, TINY_VIT, network, run_training
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -26,7 +26,6 @@ from dilt_hf.pruning.cap import (
     removal_losses,
     sweeps,
 )
-from dilt_hf.training import train
 from dilt_hf.utils.errors import MaskError, TrainingError
 
 EXAMPLES = 60
@@ -89,8 +88,8 @@ def test_scores_and_updates_are_those_of_dense_surgery(seed, size, gone):
 def trained_once(request, feed):
     settings = {"conv3": {"hidden_sizes": [8, 16]}, "vit-tiny": TINY_VIT}[request.param]
     model = network(architecture=request.param, **settings)
-    config = dataclasses.replace(SGD, num_train_epochs=12, optimizer="AdamW", learning_rate=5e-3)
-    train.train(model, {}, feed, config, Accelerator(cpu=True), key=(0,))
+    config = dataclasses.replace(SGD, num_train_epochs=12, optim="AdamW", learning_rate=5e-3)
+    run_training(model, {}, feed, config, Accelerator(cpu=True), key=(0,))
     return model
 
 

@@ -4,12 +4,11 @@ import dataclasses
 
 import pytest
 import torch
-from helpers.small import SGD, network
+from helpers.small import SGD, network, run_training
 
 from dilt_hf.masks.algebra import count_kept, count_total, full_like
 from dilt_hf.models.weights import prunable_parameters
 from dilt_hf.pruning.gradual import GradualPruning
-from dilt_hf.training import train
 from dilt_hf.utils.errors import ConfigError
 
 STEPS = 21
@@ -37,9 +36,9 @@ def test_a_training_ends_at_the_exact_count(feed, accelerator, optimizer, distri
     total, kept = count_total(full), count_total(full) // 10
     pruning = Watched(full, kept, STEPS, every=4, begin=0.1, end=0.8, distribution=distribution)
     config = dataclasses.replace(
-        SGD, num_train_epochs=3, optimizer=optimizer, learning_rate=0.05 if optimizer == "SGD" else 0.01
+        SGD, num_train_epochs=3, optim=optimizer, learning_rate=0.05 if optimizer == "SGD" else 0.01
     )
-    record = train.train(model, {}, feed, config, accelerator, key=(0,), topology=pruning)
+    record = run_training(model, {}, feed, config, accelerator, key=(0,), topology=pruning)
     assert [step for step, *_ in pruning.seen] == [6, 10, 14, 17]
     for step, count, smallest, largest in pruning.seen:
         assert count == kept + round((total - kept) * (1 - (step - 2) / 15) ** 3)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.shared_worker import doubled
-from helpers.small import SGD, assert_same_state, masks_of, network, resumed
+from helpers.small import SGD, assert_same_state, masks_of, network, resumed, run_training
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,7 +15,7 @@ from dilt_hf.data import loader
 from dilt_hf.masks.algebra import count_kept
 from dilt_hf.models.weights import prunable_parameters
 from dilt_hf.pruning.rigl import Rewiring, rewire
-from dilt_hf.training import loop, train
+from dilt_hf.training import loop
 from dilt_hf.utils.errors import ConfigError
 
 STEPS = 21  # three epochs of seven
@@ -47,11 +47,11 @@ def by_the_paper(model, masks, feed, config, key, every, share, until):
     """Algorithm 1 with SGD or AdamW, without a line of the package's loop; yields after each step."""
     weights = prunable_parameters(model)
     kinds = {"SGD": torch.optim.SGD, "AdamW": torch.optim.AdamW}
-    optimizer = kinds[config.optimizer](
+    optimizer = kinds[config.optim](
         model.parameters(),
         lr=config.learning_rate,
         weight_decay=config.weight_decay,
-        **({"momentum": 0.9} if config.optimizer == "SGD" else {}),
+        **({"momentum": 0.9} if config.optim == "SGD" else {}),
     )
     masks = {name: mask.clone() for name, mask in masks.items()}
     with torch.no_grad():
@@ -100,11 +100,11 @@ def by_the_paper(model, masks, feed, config, key, every, share, until):
 def test_a_training_is_that_of_the_paper(feed, accelerator, optimizer):
     rate = {"SGD": 0.05, "AdamW": 0.01}[optimizer]
     config = dataclasses.replace(
-        SGD, optimizer=optimizer, learning_rate=rate, num_train_epochs=3, lr_scheduler_type="cosine"
+        SGD, optim=optimizer, learning_rate=rate, num_train_epochs=3, lr_scheduler_type="cosine"
     )
     (ours, masks, _), (theirs, _, _) = doubled("conv3"), doubled("conv3")
     rewiring = Rewiring(masks, STEPS, every=3, share=0.4)
-    record = train.train(ours, {}, feed, config, accelerator, key=(0, "x"), topology=rewiring)
+    record = run_training(ours, {}, feed, config, accelerator, key=(0, "x"), topology=rewiring)
     expected = by_the_paper(theirs, masks, feed, config, (0, "x"), every=3, share=0.4, until=0.75)
     assert record.rewirings == 5
     assert record.densities == [(0, record.densities[0][1])], "the density of each tensor stays"
@@ -124,7 +124,7 @@ def test_set_grows_at_random_and_the_same_again(feed, accelerator):
         model = network()
         rewiring = Rewiring(masks_of(model), STEPS, every=3, key=key)
         config = dataclasses.replace(SGD, num_train_epochs=3)
-        train.train(model, {}, feed, config, accelerator, key=(0, "x"), topology=rewiring)
+        run_training(model, {}, feed, config, accelerator, key=(0, "x"), topology=rewiring)
         found.append(rewiring.masks)
     assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
     assert not all(torch.equal(found[0][name], found[2][name]) for name in found[0])
@@ -137,7 +137,7 @@ def test_an_interrupted_rewiring_goes_on_to_the_same_bits(feed, accelerator, tmp
 
     def run(model, **settings):
         rewiring = Rewiring(masks, STEPS, every=3)
-        return train.train(model, {}, feed, config, accelerator, key=(0,), topology=rewiring, **settings), rewiring
+        return run_training(model, {}, feed, config, accelerator, key=(0,), topology=rewiring, **settings), rewiring
 
     whole = network()
     record, undisturbed = run(whole)

@@ -26,9 +26,9 @@ SLICE = [
     "conv3",
     "--config_overrides",
     '{"hidden_sizes": [8, 8]}',
-    "--train_batch_size",
+    "--global_train_batch_size",
     "30",
-    "--cpu",
+    "--use_cpu",
     "true",
     "--update_every",
     "1",
@@ -38,7 +38,7 @@ SLICE = [
 def entry(seed, name, matched, accuracy, steps=10.0, rounds=0):
     cost = {"steps": steps, "examples": 8 * steps, "dense_flops": 1e9, "sparse_flops": 1e8, "seconds": 2.0}
     scores = {"accuracy": accuracy, "partition_accuracy": [accuracy, accuracy]}
-    return Entry(seed, name, "", matched, matched or 1.0, scores, accuracy, cost, cost, f"train-{seed}", rounds)
+    return Entry(seed, name, "", matched, matched or 1.0, scores, cost, cost, f"train-{seed}", rounds)
 
 
 def results(seeds=3):

@@ -8,24 +8,27 @@ import torch
 from helpers.small import TINY_VIT
 from safetensors.torch import load_file
 
-from dilt_hf.config.pruning import METHODS, STRUCTURED
 from dilt_hf.experiments.find import find_tickets
 from dilt_hf.masks.algebra import count_kept, count_total, density_per_tensor
 from dilt_hf.masks.io import load_masks
 from dilt_hf.models.flops import TRAINING_PASSES
-from dilt_hf.models.weights import WEIGHTS_FILE, load_weights
+from dilt_hf.models.weights import WEIGHTS_FILE
 from dilt_hf.pruning.allocation import erk_counts
 from dilt_hf.results.methods_table import methods_caption
+from dilt_hf.run.context import open_run
 from dilt_hf.run.folder import load_results
-from dilt_hf.run.labels import Label, network_labels
-from dilt_hf.run.methods import FINDERS, TOPOLOGIES, find
-from dilt_hf.run.ticket_search import Search
-from dilt_hf.run.training_steps import MASK_FILE, Workbench
+from dilt_hf.run.labels import network_labels
+from dilt_hf.run.methods.colt import Colt, ImpAtColtPace
+from dilt_hf.run.methods.registry import METHODS, STRUCTURED, UNSTRUCTURED, method_of
+from dilt_hf.run.methods.tickets import LTH, Ticket
+from dilt_hf.run.methods.while_training import Dynamic
+from dilt_hf.run.search import Search
+from dilt_hf.run.training_steps import MASK_FILE
 from dilt_hf.utils.errors import ConfigError, ModelError
 
 OPTIMIZERS = {
-    "SGD": {"optimizer": "SGD", "learning_rate": 0.05},
-    "AdamW": {"optimizer": "AdamW", "learning_rate": 0.01, "weight_decay": 0.1},
+    "SGD": {"optim": "SGD", "learning_rate": 0.05},
+    "AdamW": {"optim": "AdamW", "learning_rate": 0.01, "weight_decay": 0.1},
 }
 DENSITIES = [0.5, 0.1]
 
@@ -37,7 +40,7 @@ def configured(quick_config, change, optimizer="SGD", **run):
         config, "methods", update_every=1, scoring_examples=3, fisher_examples=60, fisher_block=32, cap_cycles=2
     )
     settings = {
-        "methods": [name for name in METHODS if name not in STRUCTURED],
+        "methods": list(UNSTRUCTURED),
         "matched_density": DENSITIES,
         "tickets": [],
         "controls": False,
@@ -52,14 +55,14 @@ def test_every_method_keeps_exactly_what_was_asked_and_nothing_else(quick_config
     assert {(entry.ticket, entry.matched) for entry in results.entries} == {
         (m, d) for m in config.run.methods for d in DENSITIES
     }
-    bench = Workbench(config, progress=False)
-    search, total = Search(bench, 0), count_total(bench.prunable)
+    ctx = open_run(config, progress=False)
+    search, total = Search(ctx, 0), ctx.network.total
     by_name = {(entry.name, entry.matched): entry for entry in results.entries}
-    for label in network_labels(bench):
-        entry, mask = by_name[str(label.ticket), label.matched], search.mask(label)
+    for label in network_labels(ctx):
+        entry, mask = by_name[label.ticket, label.matched], label.method(ctx).mask(search, label.matched)
         assert entry.density == round(label.matched * total) / total
         assert count_kept(mask) == round(label.matched * total)
-        weights = load_file(bench.stages.root / entry.stage / WEIGHTS_FILE)
+        weights = load_file(ctx.stages.root / entry.stage / WEIGHTS_FILE)
         for name, tensor in mask.items():
             assert not bool(weights[name][~tensor].any())
             assert bool(weights[name].any()) == bool(tensor.any())
@@ -88,10 +91,11 @@ def test_what_is_there_is_found_again(quick_config, change, monkeypatch):
     def never(*arguments, **options):
         raise AssertionError("done before")
 
-    for name in ("train", "predict"):
-        monkeypatch.setattr(f"dilt_hf.run.training_steps.{name}", never)
-    for name in ("cap_scores", "cap_update", "snip_scores"):
-        monkeypatch.setattr(f"dilt_hf.run.methods.{name}", never)
+    monkeypatch.setattr("dilt_hf.run.training_steps.train", never)
+    monkeypatch.setattr("dilt_hf.run.evaluation_steps.predict", never)
+    for name in ("cap_scores", "cap_update"):
+        monkeypatch.setattr(f"dilt_hf.run.methods.cap.{name}", never)
+    monkeypatch.setattr("dilt_hf.run.methods.at_initialisation.save_tensors", never)
     again = find_tickets(config, progress=False)
     assert [dataclasses.asdict(entry) for entry in again.entries] == [dataclasses.asdict(e) for e in first.entries]
     assert load_results(Path(folder)).table() == again.table()
@@ -113,18 +117,21 @@ def test_every_method_finds_exact_masks_of_every_architecture(quick_config, chan
     config = configured(quick_config, change)
     config = change(change(config, "data", image_size=32), "methods", cap_cycles=1, fisher_block=16)
     config = change(config, "model", architecture=architecture, config_overrides=ARCHITECTURES[architecture])
-    bench = Workbench(config, progress=False)
-    total = count_total(bench.prunable)
-    for method in FINDERS.keys() - {"COLT", "IMP-COLT", *TOPOLOGIES, *STRUCTURED}:
-        few = architecture.startswith("timm:") or method == "CAP"
+    ctx = open_run(config, progress=False)
+    total = ctx.network.total
+    search, searching = Search(ctx, 0), (Ticket, LTH, Colt, ImpAtColtPace, Dynamic)
+    for method in METHODS:
+        if method.is_structured or isinstance(method, searching):
+            continue
+        few = architecture.startswith("timm:") or method.name in ("CAP", "SynFlow")
         for wanted in (0.3,) if few else (0.5, 0.3, 0.1, 0.02):
             caplog.clear()
-            mask = find(bench, 0, method, wanted).mask
+            mask = method.find(search, wanted).mask()
             assert count_kept(mask) == round(wanted * total)
             for name, density in density_per_tensor(mask).items():
                 assert density > 0 or f"{name}" in caplog.text, "a dead layer is named"
-    shapes = {name: weight.shape for name, weight in bench.prunable.items()}
-    mask = find(bench, 0, "RigL", 0.1).mask
+    shapes = {name: weight.shape for name, weight in ctx.prunable.items()}
+    mask = method_of("RigL").find(search, 0.1).mask()
     assert {name: int(each.sum()) for name, each in mask.items()} == erk_counts(shapes, round(0.1 * total))
 
 
@@ -133,17 +140,18 @@ def test_a_rewiring_that_never_comes_is_refused_before_anything_is_trained(quick
     with pytest.raises(ConfigError, match="the mask would never change"):
         find_tickets(config, progress=False)
     with pytest.raises(ConfigError, match=r"--methods knows core, .*, not LHT"):
-        change(config, "run", methods=["LHT"])
+        find_tickets(change(config, "run", methods=["LHT"]), progress=False)
 
 
 def test_the_mask_that_a_training_came_to_is_kept_beside_its_weights(quick_config, change):
     config = configured(quick_config, change, methods=["SET"], matched_density=[0.2])
     entry = find_tickets(config, progress=False).entries[0]
-    bench = Workbench(config, progress=False)
-    label = next(network_labels(bench))
-    search = Search(bench, 0)
-    final, first = search.mask(label), search.found(label).mask
-    stored = load_masks(bench.stages.root / entry.stage / MASK_FILE)
+    ctx = open_run(config, progress=False)
+    label = next(network_labels(ctx))
+    search = Search(ctx, 0)
+    method = label.method(ctx)
+    final, first = method.mask(search, label.matched), search.found(method, label.matched).mask()
+    stored = load_masks(ctx.stages.root / entry.stage / MASK_FILE)
     assert all(torch.equal(final[name], stored[name]) for name in stored)
     assert not all(torch.equal(final[name], first[name]) for name in first)
     assert density_per_tensor(final) == density_per_tensor(first)
@@ -155,20 +163,19 @@ def test_a_smaller_transformer_has_the_operations_of_masks_and_learns_from_the_d
     config = change(config, "model", architecture="vit-tiny", config_overrides=sizes)
     config = change(config, "methods", gate_examples=40)
     results = find_tickets(config, progress=False)
-    assert "SAViT: a smaller network" in methods_caption(results)
+    assert "SAViT: a smaller network" in methods_caption(results, STRUCTURED)
     entry = next(entry for entry in results.entries if entry.ticket == "SAViT")
-    bench = Workbench(config, progress=False)
-    search, label = Search(bench, 0), Label("SAViT", matched=0.5)
-    found, whole, before = search.found(label), bench.forward, bench.model
-    asked = whole.under(dict.fromkeys(bench.prunable, 0.5))
-    with bench.using(found.smaller.network()):
-        operations = bench.forward.total
-        assert 0.9 * asked < operations <= asked
-        assert entry.density == count_kept(found.mask) / count_total(found.mask)
-        assert count_kept(found.mask) == count_total(bench.prunable)
-        load_weights(bench.model, bench.stages.root / entry.stage / WEIGHTS_FILE)
-    assert bench.model is before
-    assert bench.forward == whole
+    ctx = open_run(config, progress=False)
+    search, method = Search(ctx, 0), method_of("SAViT")
+    found, whole = search.found(method, 0.5), ctx.network.forward
+    asked = whole.under(dict.fromkeys(ctx.prunable, 0.5))
+    smaller, mask = method.context(search, 0.5).network, found.mask()
+    operations = smaller.forward.total
+    assert 0.9 * asked < operations <= asked
+    assert entry.density == count_kept(mask) / count_total(mask)
+    assert count_kept(mask) == smaller.total
+    smaller.filled(ctx.stages.root / entry.stage / WEIGHTS_FILE)
+    assert ctx.network.forward == whole
     examples = entry.cost["examples"]
     assert entry.cost["dense_flops"] == examples * (TRAINING_PASSES * operations + whole.total)
     assert entry.search_cost["steps"] == entry.cost["steps"]

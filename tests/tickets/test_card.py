@@ -20,7 +20,6 @@ METRIC = {
     "matched": None,
     "density": 0.16,
     "scores": {"accuracy": 0.913, "partition_accuracy": [0.9, 0.93], "balanced_accuracy": 0.91},
-    "validation_accuracy": 0.9,
     "cost": {},
     "stage": "train-1",
     "search_cost": {"steps": 1200, "examples": 9, "dense_flops": 3e12, "sparse_flops": 1e12, "seconds": 90.0},

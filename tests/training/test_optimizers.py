@@ -14,8 +14,8 @@ from dilt_hf.utils.errors import ConfigError
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"optimizer": "Sloth"}, "torch.optim has no optimizer 'Sloth'"),
-        ({"optimizer": "AdamW", "optimizer_args": {"momentum": 0.9}}, "AdamW does not take these settings"),
+        ({"optim": "Sloth"}, "torch.optim has no optimizer 'Sloth'"),
+        ({"optim": "AdamW", "optim_args": {"momentum": 0.9}}, "AdamW does not take these settings"),
     ],
 )
 def test_impossible_optimizers_are_one_sentence(change, message):
@@ -25,7 +25,7 @@ def test_impossible_optimizers_are_one_sentence(change, message):
 
 @pytest.mark.parametrize("kind", ["constant", "cosine", "multistep", "one_cycle"])
 def test_schedules_start_peak_and_end_where_they_should(kind):
-    config = dataclasses.replace(SGD, lr_scheduler_type=kind, warmup_fraction=0.2, learning_rate=1.0)
+    config = dataclasses.replace(SGD, lr_scheduler_type=kind, warmup_steps=0.2, learning_rate=1.0)
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0, momentum=0.9)
     scheduler = optimizers.make_scheduler(optimizer, config, 100)
     rates = []

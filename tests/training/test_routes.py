@@ -1,19 +1,17 @@
 """Joint training of several subnetworks against its formula, step by step."""
 
 import dataclasses
-import functools
 
 import pytest
 import torch
 from helpers.shared_worker import doubled
-from helpers.small import SGD, assert_same_state, masks_of, network, resumed
+from helpers.small import SGD, assert_same_state, masks_of, network, resumed, run_training
 
 from dilt_hf.data import loader
 from dilt_hf.models.weights import prunable_parameters
 from dilt_hf.training import loop
-from dilt_hf.training import train as training
-from dilt_hf.training.protocols import Route
-from dilt_hf.training.train import train_routes
+from dilt_hf.training.protocols import Hooks, Route
+from dilt_hf.training.train import train
 
 KEY = (0, "joint")
 
@@ -74,15 +72,14 @@ def test_a_joint_training_is_that_of_the_formula(feed, accelerator, optimizer):
     rate = {"SGD": 0.05, "AdamW": 0.01}[optimizer]
     config = dataclasses.replace(
         SGD,
-        optimizer=optimizer,
+        optim=optimizer,
         learning_rate=rate,
         weight_decay=0.1,
         lr_scheduler_type="multistep",
-        milestones=[0.5],
-        gamma=0.5,
+        lr_scheduler_kwargs={"milestones": [0.5], "gamma": 0.5},
     )
     routes = routes_of(ours, feed)
-    record = train_routes(ours, routes, config, accelerator, key=KEY)
+    record = train(ours, routes, config, accelerator, key=KEY)
     steps = by_the_formula(theirs, routes, config, optimizer)
     assert record.steps == steps == 2 * 2 * (len(routes[0].feed.rows) // 32)
     assert record.examples == 32 * steps
@@ -97,16 +94,21 @@ def test_a_joint_training_is_that_of_the_formula(feed, accelerator, optimizer):
 def test_one_route_is_an_ordinary_training(feed, accelerator):
     one, other = network(), network()
     masks = masks_of(one)
-    training.train(one, masks, feed, SGD, accelerator, key=KEY)
-    train_routes(other, [Route(masks, feed)], SGD, accelerator, key=KEY)
+    run_training(one, masks, feed, SGD, accelerator, key=KEY)
+    train(other, [Route(masks, feed)], SGD, accelerator, key=KEY)
     assert_same_state(one, other)
 
 
 def test_an_interrupted_joint_training_goes_on_to_the_same_bits(feed, accelerator, tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "SEGMENT_STEPS", 3)
     whole = network()
-    train = functools.partial(train_routes, routes=routes_of(whole, feed), config=SGD, accelerator=accelerator, key=KEY)
-    record = train(whole)
-    again, broken, _ = resumed(train, network, tmp_path, 7)
+    routes = routes_of(whole, feed)
+
+    def joint(model, checkpointing=None, **hooks):
+        options = {"checkpointing": checkpointing, "hooks": Hooks(**hooks)}
+        return train(model, routes, SGD, accelerator, key=KEY, **options)
+
+    record = joint(whole)
+    again, broken, _ = resumed(joint, network, tmp_path, 7)
     assert again.losses == record.losses
     assert_same_state(whole, broken)

@@ -6,9 +6,10 @@ import pytest
 import torch
 from helpers.crew import Crew
 from helpers.shared_worker import CONFIG, KEY, doubled, topology, train_together
+from helpers.small import run_training
 from safetensors.torch import load_file
 
-from dilt_hf.training import sync_batchnorm, train
+from dilt_hf.training import sync_batchnorm
 from dilt_hf.training.sync_batchnorm import SharedBatchNorm
 
 
@@ -26,7 +27,7 @@ def test_two_processes_train_what_one_trains(shared, feed, accelerator, kind):
     """In double precision, so that rounding has no say: weights and running statistics agree to 1e-6, masks exactly."""
     model, masks, config = doubled(kind)
     changing = topology(kind, masks)
-    train.train(model, masks, feed, config, accelerator, key=KEY, classes=range(10), topology=changing)
+    run_training(model, masks, feed, config, accelerator, key=KEY, classes=range(10), topology=changing)
     if changing is not None:
         for name in masks:
             assert torch.equal(shared[f"{kind}_masks"][name], changing.masks[name])
@@ -40,7 +41,7 @@ def test_without_sharing_the_number_of_processes_would_matter(shared, feed, acce
     """The check above can fail: one process with half the batch as its batch norm sees it ends elsewhere."""
     model, masks, _ = doubled("resnet")
     halves = dataclasses.replace(CONFIG, gradient_accumulation_steps=2)
-    train.train(model, masks, feed, halves, accelerator, key=KEY, classes=range(10))
+    run_training(model, masks, feed, halves, accelerator, key=KEY, classes=range(10))
     assert max(float((model.state_dict()[n] - t).abs().max()) for n, t in shared["resnet"].items()) > 1e-4
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from helpers.small import CPU, SGD, TINY_VIT, assert_same_state, masks_of, network, resumed
+from helpers.small import CPU, SGD, TINY_VIT, assert_same_state, masks_of, network, resumed, run_training
 
 from dilt_hf.data.augmentation import Augmentation
 from dilt_hf.masks.algebra import count_kept, full_like
@@ -16,7 +16,6 @@ from dilt_hf.models.factory import checkpoint_activations
 from dilt_hf.models.weights import prunable_parameters
 from dilt_hf.pruning.early_bird import EarlyBird
 from dilt_hf.training import evaluation, loop
-from dilt_hf.training import train as training
 from dilt_hf.training.losses import ClassLoss, Teacher
 from dilt_hf.training.protocols import Checkpointing
 from dilt_hf.utils.errors import ConfigError, ModelError, RunError, TrainingError
@@ -24,15 +23,15 @@ from dilt_hf.utils.errors import ConfigError, ModelError, RunError, TrainingErro
 
 def run(model, masks, feed, config, accelerator, **settings):
     settings = {"key": (0, "all", 0)} | settings
-    return training.train(model, masks, feed, config, accelerator, **settings)
+    return run_training(model, masks, feed, config, accelerator, **settings)
 
 
 OPTIMIZERS = {
-    "momentum": {"optimizer": "SGD", "optimizer_args": {"momentum": 0.9, "nesterov": True}},
-    "plain sgd": {"optimizer": "SGD", "optimizer_args": {"momentum": 0}},
-    "adam": {"optimizer": "Adam", "learning_rate": 1e-3},
-    "adamw": {"optimizer": "AdamW", "learning_rate": 1e-3, "weight_decay": 0.5},
-    "rmsprop": {"optimizer": "RMSprop", "learning_rate": 1e-3, "optimizer_args": {"momentum": 0.9}},
+    "momentum": {"optim": "SGD", "optim_args": {"momentum": 0.9, "nesterov": True}},
+    "plain sgd": {"optim": "SGD", "optim_args": {"momentum": 0}},
+    "adam": {"optim": "Adam", "learning_rate": 1e-3},
+    "adamw": {"optim": "AdamW", "learning_rate": 1e-3, "weight_decay": 0.5},
+    "rmsprop": {"optim": "RMSprop", "learning_rate": 1e-3, "optim_args": {"momentum": 0.9}},
 }
 
 
@@ -59,7 +58,7 @@ def test_masked_weights_do_not_move_even_under_an_optimizer_with_a_mind_of_its_o
     monkeypatch.setattr(torch.optim, "Noisy", Noisy, raising=False)
     model = network()
     masks = masks_of(model)
-    run(model, masks, feed, dataclasses.replace(SGD, optimizer="Noisy"), accelerator)
+    run(model, masks, feed, dataclasses.replace(SGD, optim="Noisy"), accelerator)
     assert not any(bool(parameter[~masks[key]].any()) for key, parameter in prunable_parameters(model).items())
 
 
@@ -93,7 +92,7 @@ def test_the_same_key_gives_the_same_bytes_and_another_key_does_not(feed, accele
 
 def test_stopping_at_k_and_going_on_from_k_follows_one_schedule(feed, accelerator):
     """θ_k is a point on the way of the whole training: with plain SGD, going on from it gives the whole training."""
-    config = dataclasses.replace(SGD, optimizer_args={"momentum": 0}, lr_scheduler_type="cosine")
+    config = dataclasses.replace(SGD, optim_args={"momentum": 0}, lr_scheduler_type="cosine")
     whole, split = network(), network()
     steps = run(whole, {}, feed, config, accelerator).steps
     k = steps // 2 + 1
@@ -108,7 +107,9 @@ def test_accumulated_gradients_equal_the_large_batch(feed, accelerator):
     trained = []
     for passes in (1, 4):
         model = network(architecture="vit-tiny", **TINY_VIT)
-        config = dataclasses.replace(SGD, train_batch_size=64, gradient_accumulation_steps=passes, max_grad_norm=1.0)
+        config = dataclasses.replace(
+            SGD, global_train_batch_size=64, gradient_accumulation_steps=passes, max_grad_norm=1.0
+        )
         record = run(model, masks_of(model), feed, config, accelerator)
         trained.append((record.steps, record.examples, list(model.parameters())))
     assert trained[0][:2] == trained[1][:2]
@@ -122,7 +123,7 @@ def test_the_loss_sees_only_the_partitions_classes(feed, accelerator):
     model = network()
     head = model.classifier
     before = head.weight.detach().clone()
-    config = dataclasses.replace(SGD, weight_decay=0.0, label_smoothing=0.1, num_train_epochs=8)
+    config = dataclasses.replace(SGD, weight_decay=0.0, label_smoothing_factor=0.1, num_train_epochs=8)
     run(model, {}, dataclasses.replace(feed, rows=rows), config, accelerator, classes=range(5, 10))
     assert torch.equal(head.weight[:5], before[:5])
     assert not torch.equal(head.weight[5:], before[5:])
@@ -228,7 +229,7 @@ def test_mixup_erasing_and_cutmix_train_a_partition(feed, accelerator):
     mixed = dataclasses.replace(feed, augmentation=Augmentation("shift", random_erasing=0.25, mixup=0.8, cutmix=1.0))
     rows = feed.rows[(feed.images.labels >= 5).nonzero().flatten()]
     model = network(hidden_sizes=[16, 32])
-    config = dataclasses.replace(SGD, num_train_epochs=20, learning_rate=0.1, label_smoothing=0.1)
+    config = dataclasses.replace(SGD, num_train_epochs=20, learning_rate=0.1, label_smoothing_factor=0.1)
     run(model, {}, dataclasses.replace(mixed, rows=rows), config, accelerator, classes=range(5, 10))
     plain = dataclasses.replace(feed, rows=rows, augmentation=Augmentation())
     predictions = evaluation.predict(model, plain, 64, accelerator, range(5, 10))
@@ -266,7 +267,7 @@ def test_a_settled_mask_ends_the_round_and_survives_an_interruption(feed, accele
 
 def test_a_batch_too_small_for_its_passes_is_refused(feed, accelerator):
     few = dataclasses.replace(feed, rows=feed.rows[:3])
-    with pytest.raises(ConfigError, match=r"3 pictures do not suffice for 1 processes in 4 passes"):
+    with pytest.raises(ConfigError, match=r"3 images do not suffice for 1 processes in 4 passes"):
         run(network(), {}, few, dataclasses.replace(SGD, gradient_accumulation_steps=4), accelerator)
 
 

@@ -1,0 +1,69 @@
+"""The one network of a run, which every step fills with the weights that it needs."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from functools import cached_property
+
+import torch
+from torch import nn
+
+from dilt_hf.config.run import DiltConfig
+from dilt_hf.data.opened import OpenData
+from dilt_hf.masks.algebra import count_total
+from dilt_hf.models.factory import checkpoint_activations
+from dilt_hf.models.flops import ForwardCost, forward_cost
+from dilt_hf.models.weights import load_weights, prunable_parameters
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Network:
+    """A module on its device, and what can be counted of it.
+
+    Building and compiling a module costs seconds, so a run has one, and steps *fill* it. What `filled` returns is valid
+    until the next call.
+
+    Attributes:
+        module: the module; between steps its weights are anybody's.
+        image_size, channels: of its input.
+        include_head: whether the classifier counts as prunable.
+    """
+
+    module: nn.Module
+    image_size: int
+    channels: int
+    include_head: bool = False
+
+    @classmethod
+    def prepare(cls, module: nn.Module, config: DiltConfig, data: OpenData, device: torch.device) -> Network:
+        """Put a module on the device, in the memory order and modes that the configuration asks for."""
+        training = config.training
+        module = module.to(device)
+        if training.channels_last:
+            module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if training.gradient_checkpointing:
+            checkpoint_activations(module)
+        if training.torch_compile:
+            module.compile()
+        return cls(module, data.image_size, data.channels, config.model.prune_head)
+
+    def filled(self, weights: str | os.PathLike) -> nn.Module:
+        """Load weights from a safetensors file into the module, and return it."""
+        load_weights(self.module, weights)
+        return self.module
+
+    @cached_property
+    def prunable(self) -> dict[str, nn.Parameter]:
+        """The prunable parameters, by checkpoint name."""
+        return prunable_parameters(self.module, self.include_head)
+
+    @cached_property
+    def total(self) -> int:
+        """The number of prunable weights."""
+        return count_total(self.prunable)
+
+    @cached_property
+    def forward(self) -> ForwardCost:
+        """The operations of one forward pass of one image."""
+        return forward_cost(self.module, self.image_size, self.channels, self.include_head)

@@ -1,0 +1,81 @@
+"""What can be known of a run before it starts: whether it can work, and how long a step takes."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+
+import torch
+from torch import nn
+
+from dilt_hf.models.factory import logits_of
+from dilt_hf.run.context import RunContext
+from dilt_hf.training.protocols import Route, Span
+from dilt_hf.training.train import total_steps, train
+from dilt_hf.utils.errors import ConfigError, ModelError
+
+
+def check_run(ctx: RunContext) -> None:
+    """Raise `DiltError` unless model, data and pruning options go together. Nothing is trained or written."""
+    check_model(ctx)
+    check_steps(ctx)
+    ctx.config.pruning.check_reachable(ctx.network.total, len(ctx.partitioning))
+
+
+@torch.no_grad()
+def check_model(ctx: RunContext) -> None:
+    """Raise `ModelError` unless the model takes these images and has one output per class, and `ConfigError` unless
+    every step has enough images."""
+    data, model = ctx.data, ctx.network.module
+    classes, size = len(data.splits.class_names), data.image_size
+    images = torch.zeros(2, size, size, data.channels, dtype=torch.uint8)
+    try:
+        logits = logits_of(model, data.normalize(images.to(ctx.device)))
+    except (ValueError, RuntimeError) as error:
+        reason = str(error).split("\n")[0]
+        raise ModelError(
+            f"the model does not take {data.channels} x {size} x {size} images ({reason}); "
+            "change --image_size, --num_channels, --patch_size or the model."
+        ) from error
+    if tuple(logits.shape) != (2, classes):
+        raise ModelError(f"the model has {logits.shape[-1]} outputs, but the dataset has {classes} classes.")
+    has_batchnorm = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
+    options = ctx.config.training
+    for subset in [*ctx.subsets, ctx.everything]:
+        batch = min(len(subset.rows), options.global_train_batch_size)
+        if has_batchnorm and batch // options.gradient_accumulation_steps < 2:
+            raise ConfigError(
+                f"training on {subset.name} would pass a single image through batch normalization; raise "
+                "--global_train_batch_size, lower --gradient_accumulation_steps, or add rows."
+            )
+        if batch < ctx.group.size * options.gradient_accumulation_steps:
+            raise ConfigError(
+                f"the {batch} images of a step on {subset.name} do not suffice for {ctx.group.size} processes in "
+                f"{options.gradient_accumulation_steps} passes; raise --global_train_batch_size or launch fewer."
+            )
+
+
+def check_steps(ctx: RunContext) -> None:
+    """Raise `ConfigError` for a rewind step that training on all classes does not reach."""
+    steps, k = total_steps(len(ctx.everything.rows), ctx.config.training), ctx.config.pruning.rewind_step
+    if k >= steps:
+        raise ConfigError(
+            f"--rewind_step {k} lies beyond the {steps} steps of training on all classes; lower it, or train longer."
+        )
+
+
+def seconds_per_step(ctx: RunContext, steps: int = 20) -> float:
+    """Measure the wall time of a dense training step of this process group, on a copy of the model, after warming up.
+
+    Collective: every rank of the group must call it.
+    """
+    feed = ctx.data.training_feed()
+    training = dataclasses.replace(ctx.config.training, early_bird=None)
+    steps = min(steps, total_steps(len(feed.rows), training))
+    times = []
+    for _ in range(2):
+        model = copy.deepcopy(ctx.network.module)
+        span = Span(last_step=steps)
+        record = train(model, [Route({}, feed)], training, ctx.accelerator, key=("estimate",), span=span)
+        times.append(record.seconds / record.steps)
+    return times[-1]
