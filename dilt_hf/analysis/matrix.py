@@ -39,6 +39,7 @@ GW_PAIRS = Kind(
         "analysis.assignment",
         "analysis.gpu",
         "analysis.gromov",
+        "analysis.matrix",
         "analysis.network",
         "analysis.pot",
         "analysis.spaces",

@@ -38,7 +38,9 @@ from dilt_hf.utils.files import canonical_json, pretty_json, write_atomically
 from dilt_hf.utils.threads import cores
 
 REPRESENTATIONS = Kind(
-    "representations", version=1, code=("analysis.representations", "analysis.layers", "data.decoding", "data.loader")
+    "representations",
+    version=1,
+    code=("experiments.analyze", "analysis.representations", "analysis.layers", "data.decoding", "data.loader"),
 )
 REPRESENTATIONS_FILE = "representations.safetensors"
 NUMBERS_FILE, TEXT_FILE, FIGURE_FOLDER = "analysis.json", "analysis.md", "figures"

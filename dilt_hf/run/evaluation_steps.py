@@ -18,7 +18,14 @@ from dilt_hf.training.evaluation import predict
 from dilt_hf.utils.seeding import generator_for
 
 MOST_STATISTICS_ROWS = 10_000
-EVALUATION_CODE = ("data.decoding", "data.loader", "models.batchnorm", "training.evaluation", "training.metrics")
+EVALUATION_CODE = (
+    "run.evaluation_steps",
+    "data.decoding",
+    "data.loader",
+    "models.batchnorm",
+    "training.evaluation",
+    "training.metrics",
+)
 SCORE = Kind("score", version=1, code=EVALUATION_CODE)
 
 

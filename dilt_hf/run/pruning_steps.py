@@ -20,7 +20,7 @@ from dilt_hf.run.context import RunContext, Subset
 from dilt_hf.run.training_steps import MASK_FILE, Purpose, TrainingJob, rewind_point, train_job
 
 RANKS_FILE = "ranks.safetensors"
-PRUNING_CODE = ("pruning.imp", "pruning.allocation", "masks.topk", "masks.algebra")
+PRUNING_CODE = ("run.pruning_steps", "pruning.imp", "pruning.allocation", "masks.topk", "masks.algebra")
 MASK = Kind("mask", version=1, code=PRUNING_CODE)
 RANKS = Kind("ranks", version=1, code=PRUNING_CODE)
 

@@ -40,8 +40,16 @@ from dilt_hf.utils.errors import RunError
 NETWORKS = "networks"
 MASK_FILE, CHECKPOINT_FILE = "mask.safetensors", "checkpoint.safetensors"
 
-MODEL_CODE = ("models.factory", "models.architectures", "models.presets", "models.weights", "utils.seeding")
+MODEL_CODE = (
+    "run.training_steps",
+    "models.factory",
+    "models.architectures",
+    "models.presets",
+    "models.weights",
+    "utils.seeding",
+)
 TRAINING_CODE = (
+    "run.training_steps",
     "data.augmentation",
     "data.decoding",
     "data.loader",

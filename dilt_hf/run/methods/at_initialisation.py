@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dilt_hf.data.splits import dealt_by_class
-from dilt_hf.engine.kinds import Kind
+from dilt_hf.engine.kinds import Kind, code_fingerprint
 from dilt_hf.engine.stages import Stage
 from dilt_hf.masks.algebra import Masks, full_like
 from dilt_hf.masks.io import load_masks, save_masks
@@ -26,14 +26,8 @@ from dilt_hf.run.training_steps import MASK_FILE, rewind_point
 from dilt_hf.utils.seeding import generator_for
 
 SCORES_FILE = "scores.safetensors"
-SCORING_CODE = (
-    "pruning.gradients",
-    "pruning.snip",
-    "pruning.grasp",
-    "pruning.synflow",
-    "pruning.allocation",
-    "masks.topk",
-)
+# the scoring function's own code is an input of each step
+SCORING_CODE = ("run.methods.at_initialisation", "pruning.allocation", "pruning.gradients", "masks.topk")
 SCORES = Kind("scores", version=1, code=SCORING_CODE)
 INITIAL_MASK = Kind("initial_mask", version=1, code=SCORING_CODE)
 
@@ -74,11 +68,13 @@ class AtInitialisation(Method):
             class ids (B,) to a score for each prunable weight; the largest are kept.
         passes: of the three passes of a training step, how many scoring an image takes (a gradient: 1).
         iterations: remove in so many equal fractions of what is left, scoring anew before each.
+        is_data_free: whether only the shape of an image matters.
     """
 
     scores: Scores
     passes: int = 1
     iterations: int = 1
+    is_data_free: bool = False
 
     def find(self, search: Search, density: float | None) -> Found:
         kept = round((density or 0.0) * search.total)
@@ -106,7 +102,7 @@ class AtInitialisation(Method):
 
         return ctx.stages.get(
             SCORES,
-            {"method": self.name, **scoring_inputs(ctx, start, rows)},
+            {"method": self._identity(), **scoring_inputs(ctx, start, rows)},
             make,
             description=f"seed {seed}: scores of {self.name}",
             derived_from=[start.address],
@@ -133,7 +129,7 @@ class AtInitialisation(Method):
         return ctx.stages.get(
             INITIAL_MASK,
             {
-                "method": self.name,
+                "method": self._identity(),
                 "kept": kept,
                 "iterations": self.iterations,
                 **scoring_inputs(ctx, start, rows),
@@ -146,7 +142,13 @@ class AtInitialisation(Method):
     def _rows(self, ctx: RunContext, seed: int) -> Tensor:
         splits = ctx.data.splits
         order = dealt_by_class(splits.train.labels, seed, "scoring")
-        return torch.from_numpy(order[: ctx.config.methods.scoring_examples * len(splits.class_names)])
+        count = 1 if self.is_data_free else ctx.config.methods.scoring_examples * len(splits.class_names)
+        return torch.from_numpy(order[:count])
+
+    def _identity(self) -> list[str]:
+        """Return the name of the method and a fingerprint of the code that scores."""
+        module = self.scores.__module__.removeprefix("dilt_hf.")
+        return [self.name, code_fingerprint((module,))]
 
 
 def examples(ctx: RunContext, rows: Tensor) -> Iterator[tuple[Tensor, Tensor]]:

@@ -31,7 +31,7 @@ from dilt_hf.run.methods.tickets import dense_run
 from dilt_hf.run.search import Search
 from dilt_hf.run.training_steps import MASK_FILE, TrainingJob, train_job, watched
 
-CAP_CODE = ("pruning.cap", "pruning.obs", "pruning.gradients", "pruning.allocation", "masks.topk")
+CAP_CODE = ("run.methods.cap", "pruning.cap", "pruning.obs", "pruning.gradients", "pruning.allocation", "masks.topk")
 CAP_SCORES = Kind("cap_scores", version=1, code=CAP_CODE)
 CAP_PRUNED = Kind("cap", version=1, code=CAP_CODE)
 

@@ -25,7 +25,14 @@ from dilt_hf.run.search import Search
 from dilt_hf.run.training_steps import MASK_FILE, Purpose, TrainingJob, rewind_point, train_job
 
 COLT_NAME = "COLT"
-CONSENSUS_CODE = ("pruning.colt", "pruning.imp", "pruning.allocation", "masks.topk", "masks.algebra")
+CONSENSUS_CODE = (
+    "run.methods.colt",
+    "pruning.colt",
+    "pruning.imp",
+    "pruning.allocation",
+    "masks.topk",
+    "masks.algebra",
+)
 CONSENSUS = Kind("consensus", version=1, code=CONSENSUS_CODE)
 COLT_RUN = Kind("colt", version=1, code=CONSENSUS_CODE)
 
