@@ -11,6 +11,7 @@
 | ERK-random | random                                  |                 | ERK          | θ0                       |
 | SNIP       | sensitivity                             | θ0              | global       | θ0                       |
 | GraSP      | gradient flow                           | θ0              | global       | θ0                       |
+| SynFlow    | synaptic flow, in 100 rounds, without data | θ0           | global       | θ0                       |
 | RigL, SET  | magnitude, and gradient or random growth, during training | | ERK        | θ0                       |
 | COLT       | magnitude, consensus of the partitions  | trained weights | global       | θ0                       |
 | IMP-COLT   | magnitude, on all classes, as many weights a round as COLT | trained weights | global | θ0            |
@@ -28,6 +29,7 @@ from dilt_hf.masks.algebra import ticket_formula
 from dilt_hf.pruning.allocation import ERK, UNIFORM
 from dilt_hf.pruning.grasp import grasp_scores
 from dilt_hf.pruning.snip import snip_scores
+from dilt_hf.pruning.synflow import ITERATIONS, synflow_scores
 from dilt_hf.run.methods.after_training import ByMagnitude
 from dilt_hf.run.methods.at_initialisation import AtInitialisation, RandomMask
 from dilt_hf.run.methods.cap import Cap
@@ -50,6 +52,7 @@ METHODS: Sequence[Method] = (
     RandomMask("ERK-random", ERK),
     AtInitialisation("SNIP", snip_scores),
     AtInitialisation("GraSP", grasp_scores, passes=3),
+    AtInitialisation("SynFlow", synflow_scores, iterations=ITERATIONS, is_data_free=True),
     Rewired("RigL"),
     Rewired("SET", by_gradient=False),
     Colt(),
