@@ -4,7 +4,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: demo test lint format bench clean
+.PHONY: demo test golden lint format bench clean
 
 demo: $(INSTALLED)
 	ACCELERATE_USE_CPU=true OMP_NUM_THREADS=1 $(BIN)/accelerate launch --multi_gpu --num_machines 1 --num_processes 2 \
@@ -12,6 +12,10 @@ demo: $(INSTALLED)
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+
+# Record the numbers and the code of cached steps, after a version was raised or code was edited: see CONTRIBUTING.md
+golden: $(INSTALLED)
+	cd tests && OMP_NUM_THREADS=1 ../$(BIN)/python -m helpers.golden
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -54,8 +54,8 @@ def save_tickets(search: Search, folder: Path, entries: Sequence[Entry]) -> None
     """Write this seed's ticket repository, or bring the scores up to date in the one that is there.
 
     Raises:
-        RunError: when the one that is there holds other tickets: data, a checkpoint or the device have changed
-            behind the same settings.
+        RunError: when the one that is there holds other tickets: data, a checkpoint, the code or the device have
+            changed behind the same settings.
     """
     ctx = search.ctx
     tickets = Tickets.found(rewind_point(ctx, search.seed).path, search.partitions, ticket_facts(search, entries))
@@ -64,7 +64,7 @@ def save_tickets(search: Search, folder: Path, entries: Sequence[Entry]) -> None
     earlier = Tickets.from_pretrained(folder)
     if any(earlier.config[key] != tickets.config[key] for key in ("theta0", "masks_sha256")):
         raise RunError(
-            f"{folder} holds tickets of other data, weights or hardware, though the settings are the same; "
+            f"{folder} holds tickets of other data, weights, code or hardware, though the settings are the same; "
             "choose another --output_dir."
         )
     metrics = {(m["ticket"], m["control"], m["matched"]): m for m in earlier.config["metrics"]}
