@@ -1,9 +1,8 @@
 """Numbers that every kind of cached step computes in one small programme, against those that were recorded.
 
-python -m helpers.golden    from tests/: record the numbers of kinds whose version was raised, and the code of all kinds
-
-A kind whose numbers changed under the same version is refused: raise its version first (`Kind(..., version=…)`), so that
-nobody's old results are taken for new ones.
+`make golden` records the numbers of kinds whose version was raised, and the code of all kinds. A kind whose numbers
+changed under the same version is refused: raise its version first (`Kind(..., version=…)`), so that nobody's old
+results are taken for new ones.
 """
 
 import ast
