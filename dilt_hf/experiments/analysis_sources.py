@@ -163,12 +163,12 @@ class RepositorySource:
                 difference = f"{len(tickets.partitions)} partitions, not {len(first.partitions)}"
             elif dict(tickets.partitions[0].shapes) != dict(first.partitions[0].shapes):
                 difference = "weights of other shapes"
-            elif tickets.config.get("dataset") != first.config.get("dataset"):
+            elif tickets.config.dataset != first.config.dataset:
                 difference = "tickets of other data"
             else:
                 continue
             raise AnalysisError(f"{where} has {difference}; give repositories of one experiment, a seed each.")
-        prints = [str(tickets.config.get("masks_sha256")) for tickets in self.tickets]
+        prints = [str(tickets.config.masks_sha256) for tickets in self.tickets]
         twins = [where for where, each in zip(self.config.sources, prints, strict=True) if prints.count(each) > 1]
         if twins:
             raise AnalysisError(f"{' and '.join(twins[:2])} hold the same tickets, which are one seed and not two.")
@@ -177,21 +177,21 @@ class RepositorySource:
         """The data that were named; or those, and the normalisation, that the first repository names."""
         if data_config.dataset_name != SAME_DATA:
             return data_config
-        with reading(f"the configuration of {self.tickets[0]!r}"):
-            found = self.tickets[0].config["dataset"]
-            name, size = found["name"], found["image_size"]
-            if not isinstance(name, str):
-                raise AnalysisError(
-                    f"{self.name} does not name its data ({found['source']}); pass --dataset_name, --train_files or "
-                    "--train_dir and so on, with --image_mean and --image_std."
-                )
-            _ = self._start  # so that its processor is there
-            processor = read_json(self.tickets[0].folder / PROCESSOR_FILE, MOST_RUN_BYTES, AnalysisError)
+        found = self.tickets[0].config.dataset
+        if found is None or found.name is None:
+            raise AnalysisError(
+                f"{self.name} does not name its data ({found.source if found else 'not recorded'}); pass "
+                "--dataset_name, --train_files or --train_dir and so on, with --image_mean and --image_std."
+            )
+        _ = self._start  # so that its processor is there
+        path = self.tickets[0].folder / PROCESSOR_FILE
+        with reading(str(path), AnalysisError):
+            processor = read_json(path, MOST_RUN_BYTES, AnalysisError)
             return dataclasses.replace(
                 data_config,
-                dataset_name=name,
-                dataset_revision=found.get("revision"),
-                image_size=int(size),
+                dataset_name=found.name,
+                dataset_revision=found.revision,
+                image_size=found.image_size,
                 image_mean=list(processor["image_mean"]),
                 image_std=list(processor["image_std"]),
             )
@@ -209,7 +209,7 @@ class RepositorySource:
     def networks(self, seed: int) -> list[Network]:
         """The tickets that were named, or those of the partitions, with their trained weights."""
         tickets = self.tickets[seed]
-        held = list(tickets.config.get("materialised", {}))
+        held = list(tickets.config.materialised)
         wanted = self.config.networks or [f"partition_{k}" for k in range(len(tickets.partitions))]
         missing = [name for name in wanted if name not in held]
         if missing or len(wanted) < 2:
@@ -225,7 +225,7 @@ class RepositorySource:
         return []
 
     def _network(self, tickets: Tickets, name: str) -> Network:
-        identity = sha256_of_json([tickets.config["materialised"][name].get("sha256"), name])
+        identity = sha256_of_json([tickets.config.materialised[name].sha256, name])
         return Network(
             name, identity, lambda: tickets.load_model(name, trained=True).to(self.device), tickets.packed(name)
         )

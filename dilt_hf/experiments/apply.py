@@ -41,7 +41,7 @@ from dilt_hf.training.evaluation import predict
 from dilt_hf.training.masking import MaskedWeights
 from dilt_hf.training.protocols import Hooks, Route
 from dilt_hf.training.train import total_steps, train
-from dilt_hf.utils.errors import TicketError, reading
+from dilt_hf.utils.errors import TicketError
 from dilt_hf.utils.files import write_atomically
 from dilt_hf.utils.markdown import markdown_table
 from dilt_hf.utils.seeding import generator_for
@@ -129,15 +129,14 @@ class Application:
         found = []
         for tickets in self.tickets:
             table = np.full(len(names), -1)
-            with reading(f"the configuration of {tickets!r}"):
-                for k, part in enumerate(tickets.config["partitions"][: len(tickets.partitions)]):
-                    mine = [names.index(name) for name in part["class_names"] if name in names]
-                    if (table[mine] >= 0).any():
-                        raise TicketError(
-                            f"the partitions of {tickets!r} share classes, so none has classes of its own; give "
-                            "tickets whose partitions divide the classes."
-                        )
-                    table[mine] = k
+            for k, part in enumerate(tickets.config.partitions[: len(tickets.partitions)]):
+                mine = [names.index(name) for name in part.class_names if name in names]
+                if (table[mine] >= 0).any():
+                    raise TicketError(
+                        f"the partitions of {tickets!r} share classes, so none has classes of its own; give "
+                        "tickets whose partitions divide the classes."
+                    )
+                table[mine] = k
             found.append(table)
         if any(not np.array_equal(table, found[0]) for table in found) or (found[0] < 0).any():
             raise TicketError(

@@ -51,8 +51,8 @@ def _check_sizes(value: Any, where: str) -> None:
 def example_pictures(tickets: Tickets) -> list[Image]:
     """One test picture of every digit for repositories of the built-in digits, 8 px a side as in training; none for
     others."""
-    dataset = tickets.config.get("dataset")
-    if not isinstance(dataset, dict) or dataset.get("source") != DIGITS:
+    dataset = tickets.config.dataset
+    if dataset is None or dataset.source != DIGITS:
         return []
     test = digits()["test"]
     first = np.unique(np.array(test["label"]), return_index=True)[1]

@@ -5,16 +5,14 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from torch import nn
 
 from dilt_hf.masks.packed import PackedMask
 from dilt_hf.models.weights import checkpoint_tensors
-from dilt_hf.tickets.format import CONFIG_FILE
+from dilt_hf.tickets.format import Theta0
 from dilt_hf.tickets.tickets import Tickets
-from dilt_hf.utils.errors import reading
 
 MOST_CLASSES, MOST_PARTITIONS, MOST_SPECIALISTS = 30, 12, 12  # listed, listed, compared on a picture
 UNTRAINED = "θ0, untrained: predictions mean nothing"
@@ -58,45 +56,40 @@ def describe(tickets: Tickets, model: nn.Module) -> list[tuple[str, str]]:
     Args:
         model: its θ0.
 
-    Raises:
-        TicketError: when its `dilt_config.json` is not of the form that this version writes.
-
     Example:
         >>> dict(describe(tickets, tickets.load_model()))["Data"]
-        "scikit-learn's digits, pictures of 32 px"
+        "scikit-learn's digits, images of 32 px"
     """
     config = tickets.config
-    with reading(CONFIG_FILE):
-        settings, dataset = config.get("settings", {}).get("model", {}), config.get("dataset", {})
-        network = settings.get("model_name_or_path") or settings.get("architecture")
-        weights, prunable = sum(p.numel() for p in model.parameters()), tickets.partitions[0].count_total()
-        facts = [
-            ("Repository", tickets.place),
-            (
-                "Network",
-                f"{type(model).__name__}{f' ({network})' if network else ''}, {weights:,} weights, "
-                f"{prunable:,} of them prunable",
-            ),
-        ]
-        if dataset:
-            facts.append(("Data", f"{dataset['source']}, pictures of {int(dataset['image_size'])} px"))
-        facts.append(("θ0", _theta0(config)))
-        facts.append(("Trained weights", f"of {', '.join(config.get('materialised', {})) or 'no ticket'}"))
-        for k, partition in enumerate(config.get("partitions", [])[:MOST_PARTITIONS]):
-            names = [str(name) for name in partition["class_names"]]
-            more = f", … ({len(names)} classes)" if len(names) > MOST_CLASSES else ""
-            facts.append((f"Partition {k}", f"{', '.join(names[:MOST_CLASSES])}{more}"))
-        if not config.get("partitions") or len(tickets.partitions) > MOST_PARTITIONS:
-            facts.append(("Partitions", str(len(tickets.partitions))))
-        return facts
+    settings, dataset = config.settings_of("model"), config.dataset
+    network = settings.get("model_name_or_path") or settings.get("architecture")
+    weights, prunable = sum(p.numel() for p in model.parameters()), tickets.partitions[0].count_total()
+    facts = [
+        ("Repository", tickets.place),
+        (
+            "Network",
+            f"{type(model).__name__}{f' ({network})' if network else ''}, {weights:,} weights, "
+            f"{prunable:,} of them prunable",
+        ),
+    ]
+    if dataset:
+        facts.append(("Data", f"{dataset.source}, images of {dataset.image_size} px"))
+    facts.append(("θ0", _theta0(config.theta0)))
+    facts.append(("Trained weights", f"of {', '.join(config.materialised) or 'no ticket'}"))
+    for k, partition in enumerate(config.partitions[:MOST_PARTITIONS]):
+        names = partition.class_names
+        more = f", … ({len(names)} classes)" if len(names) > MOST_CLASSES else ""
+        facts.append((f"Partition {k}", f"{', '.join(names[:MOST_CLASSES])}{more}"))
+    if not config.partitions or len(tickets.partitions) > MOST_PARTITIONS:
+        facts.append(("Partitions", str(len(tickets.partitions))))
+    return facts
 
 
-def _theta0(config: Mapping[str, Any]) -> str:
-    theta0 = config["theta0"]
-    if theta0.get("base_model"):
-        return f"the checkpoint {theta0['base_model']}"
-    seed = "" if theta0.get("seed") is None else f", seed {theta0['seed']}"
-    steps = int(theta0.get("rewind_step") or 0)
+def _theta0(theta0: Theta0) -> str:
+    if theta0.base_model:
+        return f"the checkpoint {theta0.base_model}"
+    seed = "" if theta0.seed is None else f", seed {theta0.seed}"
+    steps = theta0.rewind_step or 0
     return f"{f'trained for {steps:,} steps' if steps else 'untrained'}{seed}"
 
 
@@ -158,14 +151,12 @@ def weights_note(tickets: Tickets, name: str) -> str:
     config = tickets.config
     if has_trained(tickets, name):
         return TRAINED
-    with reading(CONFIG_FILE):
-        theta0, settings = config["theta0"], config.get("settings", {}).get("model", {})
-        steps = int(theta0.get("rewind_step") or 0)
-        if theta0.get("base_model") or settings.get("model_name_or_path") or settings.get("weights_file"):
-            return NEW_HEAD if settings.get("reset_head") and not steps else CHECKPOINT
-        return REWOUND.format(steps=steps) if steps else UNTRAINED
+    steps = config.theta0.rewind_step or 0
+    if config.is_pretrained:
+        return NEW_HEAD if config.settings_of("model").get("reset_head") and not steps else CHECKPOINT
+    return REWOUND.format(steps=steps) if steps else UNTRAINED
 
 
 def has_trained(tickets: Tickets, name: str) -> bool:
     """Whether the repository holds trained weights of this ticket."""
-    return canonical(name) in tickets.config.get("materialised", {})
+    return canonical(name) in tickets.config.materialised

@@ -21,10 +21,9 @@ from dilt_hf.run.labels import Label, searches
 from dilt_hf.run.methods.tickets import imp_search
 from dilt_hf.run.search import Search
 from dilt_hf.run.training_steps import rewind_point
-from dilt_hf.tickets.format import CONFIG_FILE
+from dilt_hf.tickets.format import write_config
 from dilt_hf.tickets.tickets import Tickets
 from dilt_hf.utils.errors import RunError
-from dilt_hf.utils.files import pretty_json, write_atomically
 
 
 def train_and_evaluate(search: Search, label: Label) -> tuple[Stage, Stage]:
@@ -62,18 +61,15 @@ def save_tickets(search: Search, folder: Path, entries: Sequence[Entry]) -> None
     if not folder.exists():
         tickets.save_pretrained(folder)
     earlier = Tickets.from_pretrained(folder)
-    if any(earlier.config[key] != tickets.config[key] for key in ("theta0", "masks_sha256")):
+    if not earlier.config.holds_tickets_of(tickets.config):
         raise RunError(
             f"{folder} holds tickets of other data, weights, code or hardware, though the settings are the same; "
             "choose another --output_dir."
         )
-    metrics = {(m["ticket"], m["control"], m["matched"]): m for m in earlier.config["metrics"]}
-    metrics |= {(m["ticket"], m["control"], m["matched"]): m for m in tickets.config["metrics"]}
-    kept = {key: earlier.config[key] for key in ("materialised", "comparison") if key in earlier.config}
-    config = dict(tickets.config) | kept | {"metrics": list(metrics.values())}
-    write_atomically(folder / CONFIG_FILE, pretty_json(config))
+    config = earlier.config.with_metrics_of(tickets.config)
+    write_config(folder, config)
     for name in ctx.config.run.materialise:
-        if name not in config.get("materialised", {}):
+        if name not in config.materialised:
             network, _ = train_and_evaluate(search, Label(name))
             earlier.materialise(name, ctx.network.filled(network.path / WEIGHTS_FILE))
 

@@ -181,5 +181,6 @@ def ticket_folder(folder: Path, seed: int) -> Path:
 def _with_overlaps(folder: Path, entries: Sequence[Entry]) -> Results:
     """The entries with the overlap of the partition masks of each seed that has tickets."""
     folders = [ticket_folder(folder, seed) for seed in sorted({entry.seed for entry in entries})]
-    overlaps = [read_config(each)["overlap"] for each in folders if each.exists()]
+    found = [read_config(each).overlap for each in folders if each.exists()]
+    overlaps = [dataclasses.asdict(overlap) for overlap in found if overlap is not None]
     return Results(entries, overlaps, len(entries[0].scores["partition_accuracy"]))

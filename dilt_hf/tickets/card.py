@@ -6,6 +6,7 @@ comments, and of whatever a person wrote around them: making the card anew repla
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import re
 from collections.abc import Mapping, Sequence
@@ -14,8 +15,8 @@ from typing import Any
 
 from dilt_hf.masks.overlap import mean_overlap
 from dilt_hf.masks.packed import PackedMask, compose_packed
-from dilt_hf.tickets.format import CONFIG_FILE, PICTURE_FILE
-from dilt_hf.utils.errors import TicketError, reading
+from dilt_hf.tickets.format import PICTURE_FILE, TicketConfig
+from dilt_hf.utils.errors import TicketError
 from dilt_hf.utils.markdown import markdown_table
 from dilt_hf.utils.stats import LEAST_SEEDS
 
@@ -31,7 +32,7 @@ MOST_CARD_BYTES = 2**20
 
 
 def make_card(
-    config: Mapping[str, Any],
+    config: TicketConfig,
     partitions: Sequence[PackedMask],
     repo_id: str,
     existing: str | None = None,
@@ -41,7 +42,7 @@ def make_card(
     """The model card of a ticket repository, as Markdown with YAML metadata.
 
     Args:
-        config: the content of `dilt_config.json`.
+        config: what the repository says of itself.
         repo_id: "user/name", for the examples.
         existing: the card that is there. What a person wrote in it stays: everything outside the generated sections,
             and metadata that is not generated; a generated section that was deleted stays deleted.
@@ -52,9 +53,8 @@ def make_card(
         TicketError: when the configuration, or the metadata of a card, is not of the expected form, or when a person
             has edited both cards in different ways.
     """
-    with reading(CONFIG_FILE):
-        body = _template().render(_facts(config, partitions, repo_id) | {"own_code": own_code}) + "\n"
-        generated = _metadata(config, repo_id)
+    body = _template().render(_facts(config, partitions, repo_id) | {"own_code": own_code}) + "\n"
+    generated = _metadata(config, repo_id)
     plain = _own_words(body)
     both = [_split(card) for card in (existing, published) if card is not None]
     edited = {words: card for card in both if (words := _own_words(card[1])) != plain}
@@ -119,91 +119,81 @@ def _template() -> Any:
     return Environment(trim_blocks=True).from_string(TEMPLATE.read_text(encoding="utf-8"))
 
 
-def summary_table(config: Mapping[str, Any], partitions: Sequence[PackedMask]) -> str:
+def summary_table(config: TicketConfig, partitions: Sequence[PackedMask]) -> str:
     """A table of the tickets: weights kept, density, and where they were measured, the test accuracy of the trained
     ticket and of its layer-shuffled control; below it, how much the masks overlap, beside chance."""
-    with reading(CONFIG_FILE):
-        count = len(partitions)
-        listed = range(min(count, MOST_LISTED))
-        names = ["core", "union", *(f"{kind}_{k}" for kind in ("partition", "specialist") for k in listed)]
-        scores = {
-            (metric["ticket"], metric["control"]): f"{100 * metric['scores']['accuracy']:.1f}"
-            for metric in config.get("metrics", [])
-            if metric["matched"] is None
-        }
-        body = []
-        for name in names:
-            mask = compose_packed(name, partitions)
-            measured = [scores.get((name, control), "") for control in ("", "shuffled")] if scores else []
-            body.append([name, f"{mask.count_kept():,}", f"{100 * mask.density():.2f}", *measured])
-        head = ["ticket", "weights", "density %", *(["accuracy %", "shuffled %"] if scores else [])]
-        left_out = f"({count - MOST_LISTED} more partitions)\n\n" if count > MOST_LISTED else ""
-        return f"{markdown_table(head, body)}\n\n{left_out}{_overlap(config, partitions)}"
+    count = len(partitions)
+    listed = range(min(count, MOST_LISTED))
+    names = ["core", "union", *(f"{kind}_{k}" for kind in ("partition", "specialist") for k in listed)]
+    scores = {
+        (metric.ticket, metric.control): f"{100 * metric.scores.accuracy:.1f}"
+        for metric in config.metrics
+        if metric.matched is None
+    }
+    body = []
+    for name in names:
+        mask = compose_packed(name, partitions)
+        measured = [scores.get((name, control), "") for control in ("", "shuffled")] if scores else []
+        body.append([name, f"{mask.count_kept():,}", f"{100 * mask.density():.2f}", *measured])
+    head = ["ticket", "weights", "density %", *(["accuracy %", "shuffled %"] if scores else [])]
+    left_out = f"({count - MOST_LISTED} more partitions)\n\n" if count > MOST_LISTED else ""
+    return f"{markdown_table(head, body)}\n\n{left_out}{_overlap(config, partitions)}"
 
 
-def _overlap(config: Mapping[str, Any], partitions: Sequence[PackedMask]) -> str:
-    overlap = config.get("overlap") or mean_overlap(partitions[:MOST_LISTED])[""]
+def _overlap(config: TicketConfig, partitions: Sequence[PackedMask]) -> str:
+    overlap = dataclasses.asdict(config.overlap) if config.overlap else mean_overlap(partitions[:MOST_LISTED])[""]
     found, chance = ("–" if overlap[key] is None else f"{100 * overlap[key]:.1f} %" for key in ("jaccard", "chance"))
     return f"Overlap (Jaccard) of the partition masks: {found}; by chance at their densities: {chance}."
 
 
-def _facts(config: Mapping[str, Any], partitions: Sequence[PackedMask], repo_id: str) -> dict[str, Any]:
+def _facts(config: TicketConfig, partitions: Sequence[PackedMask], repo_id: str) -> dict[str, Any]:
     """What the template asks for."""
-    materialised = config.get("materialised", {})
-    comparison = config.get("comparison", {})
+    materialised, comparison = config.materialised, config.comparison
     return {
         "title": f"{repo_id.split('/')[-1]}: disentangled lottery tickets",
         "repo": repo_id,
         "n": len(partitions),
-        "rewind": config["theta0"].get("rewind_step") or 0,
-        "theta0_is": "a pretrained checkpoint" if _pretrained(config) else "which is not trained to the end",
+        "rewind": config.theta0.rewind_step or 0,
+        "theta0_is": "a pretrained checkpoint" if config.is_pretrained else "which is not trained to the end",
         "trained": bool(materialised),
-        "dense": next((name for name, facts in materialised.items() if facts["storage"] == "dense"), None),
+        "dense": next((name for name, facts in materialised.items() if facts.storage == "dense"), None),
         "results": _results(config, partitions),
         "partitions": _partitions(config),
         "found": _found(config),
-        "few_seeds": comparison.get("seeds", 1) < LEAST_SEEDS,
+        "few_seeds": (comparison.seeds if comparison else 1) < LEAST_SEEDS,
         "picture": PICTURE_FILE if comparison else None,
     }
 
 
-def _architecture(config: Mapping[str, Any]) -> str:
-    model = config.get("settings", {}).get("model", {})
+def _architecture(config: TicketConfig) -> str:
+    model = config.settings_of("model")
     return str(model.get("model_name_or_path") or model.get("architecture") or "")
 
 
-def _pretrained(config: Mapping[str, Any]) -> bool:
-    model = config.get("settings", {}).get("model", {})
-    return bool(model.get("model_name_or_path") or model.get("weights_file"))
-
-
-def _results(config: Mapping[str, Any], partitions: Sequence[PackedMask]) -> str:
+def _results(config: TicketConfig, partitions: Sequence[PackedMask]) -> str:
     parts = [summary_table(config, partitions)]
-    comparison = config.get("comparison")
+    comparison = config.comparison
     if comparison:
-        intro = (
-            "The table above is of this repository's seed." if comparison["seeds"] > 1 else "There was only this seed."
-        )
-        parts += [intro, f"All networks that were trained, over {comparison['seeds']} seed(s):", comparison["table"]]
-        parts += [comparison["caption"], "\n".join(f"- {sentence}" for sentence in comparison["sentences"])]
-    elif not config.get("metrics"):
+        intro = "The table above is of this repository's seed." if comparison.seeds > 1 else "There was only this seed."
+        parts += [intro, f"All networks that were trained, over {comparison.seeds} seed(s):", comparison.table]
+        parts += [comparison.caption, "\n".join(f"- {sentence}" for sentence in comparison.sentences)]
+    elif not config.metrics:
         parts.append("No accuracy was measured.")
-    materialised = config.get("materialised", {})
-    if materialised:
+    if config.materialised:
         rows = [
-            [name, facts["storage"], f"{facts['bytes'] / 1e6:.3g}", f"{facts['dense_bytes'] / 1e6:.3g}"]
-            for name, facts in materialised.items()
+            [name, facts.storage, f"{facts.bytes / 1e6:.3g}", f"{facts.dense_bytes / 1e6:.3g}"]
+            for name, facts in config.materialised.items()
         ]
         parts += ["Tickets with trained weights:", markdown_table(["ticket", "storage", "MB", "MB if dense"], rows)]
     return _no_html("\n\n".join(parts))
 
 
-def _partitions(config: Mapping[str, Any]) -> str:
+def _partitions(config: TicketConfig) -> str:
     lines = []
-    for k, part in enumerate(config.get("partitions", [])[: 10 * MOST_LISTED]):
-        names = [_plain(name) for name in part["class_names"]]
+    for k, part in enumerate(config.partitions[: 10 * MOST_LISTED]):
+        names = [_plain(name) for name in part.class_names]
         more = f", … ({len(names)} classes)" if len(names) > 10 * MOST_LISTED else ""
-        values = f" (rows with {', '.join(map(_plain, part['values']))})" if part.get("values") else ""
+        values = f" (rows with {', '.join(map(_plain, part.values))})" if part.values else ""
         lines.append(f"- `partition_{k}`{values}: {', '.join(names[: 10 * MOST_LISTED])}{more}")
     return "\n".join(lines) or "Their classes were not recorded."
 
@@ -217,20 +207,18 @@ def _no_html(text: object) -> str:
     return str(text).replace("<", "&lt;").replace(">", "&gt;")
 
 
-def _found(config: Mapping[str, Any]) -> str:
-    settings, dataset = config.get("settings", {}), config.get("dataset", {})
-    pruning, training = settings.get("pruning", {}), settings.get("training", {})
-    lines = [f"- **Method**: {config.get('method', 'not recorded')}"]
+def _found(config: TicketConfig) -> str:
+    dataset, pruning, training = config.dataset, config.settings_of("pruning"), config.settings_of("training")
+    lines = [f"- **Method**: {config.method or 'not recorded'}"]
     if _architecture(config):
-        weights = settings.get("model", {}).get("weights_file")
+        weights = config.settings_of("model").get("weights_file")
         filled = f" with the weights of `{weights}`" if weights else ""
-        lines.append(f"- **Network**: `{_architecture(config)}`{filled}, seed {config['theta0'].get('seed')}")
+        lines.append(f"- **Network**: `{_architecture(config)}`{filled}, seed {config.theta0.seed}")
     if dataset:
         lines.append(
-            f"- **Data**: {dataset['source']}, pictures of {dataset['image_size']} px, "
-            f"fingerprint `{str(dataset['fingerprint'])[:16]}`"
+            f"- **Data**: {dataset.source}, images of {dataset.image_size} px, fingerprint `{dataset.fingerprint[:16]}`"
         )
-    densities = next(iter(config.get("round_densities", {}).values()), None)
+    densities = next(iter(config.round_densities.values()), None)
     if densities:
         each = ", ".join(f"{100 * density:.1f} %" for density in densities)
         lines.append(f"- **Rounds** of train, prune, rewind to step {pruning.get('rewind_step', 0)}: density {each}")
@@ -244,16 +232,14 @@ def _found(config: Mapping[str, Any]) -> str:
             "lr_scheduler_type",
         )
         lines.append("- **Training**: " + ", ".join(f"{key} {training[key]}" for key in keys if key in training))
-    costs = [metric for metric in config.get("metrics", []) if metric["ticket"] == "core" and not metric["control"]]
+    costs = [metric.search_cost for metric in config.metrics if metric.ticket == "core" and not metric.control]
     if costs:
-        search = costs[0]["search_cost"]
         lines.append(
-            f"- **Cost** of finding the core: {search['steps']:,} steps, {search['dense_flops'] / 1e12:.3g} TFLOP "
-            f"(dense-equivalent), {_duration(search['seconds'])}"
+            f"- **Cost** of finding the core: {costs[0].steps:,} steps, {costs[0].dense_flops / 1e12:.3g} TFLOP "
+            f"(dense-equivalent), {_duration(costs[0].seconds)}"
         )
-    versions = config.get("versions", {})
-    if versions:
-        lines.append("- **Versions**: " + ", ".join(f"{name} {version}" for name, version in versions.items()))
+    if config.versions:
+        lines.append("- **Versions**: " + ", ".join(f"{name} {version}" for name, version in config.versions.items()))
     return "\n".join(map(_plain, lines))
 
 
@@ -261,29 +247,28 @@ def _duration(seconds: float) -> str:
     return f"{seconds:.3g} seconds" if seconds < 120 else f"{seconds / 60:.3g} minutes"
 
 
-def _metadata(config: Mapping[str, Any], repo_id: str) -> dict[str, Any]:
+def _metadata(config: TicketConfig, repo_id: str) -> dict[str, Any]:
     from huggingface_hub import EvalResult, ModelCardData
 
-    dataset = config.get("dataset", {})
-    name = dataset.get("name")
-    on_hub = bool(name) and name != "digits"
+    dataset = config.dataset
+    on_hub = dataset.name if dataset and dataset.name != "digits" else None
     results = [
         EvalResult(
             task_type="image-classification",
-            dataset_type=name if on_hub else "other",
-            dataset_name=str(dataset.get("source")),
+            dataset_type=on_hub or "other",
+            dataset_name=dataset.source if dataset else "not recorded",
             metric_type="accuracy",
-            metric_value=round(100 * metric["scores"]["accuracy"], 2),
-            metric_name=f"Test accuracy (%) of the trained {metric['ticket']} ticket",
+            metric_value=round(100 * metric.scores.accuracy, 2),
+            metric_name=f"Test accuracy (%) of the trained {metric.ticket} ticket",
         )
-        for metric in config.get("metrics", [])
-        if metric["ticket"] in ("core", "union") and not metric["control"] and metric["matched"] is None
+        for metric in config.metrics
+        if metric.ticket in ("core", "union") and not metric.control and metric.matched is None
     ]
     data = ModelCardData(
         library_name="transformers",
         pipeline_tag="image-classification",
-        base_model=config["theta0"].get("base_model"),
-        datasets=[name] if on_hub else None,
+        base_model=config.theta0.base_model,
+        datasets=[on_hub] if on_hub else None,
         model_name=repo_id.split("/")[-1] if results else None,
         eval_results=results or None,
         metrics=["accuracy"] if results else None,

@@ -11,7 +11,6 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import safetensors
 import torch
@@ -23,6 +22,7 @@ from dilt_hf.models.factory import MODEL_CONFIG_FILE, PROCESSOR_FILE, save_model
 from dilt_hf.models.names import fit_names
 from dilt_hf.models.safe_loading import assemble, load_model
 from dilt_hf.models.weights import WEIGHTS_FILE, checkpoint_tensors, unwrapped
+from dilt_hf.tickets.format import Materialised
 from dilt_hf.utils.errors import MaskError, ModelError, TicketError
 from dilt_hf.utils.files import canonical_json, new_folder, own_file, sha256_of_file, write_atomically
 
@@ -31,8 +31,8 @@ FOLDER_FILES = (MODEL_CONFIG_FILE, WEIGHTS_FILE, SPARSE_FILE, PROCESSOR_FILE)
 FORMAT, METADATA_KEY = "dilt-sparse-1", "dilt_sparse"
 
 
-def save_trained(model: nn.Module, mask: PackedMask, folder: Path, theta0: Path, sparse: bool) -> dict[str, Any]:
-    """Write a trained ticket to a new folder, all or nothing; what `dilt_config.json` records of it.
+def save_trained(model: nn.Module, mask: PackedMask, folder: Path, theta0: Path, sparse: bool) -> Materialised:
+    """Write a trained ticket to a new folder, all or nothing, and return what `dilt_config.json` records of it.
 
     Args:
         theta0: the folder whose image processor comes along.
@@ -62,26 +62,26 @@ def save_trained(model: nn.Module, mask: PackedMask, folder: Path, theta0: Path,
             shutil.copyfile(own_file(theta0, PROCESSOR_FILE, "which was there", TicketError), target / PROCESSOR_FILE)
         file = target / (SPARSE_FILE if sparse else WEIGHTS_FILE)
         file.chmod(0o644)  # transformers makes it private
-        return {
-            "storage": "sparse" if sparse else "dense",
-            "bytes": file.stat().st_size,
-            "dense_bytes": dense_bytes,
-            "density": mask.density(),
-            "sha256": sha256_of_file(file),
-        }
+        return Materialised(
+            storage="sparse" if sparse else "dense",
+            bytes=file.stat().st_size,
+            dense_bytes=dense_bytes,
+            density=mask.density(),
+            sha256=sha256_of_file(file),
+        )
 
 
-def load_trained(repository: Path, name: str, facts: Mapping[str, Any]) -> nn.Module:
+def load_trained(repository: Path, name: str, facts: Materialised) -> nn.Module:
     """The model that `save_trained` wrote to the folder `name` of a ticket repository, in evaluation mode.
 
     Raises:
         TicketError: when its weights are not those that the facts name.
         ModelError: when the folder is damaged.
     """
-    sparse = facts.get("storage") == "sparse"
+    sparse = facts.storage == "sparse"
     file = SPARSE_FILE if sparse else WEIGHTS_FILE
     path = own_file(repository, f"{name}/{file}", "the trained weights of a ticket", TicketError)
-    if sha256_of_file(path) != facts.get("sha256"):
+    if sha256_of_file(path) != facts.sha256:
         raise TicketError(f"{path} is not the file that dilt_config.json names; download it again, or restore it.")
     return assemble(path.parent, load_sparse(path)) if sparse else load_model(path.parent)
 

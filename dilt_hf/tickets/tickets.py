@@ -35,20 +35,22 @@ from dilt_hf.tickets.checkpoints import FOLDER_FILES, load_trained, save_trained
 from dilt_hf.tickets.format import (
     CARD_FILE,
     CONFIG_FILE,
-    FORMAT_VERSION,
     MASK_FOLDER,
     PICTURE_FILE,
     THETA0_FILES,
-    check_materialised,
+    Comparison,
+    TicketConfig,
+    check_materialised_names,
     check_theta0_identity,
     check_theta0_shapes,
     mask_path,
     read_config,
     read_partitions,
+    write_config,
 )
 from dilt_hf.tickets.hub import LIBRARY, HubCommit, is_repo_id, make_repository
 from dilt_hf.utils.errors import TicketError, reading
-from dilt_hf.utils.files import new_folder, own_file, pretty_json, write_atomically
+from dilt_hf.utils.files import new_folder, own_file, write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -117,13 +119,13 @@ class Tickets:
     Attributes:
         folder: where θ0 lies.
         partitions: the N partition masks, by checkpoint name, packed.
-        config: the content of `dilt_config.json`.
+        config: what `dilt_config.json` says.
         source: the commit on the Hub that they come from, if they do.
     """
 
     folder: Path
     partitions: Sequence[PackedMask]
-    config: Mapping[str, Any]
+    config: TicketConfig
     source: HubCommit | None = None
 
     @classmethod
@@ -133,10 +135,11 @@ class Tickets:
         """New tickets: N ≥ 2 masks for the θ0 in a checkpoint folder.
 
         Args:
-            facts: what else `dilt_config.json` shall say; what identifies θ0 and the masks is added.
+            facts: what else `dilt_config.json` shall say: fields of `format.TicketConfig`, as JSON values; what
+                identifies θ0 and the masks is added.
 
         Raises:
-            TicketError: when the masks do not fit that θ0.
+            TicketError: when the masks do not fit that θ0, or there are no such fields.
 
         Example:
             >>> Tickets.found("theta0", [one, other], {"method": "mine"}).save_pretrained("tickets")
@@ -148,14 +151,13 @@ class Tickets:
             "prunable_sha256": tensors_sha256(read_weights(theta0 / WEIGHTS_FILE, packed[0])),
         }
         config = {
-            "format_version": FORMAT_VERSION,
             **facts,
             "theta0": {**facts.get("theta0", {}), **identity},
             "num_partitions": len(packed),
             "masks_sha256": [hashlib.sha256(masks_to_bytes(mask)).hexdigest() for mask in packed],
             "prunable_weights": packed[0].count_total(),
         }
-        return cls(theta0, packed, config)
+        return cls(theta0, packed, TicketConfig.of(config, "the facts about these tickets"))
 
     @classmethod
     def from_pretrained(
@@ -282,12 +284,11 @@ class Tickets:
         name = _folder_of(name)
         mask = self.packed(name)
         config = self._own_config()
-        known = config.setdefault("materialised", {})
-        check_materialised({**known, name: {}}, len(self.partitions), self.folder / name)
+        check_materialised_names({**config.materialised, name: None}, len(self.partitions), self.folder / name)
         model = self.load_model(name) if model is None else model
-        known[name] = save_trained(model, mask, self.folder / name, self.folder, sparse)
-        write_atomically(self.folder / CONFIG_FILE, pretty_json(config))
-        self.config["materialised"] = config["materialised"]  # type: ignore[index]
+        config.materialised[name] = save_trained(model, mask, self.folder / name, self.folder, sparse)
+        write_config(self.folder, config)
+        self.config.materialised.update(config.materialised)
         return self.folder / name
 
     def document(self, comparison: Mapping[str, Any], picture: str | os.PathLike | None = None) -> None:
@@ -300,15 +301,14 @@ class Tickets:
         Raises:
             TicketError: when these tickets lie in the Hub's cache.
         """
-        config = self._own_config()
-        config["comparison"] = dict(comparison)
-        write_atomically(self.folder / CONFIG_FILE, pretty_json(config))
+        config = dataclasses.replace(self._own_config(), comparison=Comparison(**comparison))
+        write_config(self.folder, config)
         if picture is not None:
             write_atomically(self.folder / PICTURE_FILE, Path(picture).read_bytes())
         card = make_card(config, self.partitions, str(self.folder), _card_of(self.folder), has_own_code(self.folder))
         write_atomically(self.folder / CARD_FILE, card)
 
-    def _own_config(self) -> dict[str, Any]:
+    def _own_config(self) -> TicketConfig:
         """The configuration as it stands on the disk, to be changed there."""
         if self.source is not None or not (self.folder / CONFIG_FILE).is_file():
             raise TicketError(f"{self.folder} cannot be added to; save the tickets to a folder first.")
@@ -316,9 +316,9 @@ class Tickets:
 
     def _load_trained(self, name: str) -> nn.Module:
         name = _folder_of(name)
-        facts = self.config.get("materialised", {}).get(name)
+        facts = self.config.materialised.get(name)
         if facts is None:
-            known = ", ".join(self.config.get("materialised", {})) or "none"
+            known = ", ".join(self.config.materialised) or "none"
             raise TicketError(f"{self.place} holds no trained weights of '{name}'; it holds those of: {known}.")
         if self.source is not None:
             self.source.fetch(_files_of([name]))
@@ -335,8 +335,7 @@ class Tickets:
         folder = Path(folder)
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise TicketError(f"{folder} already exists; choose a new folder, so that nothing is written over.")
-        trained_here = self.config.get("materialised", {}).items()
-        here = {name: facts for name, facts in trained_here if (self.folder / name).is_dir()}
+        here = {name: facts for name, facts in self.config.materialised.items() if (self.folder / name).is_dir()}
         with new_folder(folder) as target:
             for name in [*THETA0_FILES, PICTURE_FILE, CARD_FILE, *_files_of(here)]:
                 if (self.folder / name).is_file():
@@ -347,8 +346,7 @@ class Tickets:
             (target / MASK_FOLDER).mkdir()
             for k, mask in enumerate(self.partitions):
                 mask_path(target, k).write_bytes(masks_to_bytes(mask))
-            config = dict(self.config) | {"materialised": here}
-            (target / CONFIG_FILE).write_text(pretty_json(config), encoding="utf-8")
+            write_config(target, dataclasses.replace(self.config, materialised=here))
 
     def push_to_hub(
         self,
@@ -383,7 +381,7 @@ class Tickets:
         repository = make_repository(repo_id, private=private, token=token, branch=revision)
         published = HubCommit.resolve(repository, [CARD_FILE, CONFIG_FILE], revision=revision, token=token)
         if self.source is not None:  # what was not fetched so far goes along too
-            self.source.fetch([CARD_FILE, PICTURE_FILE, *_files_of(self.config.get("materialised", {}))])
+            self.source.fetch([CARD_FILE, PICTURE_FILE, *_files_of(self.config.materialised)])
         with tempfile.TemporaryDirectory() as scratch:
             made = Path(scratch, "tickets")
             self.save_pretrained(made)
@@ -404,12 +402,12 @@ class Tickets:
 
     def _outdated(self, folder: Path) -> list[str]:
         """What an earlier push of this package left and this one does not bring."""
-        earlier = read_config(folder).get("materialised", {}) if (folder / CONFIG_FILE).is_file() else {}
+        earlier = read_config(folder).materialised if (folder / CONFIG_FILE).is_file() else {}
         return [f"{MASK_FOLDER}/partition_*.safetensors", *_files_of(earlier), *(f"{n}/{CODE_FILE}" for n in earlier)]
 
     def is_theta0(self, tensors: Mapping[str, Tensor]) -> bool:
         """Whether these tensors, by checkpoint name, are bit for bit θ0's where the masks cover them."""
-        return tensors_sha256(tensors) == self.config["theta0"]["prunable_sha256"]
+        return tensors_sha256(tensors) == self.config.theta0.prunable_sha256
 
     def summary(self) -> str:
         """A table of the tickets: how many weights each keeps and how it scored, and how much the masks overlap."""

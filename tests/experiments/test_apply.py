@@ -1,7 +1,6 @@
 """Tickets put on a checkpoint: scored before and after, on every partition, once for equal masks."""
 
 import dataclasses
-import json
 import subprocess
 import sys
 
@@ -86,8 +85,7 @@ def test_the_score_before_is_that_of_the_masked_checkpoint(found, tmp_path):
 
 def test_tickets_of_other_partitions_or_networks_are_refused(found, tmp_path):
     other = Tickets.from_pretrained(found[0])
-    config = json.loads(json.dumps(dict(other.config)))
-    config["partitions"] = config["partitions"][::-1]
+    config = dataclasses.replace(other.config, partitions=other.config.partitions[::-1])
     dataclasses.replace(other, config=config).save_pretrained(tmp_path / "other")
     with pytest.raises(TicketError, match="do not cover the 10 classes"):
         apply([found[0], tmp_path / "other", found[2]], tmp_path / "out")
@@ -98,15 +96,10 @@ def test_tickets_of_other_partitions_or_networks_are_refused(found, tmp_path):
 
 def test_partitions_that_share_classes_are_refused(found, tmp_path):
     tickets = Tickets.from_pretrained(found[0])
-    config = json.loads(json.dumps(dict(tickets.config)))
-    config["partitions"] = [config["partitions"][0]] * 2
+    config = dataclasses.replace(tickets.config, partitions=[tickets.config.partitions[0]] * 2)
     dataclasses.replace(tickets, config=config).save_pretrained(tmp_path / "siblings")
     with pytest.raises(TicketError, match="share classes"):
         apply([tmp_path / "siblings", found[1], found[2]], tmp_path / "out")
-    config["partitions"] = [{}]
-    dataclasses.replace(tickets, config=config).save_pretrained(tmp_path / "odd")
-    with pytest.raises(TicketError, match="not of the form"):
-        apply([tmp_path / "odd", found[1], found[2]], tmp_path / "out")
 
 
 def test_weights_files_fill_an_architecture_or_are_refused(found, tmp_path):

@@ -47,7 +47,7 @@ def test_a_run_leaves_tickets_of_exact_density_and_a_table(quick_config, change,
     config = change(quick_config, "run", controls=True, tickets=[], matched_density=[0.3], seeds=[0, 1])
     results = run(config)
     tickets = Tickets.from_pretrained(folder_of(config) / SEED_0)
-    total = tickets.config["prunable_weights"]
+    total = tickets.config.prunable_weights
     assert [M.count_kept(part) for part in tickets.partitions] == [round(0.7 * round(0.7 * total))] * 2
     by_name = {(entry.name, entry.matched, entry.seed): entry for entry in results.entries}
     assert by_name["dense", None, 0].density == 1
@@ -78,7 +78,7 @@ def test_another_seed_gives_another_theta0_and_other_masks(quick_config, change)
     config = change(quick_config, "run", seeds=[0, 1])
     run(config)
     one, other = (Tickets.from_pretrained(folder_of(config) / f"tickets/seed_{seed}") for seed in (0, 1))
-    assert one.config["theta0"]["sha256"] != other.config["theta0"]["sha256"]
+    assert one.config.theta0.sha256 != other.config.theta0.sha256
     assert jaccard(one.partitions[0], other.partitions[0]) < 0.6
 
 
@@ -99,8 +99,8 @@ def test_more_seeds_and_tickets_add_to_the_results(quick_config, change):
     assert found == {(0, "core"), (0, "union"), (1, "core"), (1, "specialist_0")}
     assert len(results.overlaps) == 2
     run(change(quick_config, "run", tickets=["specialist_1"]))
-    metrics = Tickets.from_pretrained(folder_of(quick_config) / SEED_0).config["metrics"]
-    assert [entry["ticket"] for entry in metrics] == ["core", "union", "specialist_1"]
+    metrics = Tickets.from_pretrained(folder_of(quick_config) / SEED_0).config.metrics
+    assert [entry.ticket for entry in metrics] == ["core", "union", "specialist_1"]
 
 
 def test_changed_pictures_behind_the_same_settings_do_not_replace_tickets(quick_config, tmp_path, picture_folder):
@@ -151,7 +151,7 @@ def test_the_target_can_be_the_cores_or_the_unions(quick_config, change, ticket)
     config = dataclasses.replace(change(quick_config, "run", tickets=[ticket]), pruning=target)
     run(config)
     tickets = Tickets.from_pretrained(folder_of(config) / SEED_0)
-    total = tickets.config["prunable_weights"]
+    total = tickets.config.prunable_weights
     assert M.count_kept(tickets.masks(ticket)) == round(0.3 * total)
 
 
@@ -161,7 +161,7 @@ def test_rewinding_gives_all_partitions_one_trained_theta_k(quick_config, change
     assert len(stages(config, "theta_k")) == 1
     tickets = Tickets.from_pretrained(folder_of(config) / SEED_0)
     theta0 = json.loads(next((folder_of(config) / "stages").glob("theta0-*/stage.json")).read_text())
-    assert tickets.config["theta0"]["sha256"] != theta0["record"]["sha256"]
+    assert tickets.config.theta0.sha256 != theta0["record"]["sha256"]
     assert tickets.load_model("core").config.num_labels == 10
 
 
@@ -282,7 +282,7 @@ def test_published_consensus_and_the_null_hypothesis_are_compared_at_the_same_de
         matched_density=[0.6, 0.3],
     )
     results = run(config)
-    total = Tickets.from_pretrained(folder_of(config) / SEED_0).config["prunable_weights"]
+    total = Tickets.from_pretrained(folder_of(config) / SEED_0).config.prunable_weights
     by_name = {(entry.name, entry.matched): entry for entry in results.entries}
     for wanted in (0.6, 0.3):
         for name in ("COLT", "LTH", "core", "union", "core, sibling", "union, sibling", "core, shuffled"):

@@ -57,7 +57,7 @@ def cards(page):
 
 
 def test_tickets_are_chosen_composed_and_tried_on_a_picture(page, tickets, tmp_path):
-    assert page.get_by_text("scikit-learn's digits, pictures of 8 px").is_visible()
+    assert page.get_by_text("scikit-learn's digits, images of 8 px").is_visible()
 
     page.get_by_label("Ticket", exact=True).click()
     page.get_by_role("option", name="union", exact=True).click()

@@ -43,10 +43,10 @@ def test_a_trained_ticket_comes_back(tickets, sparse):
     again = Tickets.from_pretrained(tickets.folder)
     assert same(again.load_model("core+specialist_0", trained=True), model)
     assert not same(again.load_model("core+specialist_0"), model)
-    facts = again.config["materialised"]["core+specialist_0"]
-    assert facts["density"] == again.packed("core+specialist_0").density()
+    facts = again.config.materialised["core+specialist_0"]
+    assert facts.density == again.packed("core+specialist_0").density()
     if sparse:
-        assert facts["bytes"] < 0.8 * facts["dense_bytes"]
+        assert facts.bytes < 0.8 * facts.dense_bytes
 
 
 def test_plain_transformers_and_its_pipeline_open_it(tickets):
@@ -124,7 +124,7 @@ def test_sparse_files_are_exact_and_damage_is_found(tmp_path, generator):
 def test_a_name_may_be_written_with_spaces(tickets):
     tickets.materialise("core +\nspecialist_0 ")
     again = Tickets.from_pretrained(tickets.folder)
-    assert list(again.config["materialised"]) == ["core+specialist_0"]
+    assert list(again.config.materialised) == ["core+specialist_0"]
     assert same(again.load_model("core + specialist_0", trained=True), again.load_model("core+specialist_0"))
 
 

@@ -166,7 +166,7 @@ def test_long_expressions_cost_no_time(copy):
     config |= {
         "num_partitions": 10_000,
         "masks_sha256": ["0" * 64] * 10_000,
-        "materialised": {"core" + "+consensus_9999" * 40_000: {}},
+        "materialised": {"core" + "+consensus_9999" * 40_000: config["materialised"]["core"]},
     }
     (copy / "dilt_config.json").write_text(json.dumps(config))
     start = time.perf_counter()

@@ -179,7 +179,7 @@ def damage(kind, repository):
         ("no config", "lacks dilt_config.json"),
         ("not json", "is not JSON"),
         ("newer", "update dilt_hf"),
-        ("no count", "num_partitions is 'two'"),
+        ("no count", "num_partitions must be a whole number, not 'two'"),
         ("lost mask", r"lacks .*partition_1\.safetensors"),
         ("swapped mask", r"partition_1\.safetensors is not the mask that dilt_config\.json names"),
         ("foreign mask", "cover different tensors"),
