@@ -11,46 +11,40 @@ import dataclasses
 import hashlib
 import logging
 import os
-import shutil
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import HfApi
 from torch import Tensor, nn
 
 from dilt_hf.masks.algebra import Masks, ticket_names
 from dilt_hf.masks.io import masks_to_bytes
 from dilt_hf.masks.packed import PackedMask, compose_packed
 from dilt_hf.models.batchnorm import recalibrate_batchnorm
-from dilt_hf.models.factory import CODE_FILE, has_own_code, write_own_code
 from dilt_hf.models.names import fit_names
 from dilt_hf.models.safe_loading import load_model
 from dilt_hf.models.weights import WEIGHTS_FILE, checkpoint_tensors, read_weights, tensors_sha256, weights_sha256
-from dilt_hf.tickets.card import make_card, summary_table
-from dilt_hf.tickets.checkpoints import FOLDER_FILES, load_trained, save_trained
+from dilt_hf.tickets.card import summary_table
+from dilt_hf.tickets.checkpoints import load_trained, save_trained
 from dilt_hf.tickets.format import (
     CARD_FILE,
     CONFIG_FILE,
     MASK_FOLDER,
     PICTURE_FILE,
     THETA0_FILES,
-    Comparison,
     TicketConfig,
     check_materialised_names,
     check_theta0_identity,
     check_theta0_shapes,
-    mask_path,
     read_config,
     read_partitions,
     write_config,
 )
-from dilt_hf.tickets.hub import LIBRARY, HubCommit, is_repo_id, make_repository
-from dilt_hf.utils.errors import TicketError, reading
-from dilt_hf.utils.files import new_folder, own_file, write_atomically
+from dilt_hf.tickets.hub import HubCommit, is_repo_id
+from dilt_hf.tickets.publishing import Destination, files_of, push_repository, write_card, write_repository
+from dilt_hf.utils.errors import TicketError
 
 logger = logging.getLogger(__name__)
 
@@ -301,12 +295,8 @@ class Tickets:
         Raises:
             TicketError: when these tickets lie in the Hub's cache.
         """
-        config = dataclasses.replace(self._own_config(), comparison=Comparison(**comparison))
-        write_config(self.folder, config)
-        if picture is not None:
-            write_atomically(self.folder / PICTURE_FILE, Path(picture).read_bytes())
-        card = make_card(config, self.partitions, str(self.folder), _card_of(self.folder), has_own_code(self.folder))
-        write_atomically(self.folder / CARD_FILE, card)
+        path = None if picture is None else Path(picture)
+        write_card(self.folder, self.partitions, self._own_config(), comparison, path)
 
     def _own_config(self) -> TicketConfig:
         """The configuration as it stands on the disk, to be changed there."""
@@ -321,7 +311,7 @@ class Tickets:
             known = ", ".join(self.config.materialised) or "none"
             raise TicketError(f"{self.place} holds no trained weights of '{name}'; it holds those of: {known}.")
         if self.source is not None:
-            self.source.fetch(_files_of([name]))
+            self.source.fetch(files_of([name]))
         return load_trained(self.folder, name, facts)
 
     def save_pretrained(self, folder: str | os.PathLike) -> None:
@@ -332,21 +322,7 @@ class Tickets:
             TicketError: when the folder already holds something.
         """
         self.theta0_folder()
-        folder = Path(folder)
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise TicketError(f"{folder} already exists; choose a new folder, so that nothing is written over.")
-        here = {name: facts for name, facts in self.config.materialised.items() if (self.folder / name).is_dir()}
-        with new_folder(folder) as target:
-            for name in [*THETA0_FILES, PICTURE_FILE, CARD_FILE, *_files_of(here)]:
-                if (self.folder / name).is_file():
-                    (target / name).parent.mkdir(exist_ok=True)
-                    shutil.copyfile(own_file(self.folder, name, "which was there", TicketError), target / name)
-            for checkpoint in (target, *(target / name for name in here)):
-                write_own_code(checkpoint)
-            (target / MASK_FOLDER).mkdir()
-            for k, mask in enumerate(self.partitions):
-                mask_path(target, k).write_bytes(masks_to_bytes(mask))
-            write_config(target, dataclasses.replace(self.config, materialised=here))
+        write_repository(self.folder, self.partitions, self.config, Path(folder))
 
     def push_to_hub(
         self,
@@ -378,32 +354,11 @@ class Tickets:
         Example:
             >>> Tickets.from_pretrained("runs/digits/tickets/seed_0").push_to_hub("user/dilt-digits")
         """
-        repository = make_repository(repo_id, private=private, token=token, branch=revision)
-        published = HubCommit.resolve(repository, [CARD_FILE, CONFIG_FILE], revision=revision, token=token)
+        self.theta0_folder()
         if self.source is not None:  # what was not fetched so far goes along too
-            self.source.fetch([CARD_FILE, PICTURE_FILE, *_files_of(self.config.materialised)])
-        with tempfile.TemporaryDirectory() as scratch:
-            made = Path(scratch, "tickets")
-            self.save_pretrained(made)
-            facts, code = read_config(made), has_own_code(made)
-            card = make_card(facts, self.partitions, repository, _card_of(made), code, _card_of(published.folder))
-            (made / CARD_FILE).write_text(card, encoding="utf-8")
-            done = HfApi(**LIBRARY, token=token).upload_folder(
-                repo_id=repository,
-                folder_path=made,
-                revision=revision,
-                parent_commit=published.commit,
-                delete_patterns=self._outdated(published.folder),
-                commit_message="Tickets found by dilt_hf",
-            )
-            if tag is not None:
-                HfApi(**LIBRARY, token=token).create_tag(repository, tag=tag, revision=done.oid)
-        return str(done.commit_url)
-
-    def _outdated(self, folder: Path) -> list[str]:
-        """What an earlier push of this package left and this one does not bring."""
-        earlier = read_config(folder).materialised if (folder / CONFIG_FILE).is_file() else {}
-        return [f"{MASK_FOLDER}/partition_*.safetensors", *_files_of(earlier), *(f"{n}/{CODE_FILE}" for n in earlier)]
+            self.source.fetch([CARD_FILE, PICTURE_FILE, *files_of(self.config.materialised)])
+        destination = Destination(repo_id, private, token, revision, tag)
+        return push_repository(self.folder, self.partitions, self.config, destination)
 
     def is_theta0(self, tensors: Mapping[str, Tensor]) -> bool:
         """Whether these tensors, by checkpoint name, are bit for bit θ0's where the masks cover them."""
@@ -426,16 +381,3 @@ class Tickets:
 def _folder_of(name: str) -> str:
     """The folder of a ticket with trained weights."""
     return "".join(name.split())
-
-
-def _files_of(materialised: Iterable[str]) -> list[str]:
-    """The files of tickets with trained weights."""
-    return [f"{name}/{file}" for name in materialised for file in FOLDER_FILES]
-
-
-def _card_of(folder: Path) -> str | None:
-    path = folder / CARD_FILE
-    if not path.is_file():
-        return None
-    with reading(f"the model card {path}"):
-        return own_file(folder, CARD_FILE, "which was there", TicketError).read_text(encoding="utf-8")
