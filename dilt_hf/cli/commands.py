@@ -46,6 +46,7 @@ def run_recipe(
         from dilt_hf.experiments.specialise import specialise
         from dilt_hf.hypotheses import programme
         from dilt_hf.results.methods_table import has_methods, methods_caption, methods_table
+        from dilt_hf.results.summary import results_caption, results_sentences, results_table
         from dilt_hf.run.folder import METHOD_PICTURES, PICTURE, ticket_folder
         from dilt_hf.run.methods.registry import STRUCTURED
 
@@ -60,7 +61,9 @@ def run_recipe(
             print("", methods_table(results), "", methods_caption(results, STRUCTURED), "", sep="\n")
             print("Pictures:", *(folder / picture for picture in METHOD_PICTURES))
         else:
-            print("", results.table(), "", results.caption(), "", *results.sentences(), "", sep="\n")
+            print(
+                "", results_table(results), "", results_caption(results), "", *results_sentences(results), "", sep="\n"
+            )
             print(f"Picture: {folder / PICTURE}")
         if ticket_folder(folder, config.run.seeds[0]).exists():
             print(f"Tickets: {ticket_folder(folder, config.run.seeds[0])}", flush=True)

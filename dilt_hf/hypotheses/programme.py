@@ -33,6 +33,7 @@ from dilt_hf.hypotheses.judge import Measured
 from dilt_hf.hypotheses.verdict_files import load_evidence, save_evidence
 from dilt_hf.results.methods_table import methods_caption, methods_table
 from dilt_hf.results.results import Results
+from dilt_hf.results.summary import results_caption, results_sentences, results_table
 from dilt_hf.run.folder import open_run_folder
 from dilt_hf.run.methods.registry import BENCHMARK, STRUCTURED
 from dilt_hf.run.pruning_steps import removal_order
@@ -80,7 +81,15 @@ def specialisation(config: DiltConfig, group: ProcessGroup) -> str | None:
         return None
     keep_comparison(config, results)
     keep_specialists(config, found)
-    return "\n".join([results.table(), "", results.caption(), "", *(f"- {each}" for each in results.sentences())])
+    return "\n".join(
+        [
+            results_table(results),
+            "",
+            results_caption(results),
+            "",
+            *(f"- {each}" for each in results_sentences(results)),
+        ]
+    )
 
 
 def transferral(config: DiltConfig, source: SourceConfig, group: ProcessGroup) -> str | None:

@@ -23,6 +23,7 @@ from dilt_hf.report.drawings import colour_scale, heat_map, interval_bar, themed
 from dilt_hf.results.figures import as_svg, comparison_figure, cost_figure, methods_figure, panels_figure
 from dilt_hf.results.methods_table import has_methods
 from dilt_hf.results.results import Results
+from dilt_hf.results.summary import results_caption, results_sentences
 from dilt_hf.run.entries import public_setting
 from dilt_hf.utils.files import write_atomically
 from dilt_hf.utils.markdown import Table
@@ -87,6 +88,8 @@ def _environment() -> Any:
         "hours": _duration,
         "number": _number,
         "code": _code_spans,
+        "caption": results_caption,
+        "sentences": results_sentences,
         "setting": lambda value: json.dumps(public_setting(value), ensure_ascii=False),
     }
     environment.tests["table"] = lambda block: isinstance(block, Table)

@@ -1,4 +1,4 @@
-"""What a run found, as numbers with intervals, a table, plain sentences and a picture.
+"""What a run found, as numbers with intervals.
 
 Intervals are two-sided 95 % Student-t intervals over seeds. A difference between two networks is taken seed by seed
 (they share θ0, data order and splits), so its interval is that of the paired differences.
@@ -10,15 +10,13 @@ import dataclasses
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from dilt_hf.utils.errors import RunError, reading
-from dilt_hf.utils.files import canonical_json, write_atomically
-from dilt_hf.utils.markdown import markdown_table
 from dilt_hf.utils.stats import Estimate, estimate
 
 RESULTS_FILE = "results.jsonl"
@@ -109,127 +107,6 @@ class Results:
         seeds = [seed for seed in left if seed in right]
         return estimate([left[seed] - right[seed] for seed in seeds]) if seeds else None
 
-    def table(self) -> str:
-        """The comparison as a Markdown table that also reads well in a terminal: test accuracies in percent."""
-        head = ["network", "density %", "T_full", *(f"T_{k}" for k in range(self.num_partitions))]
-        body: list[list[str]] = []
-        before = None
-        for name, matched in self.rows:
-            if matched != before:
-                body.append([f"all at density {100 * (matched or 0):.4g} %:", *[""] * (len(head) - 1)])
-                before = matched
-            columns = [None, *range(self.num_partitions)]
-            scores = [str(self.estimate(name, matched, partition)) for partition in columns]
-            body.append([name, f"{100 * self.density(name, matched):.2f}", *scores])
-        return markdown_table(head, body)
-
-    def caption(self) -> str:
-        """What the numbers of the table are."""
-        seeds = len({entry.seed for entry in self.entries})
-        interval = f"mean ± 95 % t-interval over {seeds} seeds" if seeds > 1 else "one seed, so no interval"
-        text = (
-            f"Test accuracy in %, {interval}. Density: kept share of the prunable weights. T_k: the test pictures of "
-            "partition k, classified among all classes."
-        )
-        if not self.overlaps:
-            return text
-        found, chance = (100 * float(np.mean([o[key] or 0.0 for o in self.overlaps])) for key in ("jaccard", "chance"))
-        return (
-            f"{text} Overlap (Jaccard) of the partition masks: {found:.1f} %, by chance at their densities "
-            f"{chance:.1f} %."
-        )
-
-    def sentences(self) -> list[str]:
-        """What the run shows and does not show, each from paired differences."""
-        return [self._on_core(), *self._on_theta0(), self._on_union(), self._on_specialists()]
-
-    def _on_core(self) -> str:
-        difference = self.difference("core", "core, shuffled")
-        if difference is None:
-            return "Core: it was not compared with a shuffled control, so nothing is known about it."
-        verdict = {
-            1: "so where its weights lie matters, and not only how many each layer has",
-            -1: "so its weights are worse than chance positions in the same layers",
-            0: "so whether the positions of its weights matter, or only how many each layer has, is not decided here",
-        }[difference.sign]
-        return (
-            f"Core: it scores {_signed(difference)} points against the same layer densities at shuffled positions, "
-            f"{verdict}."
-        )
-
-    def _on_theta0(self) -> Iterator[str]:
-        difference = self.difference("core", "core, re-initialised")
-        if difference is not None:
-            verdict = {
-                1: "so the weights it starts from matter, and not its mask alone",
-                -1: "so it would better start from others",
-                0: "so whether the weights it starts from matter is not decided here",
-            }[difference.sign]
-            yield f"θ0: the core scores {_signed(difference)} points against its mask on new weights, {verdict}."
-
-    def _on_union(self) -> str:
-        plain = self.difference("union", "core")
-        if plain is None:
-            return "Union: it was not compared with the core."
-        ratio = self.density("union") / max(self.density("core"), 1e-9)
-        text = f"Union: it scores {_signed(plain)} points against the core with {ratio:.1f} times as many weights"
-        densities = list(dict.fromkeys(matched for _, matched in self.rows if matched is not None))
-        pairs = {wanted: self.difference("union", "core", matched=wanted) for wanted in densities}
-        differences = {wanted: difference for wanted, difference in pairs.items() if difference is not None}
-        if not differences:
-            return f"{text}; without a comparison at one density that says nothing about which weights are better."
-        signs = {difference.sign for difference in differences.values()}
-        verdict = {
-            1: "so the union's weights are the better ones",
-            -1: "so the core's weights are the better ones",
-            0: "so no difference beyond the number of weights is shown",
-        }[next(iter(signs)) if len(signs) == 1 else 0]
-        found = ", ".join(f"{_signed(each)} at density {100 * wanted:.4g} %" for wanted, each in differences.items())
-        return f"{text}; where both have one density the difference is {found}, {verdict}."
-
-    def _on_specialists(self) -> str:
-        count = self.num_partitions
-
-        def advantage(k: int) -> Callable[[Entry], float]:
-            others = [j for j in range(count) if j != k]
-            return lambda entry: entry.accuracy(k) - float(np.mean([entry.accuracy(j) for j in others]))
-
-        sums: dict[int, list[float]] = {}
-        for k in range(count):
-            left = self.per_seed(f"specialist_{k}", None, advantage(k))
-            right = self.per_seed(f"specialist_{k}, shuffled", None, advantage(k))
-            for seed in left.keys() & right.keys():
-                sums.setdefault(seed, []).append(left[seed] - right[seed])
-        if not sums:
-            return "Specialists: they were not compared with shuffled controls, so nothing is known about them."
-        difference = estimate([float(np.mean(values)) for values in sums.values()])
-        verdict = {
-            1: "so they do favour their own classes even when trained on all",
-            -1: "so they favour the other classes",
-            0: "so trained on all classes they are not shown to be specialists",
-        }[difference.sign]
-        return (
-            f"Specialists: their lead on their own classes over the others is {_signed(difference)} points larger than "
-            f"that of shuffled masks, {verdict}."
-        )
-
-    def comparison(self) -> dict[str, Any]:
-        """What the model cards of the run's tickets say: all of it over all seeds, as text."""
-        return {
-            "seeds": len({entry.seed for entry in self.entries}),
-            "table": self.table(),
-            "caption": self.caption(),
-            "sentences": self.sentences(),
-        }
-
-    def save(self, folder: str | os.PathLike) -> None:
-        """Write `results.jsonl` (one line a network and seed) and `results.md`, each atomically."""
-        folder = Path(folder)
-        lines = [canonical_json(dataclasses.asdict(entry)) for entry in self.entries]
-        write_atomically(folder / RESULTS_FILE, "".join(line + "\n" for line in lines))
-        text = [self.table(), self.caption(), *self.sentences()]
-        write_atomically(folder / "results.md", "\n\n".join(text) + "\n")
-
     @classmethod
     def load_entries(cls, path: str | os.PathLike) -> list[Entry]:
         """Read the entries of a `results.jsonl`, of this version or an earlier one.
@@ -243,7 +120,3 @@ class Results:
                 stored = json.loads(line)
                 found.append(Entry(**{name: value for name, value in stored.items() if name not in DROPPED}))
         return found
-
-
-def _signed(difference: Estimate) -> str:
-    return f"{'' if str(difference).startswith('-') else '+'}{difference}"

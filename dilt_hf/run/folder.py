@@ -21,6 +21,7 @@ from dilt_hf.engine.stages import Stages
 from dilt_hf.results.figures import as_png, comparison_figure, cost_figure, methods_figure
 from dilt_hf.results.methods_table import has_methods, methods_caption, methods_table
 from dilt_hf.results.results import RESULTS_FILE, Entry, Results
+from dilt_hf.results.summary import comparison_text, write_results
 from dilt_hf.run.context import RunContext, open_run
 from dilt_hf.run.methods.registry import STRUCTURED
 from dilt_hf.run.preflight import check_run
@@ -155,7 +156,7 @@ def save_results(folder: Path, entries: Sequence[Entry]) -> None:
     earlier = Results.load_entries(recorded) if recorded.is_file() else []
     merged = [*entries, *(entry for entry in earlier if (entry.seed, entry.name, entry.matched) not in new)]
     results = _with_overlaps(folder, sorted(merged, key=lambda entry: entry.seed))
-    results.save(folder)
+    write_results(results, folder)
     write_atomically(folder / PICTURE, as_png(comparison_figure(results)))
     if has_methods(results):
         write_atomically(
@@ -165,7 +166,7 @@ def save_results(folder: Path, entries: Sequence[Entry]) -> None:
             write_atomically(folder / picture, as_png(draw(results)))
     for seed in sorted({entry.seed for entry in results.entries}):
         if ticket_folder(folder, seed).exists():
-            Tickets.from_pretrained(ticket_folder(folder, seed)).document(results.comparison(), folder / PICTURE)
+            Tickets.from_pretrained(ticket_folder(folder, seed)).document(comparison_text(results), folder / PICTURE)
 
 
 def load_results(folder: Path) -> Results:

@@ -19,6 +19,7 @@ from dilt_hf.masks import algebra as M
 from dilt_hf.masks.io import load_masks
 from dilt_hf.masks.overlap import jaccard
 from dilt_hf.results.results import Results
+from dilt_hf.results.summary import results_sentences, results_table
 from dilt_hf.run.context import open_run
 from dilt_hf.run.pruning_steps import prune
 from dilt_hf.tickets.tickets import Tickets
@@ -56,8 +57,8 @@ def test_a_run_leaves_tickets_of_exact_density_and_a_table(quick_config, change,
             assert by_name[name, 0.3, seed].density == round(0.3 * total) / total
     assert by_name["core", None, 0].density == by_name["core, shuffled", None, 0].density
     assert 0.1 < by_name["dense", None, 0].scores["accuracy"] <= 1
-    assert "core, shuffled" in results.table()
-    assert len(results.sentences()) == 4
+    assert "core, shuffled" in results_table(results)
+    assert len(results_sentences(results)) == 4
     loaded = Results.load_entries(folder_of(config) / "results.jsonl")
     assert [entry.summary() for entry in loaded] == [entry.summary() for entry in results.entries]
     assert (folder_of(config) / "results.png").read_bytes()[:4] == b"\x89PNG"

@@ -16,6 +16,7 @@ from dilt_hf.hypotheses.verdict_files import save_evidence
 from dilt_hf.results.figures import as_svg
 from dilt_hf.results.methods_table import methods_caption, methods_table
 from dilt_hf.results.results import Entry, Results
+from dilt_hf.results.summary import write_results
 from dilt_hf.utils.files import json_values, pretty_json
 
 SEEDS, HOSTILE = (0, 1, 2), "<script>alert('x')</script> & co"
@@ -55,7 +56,7 @@ def make_run(folder, config, layers=4):
             address = trained(stages, f"{name} {control} {matched} {seed}")
             entries.append(Entry(seed, name, control, matched, matched or 0.1, scores, COST, COST, address, rounds=2))
     results = Results(entries, [], 2)
-    results.save(folder)
+    write_results(results, folder)
     (folder / "methods.md").write_text(f"{methods_table(results)}\n\n{methods_caption(results)}\n")
     gains = {
         criterion.key: Measured(

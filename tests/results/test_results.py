@@ -10,6 +10,7 @@ from scipy import stats
 
 from dilt_hf.results.figures import as_png, comparison_figure
 from dilt_hf.results.results import Entry, Results
+from dilt_hf.results.summary import results_caption, results_sentences, results_table, write_results
 from dilt_hf.utils.stats import estimate
 
 COST = {"steps": 1, "examples": 1, "dense_flops": 1.0, "sparse_flops": 1.0, "seconds": 1.0}
@@ -69,7 +70,7 @@ def test_the_interval_is_students():
     ],
 )
 def test_sentences_follow_the_planted_truth(effect, core, union, specialists):
-    sentences = results(effect).sentences()
+    sentences = results_sentences(results(effect))
     assert [part in sentence for part, sentence in zip((core, union, specialists), sentences, strict=True)] == [
         True
     ] * 3
@@ -82,7 +83,7 @@ def test_a_mask_on_new_weights_tells_what_the_old_ones_are_worth(effect, words):
     planted = results(effect)
     level = planted.per_seed("core, shuffled", None, Entry.accuracy)
     again = [entry(seed, "core", [value / 100] * 2, "re-initialised") for seed, value in level.items()]
-    (found,) = (s for s in Results(planted.entries + again, [], 2).sentences() if s.startswith("θ0: "))
+    (found,) = (s for s in results_sentences(Results(planted.entries + again, [], 2)) if s.startswith("θ0: "))
     assert words in found
 
 
@@ -94,16 +95,16 @@ def test_a_union_that_is_better_at_one_density_and_not_at_another_decides_nothin
         for name, shift in (("core", 0.0), ("union", -0.05 - 0.0005 * seed))
     ]
     mixed = Results(planted.entries + worse, planted.overlaps, 2)
-    sentence = mixed.sentences()[1]
+    sentence = results_sentences(mixed)[1]
     assert "at density 30 %, -" in sentence
     assert "no difference beyond" in sentence
     assert [row[1] for row in mixed.rows] == sorted((r[1] for r in mixed.rows), key=lambda m: -2 if m is None else -m)
 
 
 def test_one_seed_decides_nothing():
-    sentences = results(0.05, seeds=2).sentences()
+    sentences = results_sentences(results(0.05, seeds=2))
     assert "is not decided here" in sentences[0]
-    assert "one seed, so no interval" in results(0.05, seeds=1).caption()
+    assert "one seed, so no interval" in results_caption(results(0.05, seeds=1))
 
 
 def test_differences_are_paired_by_seed():
@@ -114,7 +115,7 @@ def test_differences_are_paired_by_seed():
 
 
 def test_the_table_has_a_row_for_every_network_and_aligned_columns():
-    table = results(0.05).table().splitlines()
+    table = results_table(results(0.05)).splitlines()
     assert len({len(line) for line in table}) == 1
     assert sum("core" in line for line in table) == 3
     assert sum("all at density 30 %" in line for line in table) == 1
@@ -122,7 +123,7 @@ def test_the_table_has_a_row_for_every_network_and_aligned_columns():
 
 def test_results_survive_disk(tmp_path):
     made = results(0.05, seeds=2)
-    made.save(tmp_path)
+    write_results(made, tmp_path)
     loaded = Results.load_entries(tmp_path / "results.jsonl")
     assert [e.summary() for e in loaded] == [e.summary() for e in made.entries]
     assert "T_full" in (tmp_path / "results.md").read_text()

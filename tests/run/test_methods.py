@@ -15,6 +15,7 @@ from dilt_hf.models.flops import TRAINING_PASSES
 from dilt_hf.models.weights import WEIGHTS_FILE
 from dilt_hf.pruning.allocation import erk_counts
 from dilt_hf.results.methods_table import methods_caption
+from dilt_hf.results.summary import results_caption, results_table
 from dilt_hf.run.context import open_run
 from dilt_hf.run.folder import load_results
 from dilt_hf.run.labels import network_labels
@@ -86,7 +87,7 @@ def test_what_is_there_is_found_again(quick_config, change, monkeypatch):
     first = find_tickets(config, progress=False)
     folder = config.run.output_dir
     assert not first.overlaps
-    assert "Overlap" not in first.caption()
+    assert "Overlap" not in results_caption(first)
 
     def never(*arguments, **options):
         raise AssertionError("done before")
@@ -98,7 +99,7 @@ def test_what_is_there_is_found_again(quick_config, change, monkeypatch):
     monkeypatch.setattr("dilt_hf.run.methods.at_initialisation.save_tensors", never)
     again = find_tickets(config, progress=False)
     assert [dataclasses.asdict(entry) for entry in again.entries] == [dataclasses.asdict(e) for e in first.entries]
-    assert load_results(Path(folder)).table() == again.table()
+    assert results_table(load_results(Path(folder))) == results_table(again)
     with pytest.raises(ConfigError, match="--push_to_hub and --materialise need tickets"):
         find_tickets(change(config, "run", push_to_hub=True, hub_model_id="user/x"), progress=False)
 
