@@ -1,4 +1,4 @@
-"""Experiment 1: core and union beside published methods at the same densities. H1, H2, H3, H3c.
+"""Experiment 1: core and union beside published methods at the same densities.
 
 python recipes/exp1_benchmark.py --preset digits  # or tiny, cars, imagenet: dilt_hf/config/presets.py
 python recipes/exp1_benchmark.py --architecture vit-micro

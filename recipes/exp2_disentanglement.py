@@ -1,4 +1,4 @@
-"""Experiment 2: do networks trained on different classes divide the work among their layers? H4, H5, H6.
+"""Experiment 2: do networks trained on different classes divide the work among their layers?
 
 python recipes/exp2_disentanglement.py --preset digits  # or tiny, cars, imagenet: dilt_hf/config/presets.py
 python recipes/exp2_disentanglement.py --layers blocks

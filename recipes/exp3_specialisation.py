@@ -1,4 +1,4 @@
-"""Experiment 3: what every ticket is worth on every partition, and what removing it costs. H7, H8, H9.
+"""Experiment 3: what every ticket is worth on every partition, and what removing it costs.
 
 python recipes/exp3_specialisation.py --preset digits  # or tiny, cars, imagenet: dilt_hf/config/presets.py
 python recipes/exp3_specialisation.py --preset cars

@@ -1,4 +1,4 @@
-"""Experiment 4: masks on new weights for other classes, or other data with --source RUN. H10.
+"""Experiment 4: masks on new weights for other classes, or other data with --source RUN.
 
 python recipes/exp4_transfer.py --preset digits  # or tiny, cars, imagenet: dilt_hf/config/presets.py
 python recipes/exp4_transfer.py --source runs/digits --classes 6-9

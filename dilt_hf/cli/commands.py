@@ -88,6 +88,7 @@ def run_experiment(description: str, experiment: str) -> None:
         experiment: "benchmark", "disentanglement", "specialisation" or "transfer".
     """
     from dilt_hf.config.presets import PRESETS, TRANSFER, VARIANTS
+    from dilt_hf.hypotheses.registry import keys_of
 
     chosen = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     chosen.add_argument("--preset", choices=list(PRESETS), default="digits")
@@ -101,7 +102,8 @@ def run_experiment(description: str, experiment: str) -> None:
         sections["more"] = SourceConfig
         defaults |= {} if any(each.split("=")[0] == "--source" for each in arguments) else TRANSFER[name]
     with reporting_errors():
-        parsed = parse_sections(sections, arguments, defaults, description, VARIANTS[name])
+        tested = f"It tests the hypotheses {', '.join(keys_of(experiment))} (dilt_hf/hypotheses/registry.py)."
+        parsed = parse_sections(sections, arguments, defaults, f"{description} {tested}", VARIANTS[name])
         more = [parsed.pop("more")] if "more" in parsed else []
         config = DiltConfig(**parsed)
         if config.run.dry_run and experiment != "benchmark":

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dilt_hf.config.data import DataConfig, PartitionConfig
+from dilt_hf.config.migration import RENAMED
 from dilt_hf.config.model import ModelConfig
 from dilt_hf.config.pruning import MethodConfig, PruningConfig
 from dilt_hf.config.run import DiltConfig, RunConfig
 from dilt_hf.config.training import TrainingConfig
 from dilt_hf.utils.errors import ConfigError
+from dilt_hf.utils.suggest import suggestion
 
 if TYPE_CHECKING:
     pass
@@ -110,11 +112,20 @@ def parse_sections(
     for action in parser._actions:
         if action.dest in settings:
             action.default, action.required = settings[action.dest], False
+    _check_options(given, set(options))
     parsed = vars(parser.parse_args(arguments))
     return {
         name: section(**{field.name: parsed[field.name] for field in fields(section)})
         for name, section in sections.items()
     }
+
+
+def _check_options(given: set[str], known: set[str]) -> None:
+    """Raise `ConfigError` for an option that there is not, and name the nearest."""
+    renamed = {old: new for names in RENAMED.values() for old, new in names.items()}
+    for name in sorted(given - known - {"help"}):
+        near = suggestion(name, known, renamed, prefix="--")
+        raise ConfigError(f"there is no option --{name}{near or '; see --help for those there are.'}")
 
 
 def _json_object(text: str | dict[str, Any]) -> dict[str, Any]:
@@ -136,8 +147,10 @@ def _read_settings(path: str, known: set[str]) -> list[str]:
         raise ConfigError(f"{path} must hold option names and values.")
     unknown = sorted(str(name) for name in settings if name not in known)
     if unknown:
+        renamed = {old: new for names in RENAMED.values() for old, new in names.items()}
+        near = suggestion(unknown[0], known, renamed)
         raise ConfigError(
-            f"there is no setting {', '.join(unknown)}, which {path} has; see --help for those there are."
+            f"there is no option {', '.join(unknown)}, which {path} has{near or '; see --help for those there are.'}"
         )
     arguments: list[str] = []
     for name, value in settings.items():

@@ -23,7 +23,7 @@ LATE = 2 / 3  # of the layers lie before those that count as late
 
 
 def of_comparison(results: Results, pictures: int) -> dict[str, Measured]:
-    """What a run's trained and scored networks say about H1 to H3c and H7 to H9.
+    """Measure the criteria that a run's trained and scored networks allow.
 
     Args:
         pictures: of the test split.
@@ -129,7 +129,7 @@ class _Comparison:
 
 
 def of_specialists(found: Mapping[int, Specialists], pictures: int) -> dict[str, Measured]:
-    """What removing specialists, and training them alone, says about H9c."""
+    """Measure what removing specialists, and training them alone, shows."""
     step, sources = 100 / pictures, tuple(address for each in found.values() for address in each.sources)
     lesions = {seed: own_and_others(each.lesions) for seed, each in found.items()}
     random = {seed: own_and_others(each.random) for seed, each in found.items()}
@@ -143,7 +143,7 @@ def of_specialists(found: Mapping[int, Specialists], pictures: int) -> dict[str,
 
 
 def of_transfer(found: Transfer) -> dict[str, Measured]:
-    """What masks on new weights for other data say about H10, or H10k where they were found from θ_k."""
+    """Measure what masks on new weights for other data show; those found from θ_k have criteria of their own."""
     step = 100 / found.pictures / max(1, len(found.densities) - 1)  # the dense network has a density of its own
     sources = tuple(each.stage for each in found.networks)
     kind = "rewound" if found.rewind_step else "transfer"
@@ -157,7 +157,7 @@ def of_transfer(found: Transfer) -> dict[str, Measured]:
 
 
 def of_analysis(findings: Findings) -> dict[str, Measured]:
-    """What the layers of the partitions' networks say about H4 to H6."""
+    """Measure what the layers of the partitions' networks show."""
     seeds, count = list(findings.seeds), len(findings.networks)
     own = tuple(address for each in findings.compared for address in each.sources)
     every = own + tuple(address for each in findings.siblings for address in each.sources)

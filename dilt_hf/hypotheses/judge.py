@@ -52,10 +52,11 @@ class Criterion:
 
 @dataclasses.dataclass(frozen=True)
 class Hypothesis:
-    """A claim, and all that must hold for it."""
+    """A claim, the experiment that tests it, and all that must hold for it."""
 
     key: str
     claim: str
+    experiment: str
     criteria: tuple[Criterion, ...]
 
 
@@ -144,7 +145,7 @@ def verdicts(hypotheses: Sequence[Hypothesis], evidence: Mapping[str, Measured])
         RunError: for numbers that are not finite.
 
     Example:
-        >>> claim = Hypothesis("H", "more", (Criterion("gain", "gain", least=0.5),))
+        >>> claim = Hypothesis("H", "more", "mine", (Criterion("gain", "gain", least=0.5),))
         >>> verdicts([claim], {"gain": Measured({0: 2.0, 1: 2.2, 2: 1.8})})[0].verdict
         'supported'
         >>> verdicts([claim], {"gain": Measured({0: 0.1, 1: 0.0, 2: -0.1})})[0].verdict

@@ -1,9 +1,9 @@
 """The four experiments: each adds its evidence to the run's folder, and all that is there is judged anew.
 
-benchmark         tickets and published methods at the same densities                  H1, H2, H3, H3c
-disentanglement   layers of networks trained on different classes, against siblings    H4, H5, H6
-specialisation    tickets on all classes and on each partition's; lesions              H7, H8, H9
-transfer          masks on new weights for other classes or other data                 H10, H10k
+benchmark         tickets and published methods at the same densities
+disentanglement   layers of networks trained on different classes, against siblings
+specialisation    tickets on all classes and on each partition's; lesions
+transfer          masks on new weights for other classes or other data
 
 All share the stages of one folder, so what one has trained the next one finds.
 """
@@ -30,12 +30,14 @@ from dilt_hf.experiments.specialise import Specialists, specialise
 from dilt_hf.experiments.transfer import transfer
 from dilt_hf.hypotheses.evidence import of_analysis, of_comparison, of_specialists, of_transfer
 from dilt_hf.hypotheses.judge import Measured
+from dilt_hf.hypotheses.registry import BENCHMARK, DISENTANGLEMENT, SPECIALISATION, TRANSFER
 from dilt_hf.hypotheses.verdict_files import load_evidence, save_evidence
 from dilt_hf.results.methods_table import methods_caption, methods_table
 from dilt_hf.results.results import Results
 from dilt_hf.results.summary import results_caption, results_sentences, results_table
 from dilt_hf.run.folder import open_run_folder
-from dilt_hf.run.methods.registry import BENCHMARK, STRUCTURED
+from dilt_hf.run.methods.registry import BENCHMARK as BENCHMARK_METHODS
+from dilt_hf.run.methods.registry import STRUCTURED
 from dilt_hf.run.pruning_steps import removal_order
 
 TRANSFORMERS = ("vit", "deit")  # whose names mark networks that a structured method can cut
@@ -43,7 +45,7 @@ TRANSFORMERS = ("vit", "deit")  # whose names mark networks that a structured me
 
 def benchmark(config: DiltConfig, group: ProcessGroup) -> str | None:
     """Core, union and published methods at the same densities. The first process gets what there is to say."""
-    methods = [*BENCHMARK, *(STRUCTURED if (config.model.architecture or "").startswith(TRANSFORMERS) else ())]
+    methods = [*BENCHMARK_METHODS, *(STRUCTURED if (config.model.architecture or "").startswith(TRANSFORMERS) else ())]
     run = dataclasses.replace(
         config.run, methods=config.run.methods or methods, tickets=config.run.tickets or ["core", "union"]
     )
@@ -173,8 +175,8 @@ def _keep(config: DiltConfig, experiment: str, evidence: Mapping[str, Measured])
 
 
 EXPERIMENTS: Mapping[str, Callable[..., str | None]] = {
-    "benchmark": benchmark,
-    "disentanglement": disentanglement,
-    "specialisation": specialisation,
-    "transfer": transferral,
+    BENCHMARK: benchmark,
+    DISENTANGLEMENT: disentanglement,
+    SPECIALISATION: specialisation,
+    TRANSFER: transferral,
 }

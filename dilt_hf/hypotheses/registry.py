@@ -1,4 +1,7 @@
-"""The claims of disentangled lottery tickets, and what each must show: written down before the data are seen.
+"""Register the claims of disentangled lottery tickets, and what each must show, before the data are seen.
+
+A hypothesis is one entry here: it names the experiment that tests it, and each of its criteria the key under which that
+experiment's evidence (`evidence`) produces one number per seed.
 
 Accuracies are in percent of the test pictures, differences in points. "At one density" means the mean over all
 densities that were compared, at each of which both networks keep equally many weights.
@@ -10,10 +13,13 @@ from dilt_hf.hypotheses.judge import CORRELATION, PERCENT, Criterion, Hypothesis
 
 GAIN, CLOSE, DECENT, NEAR_CHANCE = 0.5, 1.0, 5.0, 10.0  # points
 
+BENCHMARK, DISENTANGLEMENT, SPECIALISATION, TRANSFER = "benchmark", "disentanglement", "specialisation", "transfer"
+
 HYPOTHESES = (
     Hypothesis(
         "H1",
         "The core is found fastest.",
+        BENCHMARK,
         (
             Criterion(
                 "core_steps",
@@ -34,6 +40,7 @@ HYPOTHESES = (
     Hypothesis(
         "H2",
         "The union beats the core.",
+        BENCHMARK,
         (
             Criterion("union_core", "accuracy of the union less that of the core, both as found", GAIN),
             Criterion(
@@ -44,6 +51,7 @@ HYPOTHESES = (
     Hypothesis(
         "H3",
         "The union is competitive with RigL and CAP.",
+        BENCHMARK,
         (
             Criterion("union_rigl", "accuracy of the union less that of RigL at one density", -CLOSE),
             Criterion("union_cap", "accuracy of the union less that of CAP at one density", -CLOSE),
@@ -55,6 +63,7 @@ HYPOTHESES = (
     Hypothesis(
         "H3c",
         "The union beats the joint consensus of COLT.",
+        BENCHMARK,
         (
             Criterion("union_colt", "accuracy of the union less that of COLT at one density", GAIN),
             Criterion(
@@ -68,6 +77,7 @@ HYPOTHESES = (
     Hypothesis(
         "H4",
         "Layers of networks trained on different classes stay alike, and part late.",
+        DISENTANGLEMENT,
         (
             Criterion(
                 "late_break",
@@ -87,6 +97,7 @@ HYPOTHESES = (
     Hypothesis(
         "H5",
         "Early and middle modules are core, late ones specialist.",
+        DISENTANGLEMENT,
         (
             Criterion(
                 "parted_depth",
@@ -103,6 +114,7 @@ HYPOTHESES = (
     Hypothesis(
         "H6",
         "Where masks overlap more, layers do more alike.",
+        DISENTANGLEMENT,
         (
             Criterion(
                 "link_depth",
@@ -122,6 +134,7 @@ HYPOTHESES = (
     Hypothesis(
         "H7",
         "The core is decent on every partition.",
+        SPECIALISATION,
         (
             Criterion(
                 "core_worst",
@@ -139,6 +152,7 @@ HYPOTHESES = (
     Hypothesis(
         "H8",
         "Of the tickets, the union is best on all classes.",
+        SPECIALISATION,
         (
             Criterion("union_best", "accuracy of the union less that of the best other ticket", 0.0),
             Criterion(
@@ -152,6 +166,7 @@ HYPOTHESES = (
     Hypothesis(
         "H9",
         "Trained on all classes, a specialist is good on its own and near chance on the others.",
+        SPECIALISATION,
         (
             Criterion(
                 "specialist_lead",
@@ -167,6 +182,7 @@ HYPOTHESES = (
     Hypothesis(
         "H9c",
         "The weights of a specialist do the work of its classes.",
+        SPECIALISATION,
         (
             Criterion(
                 "lesion",
@@ -190,6 +206,7 @@ HYPOTHESES = (
     Hypothesis(
         "H10",
         "Found from strict θ0, the core transfers best.",
+        TRANSFER,
         (
             Criterion(
                 "transfer_union", "accuracy on the target of the core less that of the union, at one density", 0.0
@@ -206,6 +223,7 @@ HYPOTHESES = (
     Hypothesis(
         "H10k",
         "Found from a shared θ_k, the core transfers best.",
+        TRANSFER,
         (
             Criterion(
                 "rewound_union",
@@ -224,3 +242,13 @@ HYPOTHESES = (
         ),
     ),
 )
+
+
+def keys_of(experiment: str) -> list[str]:
+    """Return the keys of the hypotheses that an experiment tests.
+
+    Example:
+        >>> keys_of("disentanglement")
+        ['H4', 'H5', 'H6']
+    """
+    return [each.key for each in HYPOTHESES if each.experiment == experiment]

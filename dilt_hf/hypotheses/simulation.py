@@ -26,9 +26,9 @@ from dilt_hf.experiments.transfer import CORE, SHUFFLED, Transfer, Transferred
 from dilt_hf.hypotheses.evidence import of_analysis, of_comparison, of_specialists, of_transfer
 from dilt_hf.hypotheses.judge import Measured
 from dilt_hf.results.results import Entry, Results
+from dilt_hf.run.methods.registry import BENCHMARK
 
 PICTURES, DENSITIES = 2000, (0.5, 0.1)
-METHODS = ("core", "union", "LTH", "one-shot", "COLT", "RigL", "CAP", "random")
 NETWORKS = ("dense", "core", "union", "specialist_0", "specialist_1", "partition_0", "partition_1")
 STEPS = {"core": 400, "LTH": 1000, "COLT": 800}
 LEVEL = 80.0  # accuracy in percent where nothing is added
@@ -126,7 +126,7 @@ def results(world: World, rng: np.random.Generator, seeds: int = 5) -> Results:
     for seed in range(seeds):
         common = rng.normal(0, 3)
         for name, control, density in [
-            *((name, "", density) for name in METHODS for density in DENSITIES),
+            *((name, "", density) for name in BENCHMARK for density in DENSITIES),
             *((name, "", None) for name in NETWORKS),
             *((name, "shuffled", None) for name in NETWORKS[1:]),
         ]:

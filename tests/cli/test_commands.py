@@ -78,6 +78,13 @@ def test_an_architecture_can_bring_its_own_defaults():
         (["--seeds", "1", "1"], "names a seed twice"),
         (["--learning_rate", "-1"], "--learning_rate must be positive"),
         (["--num_train_epochs", "0"], "--num_train_epochs must be at least 1"),
+        (["--optimizer", "SGD"], "there is no option --optimizer; did you mean '--optim'?"),
+        (
+            ["--train-batch-size", "8"],
+            "there is no option --train_batch_size; did you mean '--global_train_batch_size'?",
+        ),
+        (["--num_partition", "2"], "there is no option --num_partition; did you mean '--num_partitions'?"),
+        (["--zzz=3"], "there is no option --zzz; see --help"),
     ],
 )
 def test_impossible_settings_are_one_sentence(arguments, message):
@@ -88,10 +95,11 @@ def test_impossible_settings_are_one_sentence(arguments, message):
 def test_files_with_unknown_keys_or_no_settings_are_refused(tmp_path):
     file = tmp_path / "run.yaml"
     for content, message in (
-        ("colour: red\n", "no setting colour"),
+        ("colour: red\n", "no option colour"),
+        ("cpu: true\n", r"no option cpu, which .* has; did you mean 'use_cpu'\?"),
         ("- 1\n", "must hold"),
         ("a: [", "is not YAML"),
-        ("1: 2\n", "no setting 1"),
+        ("1: 2\n", "no option 1"),
     ):
         file.write_text(content)
         with pytest.raises(ConfigError, match=message):

@@ -26,7 +26,7 @@ from dilt_hf.utils.errors import RunError
 SIMULATIONS, SEEDS = 1000, 5
 GAIN = Criterion("gain", "a gain", least=0.5)
 OTHERWISE = Criterion("otherwise", "what is left of it", least=0.0, control=True)
-CLAIM = Hypothesis("H", "There is a gain.", (GAIN, OTHERWISE))
+CLAIM = Hypothesis("H", "There is a gain.", "benchmark", (GAIN, OTHERWISE))
 
 
 def found(gain, otherwise, seeds=5, spread=0.2):
@@ -99,7 +99,7 @@ def test_what_all_seeds_share_is_no_evidence_beyond_its_own_test():
 
 
 def test_more_hypotheses_make_a_single_one_harder_to_believe():
-    claims = [Hypothesis(f"H{k}", "", (Criterion(f"c{k}", "", 0.0),)) for k in range(10)]
+    claims = [Hypothesis(f"H{k}", "", "benchmark", (Criterion(f"c{k}", "", 0.0),)) for k in range(10)]
     weak = {0: 1.0, 1: 2.2, 2: 1.6, 3: 2.6, 4: 0.9}
     nothing = {seed: value - 1.7 for seed, value in weak.items()}
     assert verdicts(claims[:1], {"c0": Measured(weak)})[0].verdict == SUPPORTED

@@ -40,6 +40,7 @@ from dilt_hf.run.methods.savit import Savit
 from dilt_hf.run.methods.tickets import LTH, Dense, Ticket
 from dilt_hf.run.methods.while_training import Gradual, Rewired
 from dilt_hf.utils.errors import ConfigError
+from dilt_hf.utils.suggest import suggestion
 
 METHODS: Sequence[Method] = (
     Ticket("core"),
@@ -98,4 +99,5 @@ def check_names(names: Sequence[str]) -> None:
     """Raise `ConfigError` for a name in --methods that is not in the table."""
     unknown = [name for name in names if name not in NAMES]
     if unknown:
-        raise ConfigError(f"--methods knows {', '.join(NAMES)}, not {', '.join(unknown)}.")
+        near = suggestion(unknown[0], NAMES)
+        raise ConfigError(f"--methods knows {', '.join(NAMES)}, not {', '.join(unknown)}{near or '.'}")
