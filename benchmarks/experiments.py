@@ -2,7 +2,7 @@
 
     python benchmarks/experiments.py --data DATA                       # everything; a GPU is used where there is one
     python benchmarks/experiments.py --data DATA --runs tiny --minutes 9.5
-    python benchmarks/experiments.py --data DATA --slice 0.01          # does it all work? few, small pictures, one seed
+    python benchmarks/experiments.py --data DATA --slice 0.01          # does it all work? few, small images, one seed
 
 DATA holds Parquet files: tiny_imagenet_32_c100/{train,validation}.parquet and stanford_cars_112/{train,test}.parquet.
 What has been found is in OUT/<run>/report.html and verdicts.md. Exit status 3: there is more to do.
@@ -23,8 +23,8 @@ RUNS = {
     "tiny-deit": ("tiny", "tiny_imagenet_32_c100", "validation", ["--architecture", "deit-tiny"]),
     "cars": ("cars", "stanford_cars_112", "test", ["--image_size", "112"]),
 }
-FULL = {"tiny_imagenet_32_c100": (50_000, 5_000), "stanford_cars_112": (6_598, 1_546)}  # pictures
-LEAST = {"tiny_imagenet_32_c100": 400, "stanford_cars_112": 800}  # siblings need two pictures of every class
+FULL = {"tiny_imagenet_32_c100": (50_000, 5_000), "stanford_cars_112": (6_598, 1_546)}  # images
+LEAST = {"tiny_imagenet_32_c100": 400, "stanford_cars_112": 800}  # siblings need two images of every class
 QUICK = [
     "--image_size",
     "32",
@@ -75,7 +75,7 @@ def options(run, experiment, arguments):
         *more,
     ]
     if arguments.slice < 1:
-        train, test = (max(LEAST[folder], round(arguments.slice * pictures)) for pictures in FULL[folder])
+        train, test = (max(LEAST[folder], round(arguments.slice * images)) for images in FULL[folder])
         command += [*QUICK, "--max_train_samples", str(train), "--max_eval_samples", str(test)]
         command += QUICK_TRANSFER if experiment == "exp4_transfer" else []
     return command
@@ -88,9 +88,7 @@ def main():
     parser.add_argument("--runs", nargs="+", choices=list(RUNS), default=list(RUNS))
     parser.add_argument("--experiments", nargs="+", choices=list(EXPERIMENTS), default=list(EXPERIMENTS))
     parser.add_argument("--minutes", type=float, default=float("inf"), help="stop after so many")
-    parser.add_argument(
-        "--slice", type=float, default=1.0, help="a share of the pictures, of 32 px; one epoch and seed"
-    )
+    parser.add_argument("--slice", type=float, default=1.0, help="a share of the images, of 32 px; one epoch and seed")
     arguments = parser.parse_args()
     if not (0 < arguments.slice <= 1 and arguments.minutes > 0):
         parser.error("--slice lies above 0 and is 1 at most, and --minutes is positive.")

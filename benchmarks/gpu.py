@@ -1,4 +1,4 @@
-"""The training loop on a GPU: pictures per second, the share of the measured matrix-multiplication peak, what a mask
+"""The training loop on a GPU: images per second, the share of the measured matrix-multiplication peak, what a mask
 costs, and how many partitions should share one GPU.
 
     python benchmarks/gpu.py [--steps 30] [--part throughput|sharing]
@@ -72,8 +72,8 @@ def throughput(steps):
         thinned = {name: torch.rand(mask.shape) < 0.2 for name, mask in dense.items()}
         masks = random_like(thinned, torch.Generator().manual_seed(0))
         count = batch * 4
-        pictures = torch.randint(0, 256, (count, side, side, 3), dtype=torch.uint8, device=device)
-        source = loader.ResidentImages(pictures, torch.randint(0, 1000, (count,), device=device))
+        images = torch.randint(0, 256, (count, side, side, 3), dtype=torch.uint8, device=device)
+        source = loader.ResidentImages(images, torch.randint(0, 1000, (count,), device=device))
         feed = Feed(source, torch.arange(count), Normalize([0.5], [0.5], 3, device), Augmentation("shift_flip"))
         epochs = -(-steps // 4)
         config = TrainingConfig(num_train_epochs=epochs, global_train_batch_size=batch, learning_rate=1e-3)
@@ -87,7 +87,7 @@ def throughput(steps):
         name = f"{architecture}, {side} px, batch {batch}, {precision}{', compiled' if compiled else ''}"
         share = speed * TRAINING_PASSES * cost / (peak * 1e12)
         rows.append([name, f"{speed:.0f}", f"{share:.2f}", f"{medians['masked'] / medians['dense']:.3f}"])
-        del model, source, feed, pictures
+        del model, source, feed, images
         torch.cuda.empty_cache()
     print_table(f"Masked training on {torch.cuda.get_device_name()}; bf16 matmul peak {peak:.0f} TFLOP/s", rows)
 

@@ -117,7 +117,7 @@ def trained_on_digits(count, epochs=8):
 
 
 def _unlike(pixels, rows):
-    """Rows without those whose picture was there before."""
+    """Rows without those whose image was there before."""
     seen = {pixels[row].numpy().tobytes(): row for row in reversed(rows.tolist())}
     return torch.tensor([row for row in rows.tolist() if seen[pixels[row].numpy().tobytes()] == row])
 

@@ -3,7 +3,7 @@ and writes the repository, for N = 2, 8 and 32.
 
     python benchmarks/memory.py [--architecture resnet18-cifar]
 
-Every partition is pruned in two rounds of one step each, on random pictures: what is measured is memory, not accuracy.
+Every partition is pruned in two rounds of one step each, on random images: what is measured is memory, not accuracy.
 """
 
 import argparse
@@ -36,8 +36,8 @@ def measure(architecture, partitions, queue):
     features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=classes)})
     for name, each in (("train", 4), ("validation", 1), ("test", 1)):
         labels = np.arange(len(classes)).repeat(each).tolist()
-        pictures = [Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)) for _ in labels]
-        table = datasets.Dataset.from_dict({"image": pictures, "label": labels}, features=features)
+        images = [Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)) for _ in labels]
+        table = datasets.Dataset.from_dict({"image": images, "label": labels}, features=features)
         table.to_parquet(folder / f"{name}.parquet")
     config = DiltConfig(
         data=DataConfig(**{f"{n}_files": [str(folder / f"{n}.parquet")] for n in ("train", "validation", "test")}),

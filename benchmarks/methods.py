@@ -150,7 +150,7 @@ def savit(arguments):
             "GFLOPs",
             "share",
             "parameters, M",
-            "1 picture, ms",
+            "1 image, ms",
             "8, ms",
             "dense / it, 1",
             "8",
@@ -192,7 +192,7 @@ if __name__ == "__main__":
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--architectures", nargs="+", default=["resnet18", "mobilenetv2", "deit-tiny"])
     parser.add_argument("--examples", type=int, default=4096, help="gradients for CAP")
-    parser.add_argument("--image_size", type=int, default=224, help="for CAP's pictures")
+    parser.add_argument("--image_size", type=int, default=224, help="for CAP's images")
     parser.add_argument("--memory_gb", type=float, default=1.5, help="for CAP's matrices")
     arguments = parser.parse_args()
     for part in arguments.parts:

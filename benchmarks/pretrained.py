@@ -103,7 +103,7 @@ def main():
     parser.add_argument("--seeds", nargs="+", default=["0", "1", "2"])
     given = parser.parse_args()
     if not given.data:
-        print("skipped: --data, or the variable DILT_DATA, names no folder with checkpoints and pictures.")
+        print("skipped: --data, or the variable DILT_DATA, names no folder with checkpoints and images.")
         return
     for name in [given.only] if given.only else NETWORKS:
         output = Path(given.output_dir, name)

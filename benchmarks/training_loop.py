@@ -1,11 +1,11 @@
 """What the training loop adds to the bare steps, and how it compares with a plain DataLoader and PIL loop.
 
-Ways to do the same steps on the same network, batch size and number of JPEG pictures, taking turns:
+Ways to do the same steps on the same network, batch size and number of JPEG images, taking turns:
 
 - limit: forward, backward and masked optimizer step on batches that lie ready on the device;
-- resident: `dilt_hf.training.train.train` with a mask, augmentation, seeding and checks, on pictures decoded once;
-- streamed: the same on pictures that workers decode and crop every time, as for sets too large to keep;
-- DataLoader: `torch.utils.data.DataLoader` over the same pictures with torchvision's crop, flip and normalisation, with
+- resident: `dilt_hf.training.train.train` with a mask, augmentation, seeding and checks, on images decoded once;
+- streamed: the same on images that workers decode and crop every time, as for sets too large to keep;
+- DataLoader: `torch.utils.data.DataLoader` over the same images with torchvision's crop, flip and normalisation, with
   as many workers as there are cores, or in the main process, whichever is faster.
 
     python benchmarks/training_loop.py [--rounds 5]
@@ -43,7 +43,7 @@ CORES = os.cpu_count() or 1
 
 
 def jpegs(count, size):
-    """Smooth random pictures, so that they compress as photographs do."""
+    """Smooth random images, so that they compress as photographs do."""
     rng = np.random.default_rng(0)
     for _ in range(count):
         coarse = Image.fromarray(rng.integers(0, 256, (size // 8, size // 8, 3), dtype=np.uint8))
@@ -52,8 +52,8 @@ def jpegs(count, size):
         yield {"bytes": buffer.getvalue(), "path": None}
 
 
-class Pictures(torch.utils.data.Dataset):
-    """The pictures with the usual transforms."""
+class Images(torch.utils.data.Dataset):
+    """The images with the usual transforms."""
 
     def __init__(self, encoded, labels, size):
         self.encoded, self.labels = encoded, labels
@@ -128,9 +128,9 @@ def compare(architecture, size, batch, steps, epochs, rounds, accelerator):
 
     def plain(workers):
         model = new_model(channels_last=False)
-        pictures = Pictures(encoded, labels.tolist(), size)
+        images = Images(encoded, labels.tolist(), size)
         loader = torch.utils.data.DataLoader(
-            pictures, batch, shuffle=True, num_workers=workers, drop_last=True, persistent_workers=workers > 0
+            images, batch, shuffle=True, num_workers=workers, drop_last=True, persistent_workers=workers > 0
         )
         return lambda: plain_steps(model, config, loader, device)
 
@@ -169,7 +169,7 @@ def main():
     cases = (("resnet-micro", 32, 64, 40, 4), ("resnet18", 32, 128, 8, 1), ("resnet18", 112, 32, 6, 1))
     rows = [compare(*case, rounds, accelerator) for case in cases]
     title = (
-        "Pictures per second (share of the limit; ratio to the best DataLoader), median of "
+        "Images per second (share of the limit; ratio to the best DataLoader), median of "
         f"{rounds} alternating turns, {accelerator.device.type}"
     )
     print_table(title, [head, *rows])

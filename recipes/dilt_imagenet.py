@@ -6,7 +6,7 @@
     accelerate launch recipes/dilt_imagenet.py --rewind_step 7500 --output_dir runs/imagenet_rewound    # shared θ_k
 
 At this scale strict θ0 is known to be no better than a random re-initialisation, and θ_k after six epochs (7 500 steps)
-is (Frankle et al. 2020, arXiv 1912.05671). Pictures come from the Hub, or from --train_dir and --validation_dir.
+is (Frankle et al. 2020, arXiv 1912.05671). Images come from the Hub, or from --train_dir and --validation_dir.
 """
 
 from dilt_hf.cli.commands import run_recipe

@@ -1,4 +1,4 @@
-"""Routing the Lottery: one subnetwork a subset of the data, all in one set of weights, each picture through its own.
+"""Routing the Lottery: one subnetwork a subset of the data, all in one set of weights, each image through its own.
 
 python recipes/rtl.py                                              # digits 0-4 and 5-9
 python recipes/rtl.py --partition_by clusters --num_partitions 4   # similar classes together
@@ -39,4 +39,4 @@ if __name__ == "__main__":
         found = route(config, routes, join_process_group(config.partition.num_partitions, config.run.use_cpu))
         if found is not None:
             print("", found.table(), "", *(f"- {sentence}" for sentence in found.sentences()), "", sep="\n")
-            print(f"Picture: {config.run.output_dir}/{PICTURE_FILE}")
+            print(f"Figure: {config.run.output_dir}/{PICTURE_FILE}")

@@ -56,9 +56,9 @@ def generator():
 
 
 @pytest.fixture(scope="session")
-def picture_folder(tmp_path_factory):
-    """An ImageFolder of 28x28 grey pictures, 3 classes told apart by brightness: train (12 a class) and test (4)."""
-    root = tmp_path_factory.mktemp("pictures")
+def image_folder(tmp_path_factory):
+    """An ImageFolder of 28x28 grey images, 3 classes told apart by brightness: train (12 a class) and test (4)."""
+    root = tmp_path_factory.mktemp("images")
     rng = np.random.default_rng(0)
     for split, count in (("train", 12), ("test", 4)):
         for level, name in enumerate(("dark", "mid", "light")):

@@ -106,7 +106,7 @@ def test_no_room_holds_a_circle_of_imports():
 ILLUSTRATED = {
     "explore.app",
     "explore.networks",
-    "explore.pictures",
+    "explore.images",
     "explore.views",
     "models.safe_loading",
     "tickets.switch",

@@ -1,4 +1,4 @@
-"""Which pictures are passed through the networks: the same ones, in the same order, for all."""
+"""Which images are passed through the networks: the same ones, in the same order, for all."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from dilt_hf.data.splits import Split, dealt_by_class
 from dilt_hf.utils.errors import AnalysisError
 
 
-def choose_probes(split: Split, pictures: Images, count: int, seed: int = 0) -> torch.Tensor:
-    """Rows of a split, int64 (count,) at most: random, evenly from each class, no picture twice.
+def choose_probes(split: Split, images: Images, count: int, seed: int = 0) -> torch.Tensor:
+    """Rows of a split, int64 (count,) at most: random, evenly from each class, no image twice.
 
     Raises:
-        AnalysisError: when there are fewer than two different pictures.
+        AnalysisError: when there are fewer than two different images.
     """
     order = dealt_by_class(split.labels, seed, "probes")
     chosen: list[int] = []
     seen: set[bytes] = set()
     for first in range(0, len(order), count):
         rows = torch.from_numpy(order[first : first + count])
-        decoded = torch.cat([batch for batch, _ in pictures.batches(rows, count)]).cpu().numpy()
-        for row, picture in zip(rows.tolist(), decoded, strict=True):
-            fingerprint = hashlib.sha256(picture.tobytes()).digest()
+        decoded = torch.cat([batch for batch, _ in images.batches(rows, count)]).cpu().numpy()
+        for row, image in zip(rows.tolist(), decoded, strict=True):
+            fingerprint = hashlib.sha256(image.tobytes()).digest()
             if fingerprint not in seen and len(chosen) < count:
                 seen.add(fingerprint)
                 chosen.append(row)
         if len(chosen) == count:
             break
     if len(chosen) < 2:
-        raise AnalysisError(f"the {split.name} split has only {len(chosen)} different picture(s) to probe with.")
+        raise AnalysisError(f"the {split.name} split has only {len(chosen)} different image(s) to probe with.")
     return torch.tensor(chosen)

@@ -138,11 +138,11 @@ def collect(
 
 def _note(pixels: Tensor, prints: dict[bytes, int], digest: Any) -> None:
     """Remember these probes, and refuse one that was there before."""
-    for picture in pixels.detach().to("cpu", torch.float32):
-        fingerprint = hashlib.sha256(picture.numpy().tobytes()).digest()
+    for image in pixels.detach().to("cpu", torch.float32):
+        fingerprint = hashlib.sha256(image.numpy().tobytes()).digest()
         if fingerprint in prints:
             raise AnalysisError(
-                f"probes {prints[fingerprint]} and {len(prints)} are the same picture; leave one of them out."
+                f"probes {prints[fingerprint]} and {len(prints)} are the same image; leave one of them out."
             )
         prints[fingerprint] = len(prints)
         digest.update(fingerprint)

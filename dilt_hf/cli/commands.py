@@ -47,7 +47,7 @@ def run_recipe(
         from dilt_hf.hypotheses import programme
         from dilt_hf.results.methods_table import has_methods, methods_caption, methods_table
         from dilt_hf.results.summary import results_caption, results_sentences, results_table
-        from dilt_hf.run.folder import METHOD_PICTURES, PICTURE, ticket_folder
+        from dilt_hf.run.folder import METHOD_FIGURES, PICTURE, ticket_folder
         from dilt_hf.run.methods.registry import STRUCTURED
 
         group = join_process_group(config.partition.num_partitions, config.run.use_cpu)
@@ -59,12 +59,12 @@ def run_recipe(
         folder = Path(config.run.output_dir)
         if has_methods(results):
             print("", methods_table(results), "", methods_caption(results, STRUCTURED), "", sep="\n")
-            print("Pictures:", *(folder / picture for picture in METHOD_PICTURES))
+            print("Figures:", *(folder / image for image in METHOD_FIGURES))
         else:
             print(
                 "", results_table(results), "", results_caption(results), "", *results_sentences(results), "", sep="\n"
             )
-            print(f"Picture: {folder / PICTURE}")
+            print(f"Figure: {folder / PICTURE}")
         if ticket_folder(folder, config.run.seeds[0]).exists():
             print(f"Tickets: {ticket_folder(folder, config.run.seeds[0])}", flush=True)
         programme.keep_comparison(config, results)

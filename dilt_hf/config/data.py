@@ -11,7 +11,7 @@ from dilt_hf.config.fields import option, require
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Which pictures, and how they become tensors."""
+    """Which images, and how they become tensors."""
 
     _argument_group_name: ClassVar[str] = "data"
 
@@ -20,13 +20,13 @@ class DataConfig:
     )
     dataset_config_name: str | None = option(None, "The configuration of the dataset, where it has several.")
     dataset_revision: str | None = option(None, "The commit, tag or branch of the dataset on the Hub.")
-    train_dir: str | None = option(None, "A folder with one subfolder of pictures per class.")
-    validation_dir: str | None = option(None, "Like train_dir, for the validation pictures.")
-    test_dir: str | None = option(None, "Like train_dir, for the test pictures.")
+    train_dir: str | None = option(None, "A folder with one subfolder of images per class.")
+    validation_dir: str | None = option(None, "Like train_dir, for the validation images.")
+    test_dir: str | None = option(None, "Like train_dir, for the test images.")
     train_files: list[str] = option([], "Parquet files with the training rows.")
     validation_files: list[str] = option([], "Parquet files with the validation rows.")
     test_files: list[str] = option([], "Parquet files with the test rows.")
-    image_column_name: str | None = option(None, "The picture column; found by its feature type when not given.")
+    image_column_name: str | None = option(None, "The image column; found by its feature type when not given.")
     label_column_name: str | None = option(None, "The class column; found by its feature type when not given.")
     classes: list[str] = option(
         [], "Only the rows of these classes: names, or numbers from one to another such as 0-4. By default all."
@@ -38,17 +38,17 @@ class DataConfig:
     max_train_samples: int | None = option(None, "Use only so many training rows, evenly from each class.")
     max_eval_samples: int | None = option(None, "Use only so many validation and so many test rows.")
     image_size: int | None = option(
-        None, "Side of the square model input in pixels; by default the short side of the first picture, at most 224."
+        None, "Side of the square model input in pixels; by default the short side of the first image, at most 224."
     )
     augmentation: Literal["none", "shift", "shift_flip", "resized_crop_flip"] = option(
         "shift_flip",
         "Training augmentation: none; shift (random crop after padding by 1/8); shift_flip (and mirror); "
-        "resized_crop_flip (random area and aspect ratio, and mirror; of the whole pictures where workers decode).",
+        "resized_crop_flip (random area and aspect ratio, and mirror; of the whole images where workers decode).",
     )
     auto_augment: str | None = option(
-        None, "A timm policy, such as rand-m9-mstd0.5-inc1, for pictures that workers decode (--max_resident_gb 0)."
+        None, "A timm policy, such as rand-m9-mstd0.5-inc1, for images that workers decode (--max_resident_gb 0)."
     )
-    random_erasing: float = option(0.0, "Probability that a rectangle of a training picture is replaced by noise.")
+    random_erasing: float = option(0.0, "Probability that a rectangle of a training image is replaced by noise.")
     mixup: float = option(0.0, "The α of mixup; 0 is none. With cutmix too, each batch draws one of the two.")
     cutmix: float = option(0.0, "The α of cutmix; 0 is none.")
     image_mean: list[float] = option([0.5], "Mean per channel after scaling to [0, 1]; one number serves all.")
@@ -93,10 +93,10 @@ class PartitionConfig:
     _argument_group_name: ClassVar[str] = "partitions"
 
     num_partitions: int = option(2, "N, the number of partitions and of independent pruning processes.")
-    partition_by: Literal["range", "random", "explicit", "clusters", "picture_clusters", "column", "sibling"] = option(
+    partition_by: Literal["range", "random", "explicit", "clusters", "image_clusters", "column", "sibling"] = option(
         "range",
         "range: equal runs of class ids; random: random classes; explicit: --partition_classes or --partition_file; "
-        "clusters: similar classes together; picture_clusters: similar pictures of any class; "
+        "clusters: similar classes together; image_clusters: similar images of any class; "
         "column: by the values of --partition_column; "
         "sibling: the same classes everywhere and disjoint rows (the control).",
     )
@@ -111,8 +111,8 @@ class PartitionConfig:
     partition_column: str | None = option(None, "column: the column whose values make the partitions.")
     embedding_model: str | None = option(
         None,
-        "clusters, picture_clusters: the transformers image model whose embeddings are clustered; by default "
-        "the pictures themselves are.",
+        "clusters, image_clusters: the transformers image model whose embeddings are clustered; by default "
+        "the images themselves are.",
     )
 
     def __post_init__(self) -> None:

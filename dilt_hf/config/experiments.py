@@ -32,13 +32,13 @@ class ApplyConfig:
 
 @dataclass(frozen=True)
 class LayerConfig:
-    """How networks are compared layer by layer, on how many pictures, and how thoroughly."""
+    """How networks are compared layer by layer, on how many images, and how thoroughly."""
 
     _argument_group_name: ClassVar[str] = "layers"
 
     layers: list[str] = option(["blocks"], "Residual 'blocks', all 'weights', 'hidden_states', or names of modules.")
     pooling: str = option("mean", "Of maps and tokens: mean, cls, or grid_2, grid_3, …")
-    num_probes: int = option(512, "Held-out pictures that are passed through the networks, evenly from each class.")
+    num_probes: int = option(512, "Held-out images that are passed through the networks, evenly from each class.")
     probe_split: Literal["test", "validation"] = option("test", "The split that they are taken from.")
     probe_seed: int = option(0, "Seed of their choice.")
     tier: Literal["fast", "default", "thorough"] = option("default", "How hard Gromov-Wasserstein is tried.")
@@ -46,7 +46,7 @@ class LayerConfig:
     clustering: Literal["joint", "cross"] = option(
         "joint", "All layers of all networks as points; or the plan's literal form, layers by what two networks share."
     )
-    eval_batch_size: int = option(128, "Pictures in a forward pass.")
+    eval_batch_size: int = option(128, "Images in a forward pass.")
 
     def __post_init__(self) -> None:
         require(self.num_probes >= 2, "--num_probes must be at least 2, and should be some hundred.")
@@ -142,10 +142,10 @@ class ShrinkConfig:
     _argument_group_name: ClassVar[str] = "shrinking"
 
     target: float = option(0.5, "The share of the operations that stays.")
-    scoring_examples: int = option(1024, "Training pictures that heads, hidden units and channels are scored on.")
+    scoring_examples: int = option(1024, "Training images that heads, hidden units and channels are scored on.")
     distillation: float = option(0.5, "Share of the loss that is agreement with the network before; 0 is none.")
     temperature: float = option(1.0, "What logits are divided by where networks are compared.")
-    seed: int = option(0, "Of the choice of pictures and of the training.")
+    seed: int = option(0, "Of the choice of images and of the training.")
     output_dir: str = option("runs/shrunk", "Folder of the result. The same command continues what it finds there.")
     use_cpu: bool = option(False, "Stay on the CPU even where there is a GPU.")
 

@@ -1,4 +1,4 @@
-"""Random views of training pictures, on the device where that is possible.
+"""Random views of training images, on the device where that is possible.
 
 Every random number is drawn on the CPU from a key, for the whole batch: a seed gives the same views on every device, a
 training can be entered at any batch, and processes that share a batch see exactly what one process would see.
@@ -18,19 +18,19 @@ from torch import Tensor
 from dilt_hf.config.data import DataConfig
 from dilt_hf.utils.seeding import derive_seed
 
-CROP_AREA = (0.35, 1.0)  # of pictures that are already cut to the input size; 0.08 to 1 leaves too little of those
+CROP_AREA = (0.35, 1.0)  # of images that are already cut to the input size; 0.08 to 1 leaves too little of those
 CROP_ASPECT = (3 / 4, 4 / 3)
 ERASED_AREA, ERASED_ASPECT = (0.02, 1 / 3), (0.3, 1 / 0.3)
 
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """What is done to training pictures; the fields are those of `DataConfig` that say so.
+    """What is done to training images; the fields are those of `DataConfig` that say so.
 
     Attributes:
         kind: "none", "shift", "shift_flip" or "resized_crop_flip".
         auto_augment: a timm policy such as "rand-m9-mstd0.5-inc1", applied by the workers that decode.
-        random_erasing: the probability that a rectangle of a picture is replaced by noise.
+        random_erasing: the probability that a rectangle of a image is replaced by noise.
         mixup, cutmix: the α of their Beta distributions; 0 leaves them out. With both, each batch draws one of them.
     """
 
@@ -49,27 +49,27 @@ class Augmentation:
 
 
 def augment(
-    pictures: Tensor, kind: str, generator: torch.Generator, count: int | None = None, mine: Tensor | None = None
+    images: Tensor, kind: str, generator: torch.Generator, count: int | None = None, mine: Tensor | None = None
 ) -> Tensor:
-    """One random view of each picture of a uint8 batch (B, H, W, C), on the batch's device.
+    """One random view of each image of a uint8 batch (B, H, W, C), on the batch's device.
 
     Args:
         kind: as in `Augmentation`.
-        count: how many pictures the whole batch has, where `pictures` are only a part of it.
-        mine: the positions of `pictures` in the whole batch, int64 (B,) on the CPU.
+        count: how many images the whole batch has, where `images` are only a part of it.
+        mine: the positions of `images` in the whole batch, int64 (B,) on the CPU.
     """
     if kind == "none":
-        return pictures
-    count = len(pictures) if count is None else count
+        return images
+    count = len(images) if count is None else count
     mine = torch.arange(count) if mine is None else mine
     if kind == "resized_crop_flip":
-        return _resized_crops(pictures, generator, count, mine)
-    return _shifts(pictures, generator, count, mine, flip=kind == "shift_flip")
+        return _resized_crops(images, generator, count, mine)
+    return _shifts(images, generator, count, mine, flip=kind == "shift_flip")
 
 
-def _shifts(pictures: Tensor, generator: torch.Generator, total: int, mine: Tensor, flip: bool) -> Tensor:
+def _shifts(images: Tensor, generator: torch.Generator, total: int, mine: Tensor, flip: bool) -> Tensor:
     """A crop at a random place after reflecting the border: gathering pixels needs no padded copy."""
-    count, height, width, channels = pictures.shape
+    count, height, width, channels = images.shape
     pad = max(1, min(height, width) // 8)
     places = torch.randint(2 * pad + 1, (2, total), generator=generator)
     if flip:
@@ -78,9 +78,9 @@ def _shifts(pictures: Tensor, generator: torch.Generator, total: int, mine: Tens
     first = torch.arange(0, count * height * width, height * width, dtype=torch.int32)
     rows = _windows(height, pad)[places[0]] * width + first[:, None]
     columns = _windows(width, pad)[places[1]]
-    chosen = rows.to(pictures.device)[:, :, None] + columns.to(pictures.device)[:, None, :]
+    chosen = rows.to(images.device)[:, :, None] + columns.to(images.device)[:, None, :]
     # `index_select` on whole pixels is three times as fast as indexing with brackets
-    return pictures.reshape(-1, channels).index_select(0, chosen.flatten()).view(pictures.shape)
+    return images.reshape(-1, channels).index_select(0, chosen.flatten()).view(images.shape)
 
 
 @functools.lru_cache(maxsize=8)
@@ -92,7 +92,7 @@ def _windows(size: int, pad: int) -> Tensor:
     return torch.cat([windows, windows.flip(1)])
 
 
-def _resized_crops(pictures: Tensor, generator: torch.Generator, total: int, mine: Tensor) -> Tensor:
+def _resized_crops(images: Tensor, generator: torch.Generator, total: int, mine: Tensor) -> Tensor:
     """Random area and aspect ratio, resampled bilinearly to the full size, mirrored half of the time."""
     area = torch.empty(total).uniform_(*CROP_AREA, generator=generator)
     aspect = torch.empty(total).uniform_(*map(math.log, CROP_ASPECT), generator=generator).exp()
@@ -102,20 +102,18 @@ def _resized_crops(pictures: Tensor, generator: torch.Generator, total: int, min
     mirror = torch.where(torch.rand(total, generator=generator) < 0.5, -1.0, 1.0)
     zero = torch.zeros(total)
     transform = torch.stack([width * mirror, zero, centre_x, zero, height, centre_y], 1).view(total, 2, 3)[mine]
-    channels_first = pictures.permute(0, 3, 1, 2).to(torch.float32)
-    grid = torch.nn.functional.affine_grid(
-        transform.to(pictures.device), list(channels_first.shape), align_corners=False
-    )
+    channels_first = images.permute(0, 3, 1, 2).to(torch.float32)
+    grid = torch.nn.functional.affine_grid(transform.to(images.device), list(channels_first.shape), align_corners=False)
     crops = torch.nn.functional.grid_sample(channels_first, grid, padding_mode="reflection", align_corners=False)
     return crops.round_().to(torch.uint8).permute(0, 2, 3, 1)
 
 
 def erase(pixels: Tensor, probability: float, generator: torch.Generator, count: int, mine: Tensor) -> Tensor:
-    """Random erasing (Zhong et al. 2017, arXiv 1708.04896): in some pictures a rectangle becomes Gaussian noise.
+    """Random erasing (Zhong et al. 2017, arXiv 1708.04896): in some images a rectangle becomes Gaussian noise.
 
     Args:
         pixels: normalised (B, C, H, W); changed in place.
-        count, mine: as for `augment`. The noise is one picture, the same for the whole batch.
+        count, mine: as for `augment`. The noise is one image, the same for the whole batch.
     """
     _, channels, height, width = pixels.shape
     drawn = torch.rand(4, count, generator=generator)
@@ -137,11 +135,11 @@ def erase(pixels: Tensor, probability: float, generator: torch.Generator, count:
 def mix(pixels: Tensor, labels: Tensor, augmentation: Augmentation, seed: int) -> tuple[Tensor, Tensor, float]:
     """Mixup (Zhang et al. 2018, arXiv 1710.09412) or CutMix (Yun et al. 2019, arXiv 1905.04899) of neighbours.
 
-    Pictures 2i and 2i+1 are mixed with each other: in a shuffled batch those are random pairs, and processes that share
+    Images 2i and 2i+1 are mixed with each other: in a shuffled batch those are random pairs, and processes that share
     a batch need nothing of each other. One share is drawn per batch, as in timm's batch mode.
 
     Returns:
-        The mixed pictures, the label of each picture's partner, and the share λ of the picture's own label.
+        The mixed images, the label of each image's partner, and the share λ of the image's own label.
 
     Example:
         >>> pixels, labels = torch.eye(2).view(2, 1, 1, 2), torch.tensor([0, 1])
@@ -169,11 +167,11 @@ def mix(pixels: Tensor, labels: Tensor, augmentation: Augmentation, seed: int) -
     return pixels, labels.index_select(0, partner), share
 
 
-# --- views of single pictures, in the processes that decode them -----------------------------------------------------
+# --- views of single images, in the processes that decode them -----------------------------------------------------
 
 
 class RandomView:
-    """A random crop of the whole picture, mirrored half of the time, and timm's policy: uint8 (size, size, channels).
+    """A random crop of the whole image, mirrored half of the time, and timm's policy: uint8 (size, size, channels).
 
     timm's own training transform (crops of 8 to 100 % of the area, bicubic or bilinear at random), up to but without
     normalisation; those steps follow on the device.
@@ -193,10 +191,10 @@ class RandomView:
             re_prob=0.0,
         )
 
-    def __call__(self, picture: object, *key: int | str) -> np.ndarray:
+    def __call__(self, image: object, *key: int | str) -> np.ndarray:
         seed = derive_seed(*key)
         random.seed(seed)
         np.random.seed(seed % 2**32)
         torch.manual_seed(seed)
-        pixels = np.asarray(self.transform(picture))  # type: ignore[operator]
+        pixels = np.asarray(self.transform(image))  # type: ignore[operator]
         return np.ascontiguousarray(pixels.transpose(1, 2, 0))

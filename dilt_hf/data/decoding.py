@@ -1,6 +1,6 @@
-"""Pictures as tensors: decoding to uint8, and normalising a batch on the device.
+"""Images as tensors: decoding to uint8, and normalising a batch on the device.
 
-A picture is first made RGB (or grey), its short side scaled to the input size and its centre cut out: what
+A image is first made RGB (or grey), its short side scaled to the input size and its centre cut out: what
 transformers' `BitImageProcessor` does with the settings of `image_processor`, so a published checkpoint sees in
 `pipeline("image-classification")` what it saw here. Batches are uint8 until they are on the device.
 """
@@ -19,78 +19,78 @@ from dilt_hf.utils.errors import DataError
 
 
 def decode(encoded: Any, size: int, channels: int, where: str) -> np.ndarray:
-    """One picture as a uint8 array (size, size, channels), decoded from a `datasets` cell.
+    """One image as a uint8 array (size, size, channels), decoded from a `datasets` cell.
 
     Args:
         encoded: what an `Image(decode=False)` column yields: a dict with "bytes" or "path".
         size: side of the result in pixels.
-        channels: 3 for RGB, 1 for grey. Palettes, CMYK and 16-bit pictures are converted; transparent pixels keep
+        channels: 3 for RGB, 1 for grey. Palettes, CMYK and 16-bit images are converted; transparent pixels keep
             their colour.
-        where: how an error names the picture.
+        where: how an error names the image.
 
     Raises:
-        DataError: when the cell is empty or the picture cannot be decoded.
+        DataError: when the cell is empty or the image cannot be decoded.
     """
-    picture = open_picture(encoded, channels, where)
-    return np.array(_fit(picture, size)).reshape(size, size, channels)
+    image = open_image(encoded, channels, where)
+    return np.array(_fit(image, size)).reshape(size, size, channels)
 
 
-def open_picture(encoded: Any, channels: int, where: str) -> Any:
-    """The whole picture of a `datasets` cell as a PIL image, RGB or grey; arguments and errors as for `decode`."""
+def open_image(encoded: Any, channels: int, where: str) -> Any:
+    """The whole image of a `datasets` cell as a PIL image, RGB or grey; arguments and errors as for `decode`."""
     from PIL import Image, ImageOps
 
     if not encoded or (encoded.get("bytes") is None and encoded.get("path") is None):
-        raise DataError(f"{where} has no picture; remove the row.")
+        raise DataError(f"{where} has no image; remove the row.")
     try:
         source = io.BytesIO(encoded["bytes"]) if encoded.get("bytes") is not None else encoded["path"]
         with Image.open(source) as file:
             file.load()
             return _to_mode(ImageOps.exif_transpose(file), "RGB" if channels == 3 else "L")
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        named = encoded.get("path") or "the picture"
+        named = encoded.get("path") or "the image"
         reason = str(error).replace(repr(source), named)
         raise DataError(f"{where} cannot be decoded ({reason}); remove or repair the file.") from error
 
 
 def short_side(encoded: Any, where: str) -> int:
-    """Short side in pixels of one encoded picture, read from its header."""
+    """Short side in pixels of one encoded image, read from its header."""
     from PIL import Image
 
     try:
         source = io.BytesIO(encoded["bytes"]) if encoded.get("bytes") is not None else encoded["path"]
-        with Image.open(source) as picture:
-            return min(picture.size)
+        with Image.open(source) as image:
+            return min(image.size)
     except (OSError, TypeError, AttributeError, Image.DecompressionBombError) as error:
         raise DataError(f"{where} cannot be decoded ({error}); remove or repair the file.") from error
 
 
-def _to_mode(picture: Any, mode: str) -> Any:
-    if picture.mode.startswith("I") or picture.mode == "F":  # 16-bit and float grey: scale to the picture's own range
-        values = np.asarray(picture, dtype=np.float64)
-        top = 65535.0 if picture.mode.startswith("I") else max(float(values.max(initial=0.0)), 1e-12)
+def _to_mode(image: Any, mode: str) -> Any:
+    if image.mode.startswith("I") or image.mode == "F":  # 16-bit and float grey: scale to the image's own range
+        values = np.asarray(image, dtype=np.float64)
+        top = 65535.0 if image.mode.startswith("I") else max(float(values.max(initial=0.0)), 1e-12)
         from PIL import Image
 
-        picture = Image.fromarray((np.clip(values / top, 0, 1) * 255).round().astype(np.uint8))
-    if picture.mode == "P":
-        picture = picture.convert("RGBA" if "transparency" in picture.info else "RGB")
-    return picture.convert(mode)
+        image = Image.fromarray((np.clip(values / top, 0, 1) * 255).round().astype(np.uint8))
+    if image.mode == "P":
+        image = image.convert("RGBA" if "transparency" in image.info else "RGB")
+    return image.convert(mode)
 
 
-def _fit(picture: Any, size: int) -> Any:
+def _fit(image: Any, size: int) -> Any:
     """Scale the short side to `size`, keep the aspect ratio, cut out the centre."""
     from PIL import Image
 
-    width, height = picture.size
+    width, height = image.size
     if min(width, height) != size:
         scale = size / min(width, height)
         width, height = max(size, int(width * scale)), max(size, int(height * scale))
-        picture = picture.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=3.0)
+        image = image.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=3.0)
     left, top = (width - size) // 2, (height - size) // 2
-    return picture.crop((left, top, left + size, top + size)) if (width, height) != (size, size) else picture
+    return image.crop((left, top, left + size, top + size)) if (width, height) != (size, size) else image
 
 
 def image_processor(size: int, mean: Sequence[float], std: Sequence[float], channels: int) -> Any:
-    """The transformers image processor that prepares a picture as this package does, for `preprocessor_config.json`."""
+    """The transformers image processor that prepares a image as this package does, for `preprocessor_config.json`."""
     from transformers import BitImageProcessor
 
     return BitImageProcessor(
@@ -116,15 +116,15 @@ def per_channel(values: Sequence[float], channels: int, name: str) -> list[float
 
 
 class Normalize:
-    """uint8 pictures (B, H, W, C) to normalised float32 (B, C, H, W) in channels-last memory order, on their device."""
+    """uint8 images (B, H, W, C) to normalised float32 (B, C, H, W) in channels-last memory order, on their device."""
 
     def __init__(self, mean: Sequence[float], std: Sequence[float], channels: int, device: torch.device):
         deviation = torch.tensor(per_channel(std, channels, "image_std"), device=device)
         self.scale = 1 / (255 * deviation)
         self.shift = -torch.tensor(per_channel(mean, channels, "image_mean"), device=device) / deviation
 
-    def __call__(self, pictures: Tensor) -> Tensor:
-        count, height, width, channels = pictures.shape
+    def __call__(self, images: Tensor) -> Tensor:
+        count, height, width, channels = images.shape
         scale, shift = self.scale.repeat(width), self.shift.repeat(width)  # whole rows at a time: 4x faster
-        values = pictures.reshape(count, height, width * channels).to(torch.float32)
-        return torch.addcmul(shift, values, scale, out=values).view(pictures.shape).permute(0, 3, 1, 2)
+        values = images.reshape(count, height, width * channels).to(torch.float32)
+        return torch.addcmul(shift, values, scale, out=values).view(images.shape).permute(0, 3, 1, 2)

@@ -1,6 +1,6 @@
-"""Pictures of a split as batches on the device.
+"""Images of a split as batches on the device.
 
-source = open_images(splits, ...)["train"]         # uint8 pictures, resident or fed by workers
+source = open_images(splits, ...)["train"]         # uint8 images, resident or fed by workers
 for batch in epoch(source, rows, ...):             # shuffled, augmented and normalised, on the device
 """
 
@@ -37,13 +37,13 @@ WORKER_MODULES = ["dilt_hf.data.loader", "datasets", "datasets.features.image", 
 class ResidentImages:
     """A split decoded once and kept on the device as uint8 (n, H, W, C)."""
 
-    def __init__(self, pictures: Tensor, labels: Tensor):
-        self.pictures, self.labels = pictures, labels
+    def __init__(self, images: Tensor, labels: Tensor):
+        self.pixels, self.labels = images, labels
 
     def batches(self, rows: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """uint8 pictures (B, H, W, C) and labels (B,) on the device, in the order of `rows`."""
+        """uint8 images (B, H, W, C) and labels (B,) on the device, in the order of `rows`."""
         for part in rows.to(self.labels.device).split(batch_size):
-            yield self.pictures.index_select(0, part), self.labels.index_select(0, part)
+            yield self.pixels.index_select(0, part), self.labels.index_select(0, part)
 
 
 class StreamedImages:
@@ -75,7 +75,7 @@ class StreamedImages:
         self, rows: Tensor, batch_size: int, views: tuple[Tensor, Sequence[int | str]] | None = None
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """As `ResidentImages.batches`; with `views` (a position for each row, and a key) as random crops of the whole
-        pictures, each seeded by the key and its position."""
+        images, each seeded by the key and its position."""
         self._plan.rows, self._plan.views, self._plan.size = rows, views, batch_size
         if self._loader is None or not self.persistent:
             if self.workers:
@@ -89,8 +89,8 @@ class StreamedImages:
                 multiprocessing_context="forkserver" if self.workers else None,
             )
         try:
-            for pictures, labels in self._loader:
-                yield pictures.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
+            for images, labels in self._loader:
+                yield images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
         except DataError as error:  # a worker's error arrives with its traceback as text
             raise DataError(str(error).strip().splitlines()[-1].split("DataError: ")[-1]) from None
 
@@ -123,7 +123,7 @@ Images = ResidentImages | StreamedImages
 
 
 class _Decoder(torch.utils.data.Dataset):
-    """(row number, key of its view) to (uint8 picture, label)."""
+    """(row number, key of its view) to (uint8 image, label)."""
 
     def __init__(self, split: Split, size: int, channels: int, auto_augment: str | None = None):
         import datasets
@@ -144,13 +144,13 @@ class _Decoder(torch.utils.data.Dataset):
         if key is None:
             return decoding.decode(encoded, self.size, self.channels, self.where(row)), label
         self.view = self.view or RandomView(self.size, self.auto_augment)
-        return self.view(decoding.open_picture(encoded, self.channels, self.where(row)), *key), label
+        return self.view(decoding.open_image(encoded, self.channels, self.where(row)), *key), label
 
     def where(self, row: int) -> str:
         return f"row {self.split.source_rows[row]} of the {self.split.source} split"
 
     def decode_all(self, progress: bool) -> np.ndarray:
-        """All pictures as one uint8 array (n, size, size, channels), decoded by threads (PIL releases the GIL)."""
+        """All images as one uint8 array (n, size, size, channels), decoded by threads (PIL releases the GIL)."""
         result = np.empty((len(self), self.size, self.size, self.channels), np.uint8)
 
         def fill(row: int, encoded: Any) -> None:
@@ -172,7 +172,7 @@ class _Decoder(torch.utils.data.Dataset):
 
 
 def choose_image_size(splits: Splits, config: DataConfig) -> int:
-    """The configured input side, or the short side of the first training picture, at most 224 pixels."""
+    """The configured input side, or the short side of the first training image, at most 224 pixels."""
     if config.image_size is not None:
         return config.image_size
     decoder = _Decoder(splits.train, 1, 3)
@@ -182,10 +182,10 @@ def choose_image_size(splits: Splits, config: DataConfig) -> int:
 def open_images(
     splits: Splits, config: DataConfig, size: int, channels: int, device: torch.device, progress: bool = True
 ) -> dict[str, Images]:
-    """The pictures of each split: resident on the device when all splits together fit `max_resident_gb`, else streamed.
+    """The images of each split: resident on the device when all splits together fit `max_resident_gb`, else streamed.
 
     Raises:
-        DataError: for a picture that cannot be decoded; the message names the row.
+        DataError: for a image that cannot be decoded; the message names the row.
         ConfigError: for an augmentation that needs workers on a set that stays resident.
     """
     resident = sum(len(split) for _, split in splits.items()) * size * size * channels <= config.max_resident_gb * 1e9
@@ -200,30 +200,30 @@ def open_images(
         }
     if config.auto_augment:
         raise ConfigError(
-            "--auto_augment works on whole pictures, in the processes that decode them, and this set is small enough "
+            "--auto_augment works on whole images, in the processes that decode them, and this set is small enough "
             "to be decoded once; set --max_resident_gb 0 to have it decoded again and again."
         )
     opened: dict[str, Images] = {}
     for name, split in splits.items():
-        pictures = torch.from_numpy(_Decoder(split, size, channels).decode_all(progress))
-        opened[name] = ResidentImages(pictures.to(device), torch.from_numpy(split.labels).to(device))
+        images = torch.from_numpy(_Decoder(split, size, channels).decode_all(progress))
+        opened[name] = ResidentImages(images.to(device), torch.from_numpy(split.labels).to(device))
     return opened
 
 
-def fingerprint(split: Split, pictures: Images) -> str:
+def fingerprint(split: Split, images: Images) -> str:
     """Hex sha256 of what the split holds: of the decoded pixels and labels when resident, so that it does not depend
     on paths or on the version of `datasets`; else of the labels and the fingerprint that `datasets` gives the table."""
     import hashlib
 
     digest = hashlib.sha256(split.labels.tobytes())
-    if isinstance(pictures, ResidentImages):
-        digest.update(pictures.pictures.cpu().contiguous().numpy().data)
-        return sha256_of_json([list(pictures.pictures.shape), digest.hexdigest()])
-    size, channels = pictures.decoder.size, pictures.decoder.channels
+    if isinstance(images, ResidentImages):
+        digest.update(images.pixels.cpu().contiguous().numpy().data)
+        return sha256_of_json([list(images.pixels.shape), digest.hexdigest()])
+    size, channels = images.decoder.size, images.decoder.channels
     return sha256_of_json([split.dataset._fingerprint, size, channels, digest.hexdigest()])
 
 
-# --- from pictures to batches ----------------------------------------------------------------------------------------
+# --- from images to batches ----------------------------------------------------------------------------------------
 
 
 class Batch(NamedTuple):
@@ -245,15 +245,15 @@ class Batch(NamedTuple):
 def steps_per_epoch(rows: int, batch_size: int) -> int:
     """Training batches per epoch: the last, incomplete one is left out, unless it is the only one.
 
-    A batch of one picture would break batch normalisation, and equal shapes keep a compiled model compiled.
+    A batch of one image would break batch normalisation, and equal shapes keep a compiled model compiled.
     """
     return max(1, rows // batch_size)
 
 
 def shares(batch_size: int, passes: int, members: int) -> list[list[Tensor]]:
-    """Which pictures of a batch each member of a team takes in each pass: positions, `[member][pass]`.
+    """Which images of a batch each member of a team takes in each pass: positions, `[member][pass]`.
 
-    A pass is a run of neighbouring pictures and so is a member's share of it, so what is computed per pass does not
+    A pass is a run of neighbouring images and so is a member's share of it, so what is computed per pass does not
     depend on the number of members.
 
     Example:
@@ -288,12 +288,12 @@ def epoch(
     taken = order[places]
     kind = augmentation.kind
     if isinstance(source, StreamedImages) and kind == "resized_crop_flip":
-        kind = "none"  # the workers crop, from the whole pictures
+        kind = "none"  # the workers crop, from the whole images
         batches = source.batches(taken, len(mine), views=(places, (*key, "view")))
     else:
         batches = source.batches(taken, len(mine))
-    for number, (pictures, labels) in enumerate(batches, first):
-        pixels = normalize(augment(pictures, kind, generator_for(*key, "views", number), batch_size, mine))
+    for number, (images, labels) in enumerate(batches, first):
+        pixels = normalize(augment(images, kind, generator_for(*key, "views", number), batch_size, mine))
         if augmentation.random_erasing:
             erase(pixels, augmentation.random_erasing, generator_for(*key, "erase", number), batch_size, mine)
         if augmentation.mixup or augmentation.cutmix:
@@ -305,13 +305,13 @@ def epoch(
 
 def in_order(source: Images, rows: Tensor, batch_size: int, normalize: Normalize) -> Iterator[tuple[Tensor, Tensor]]:
     """All of `rows`, unchanged and in the order given, for scoring."""
-    for pictures, labels in source.batches(rows, batch_size):
-        yield normalize(pictures), labels
+    for images, labels in source.batches(rows, batch_size):
+        yield normalize(images), labels
 
 
 @dataclasses.dataclass(frozen=True)
 class Feed:
-    """Pictures, the rows of them to use, and how they are prepared."""
+    """Images, the rows of them to use, and how they are prepared."""
 
     images: Images
     rows: Tensor

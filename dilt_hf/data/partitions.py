@@ -1,4 +1,4 @@
-"""Splitting the training data into N disjoint, covering partitions, without decoding a picture.
+"""Splitting the training data into N disjoint, covering partitions, without decoding a image.
 
 A `Partitioning` says for every row of any split which partition it belongs to. Class partitions keep the global class
 ids: a partition is a subset of the ids and the rows that carry them. Partitions by column and the sibling split divide
@@ -32,7 +32,7 @@ class Partitioning:
         groups: for partitions by column, the column's values of each partition; else empty.
         column: the column that decides, for partitions by column.
         seed: the seed of a sibling split.
-        assigned: for clusters of pictures, the partition of every row of each split.
+        assigned: for clusters of images, the partition of every row of each split.
     """
 
     kind: str
@@ -82,13 +82,13 @@ def make_partitions(
     config: PartitionConfig,
     splits: Splits,
     embed: Callable[[], np.ndarray] | None = None,
-    embed_pictures: Callable[[str], np.ndarray] | None = None,
+    embed_images: Callable[[str], np.ndarray] | None = None,
 ) -> Partitioning:
     """The partitions that `config` describes, checked: N of them, none empty, disjoint, together everything.
 
     Args:
         embed: for `partition_by="clusters"`, gives the class-mean embeddings (classes, features); called only then.
-        embed_pictures: for `partition_by="picture_clusters"`, the embeddings (rows, features) of a split by its name.
+        embed_images: for `partition_by="image_clusters"`, the embeddings (rows, features) of a split by its name.
 
     Raises:
         PartitionError: when they are not so, or name a class that does not exist, or a class has no training row.
@@ -108,11 +108,11 @@ def make_partitions(
         )
     if config.partition_by == "column":
         return _by_column(config, splits.train)
-    if config.partition_by == "picture_clusters":
-        if embed_pictures is None:
-            raise PartitionError("partitions by clusters of pictures need embeddings.")
-        embedded = {name: embed_pictures(name) for name, _ in splits.items()}
-        return _by_pictures(splits, cluster_pictures(embedded, n, config.partition_seed))
+    if config.partition_by == "image_clusters":
+        if embed_images is None:
+            raise PartitionError("partitions by clusters of images need embeddings.")
+        embedded = {name: embed_images(name) for name, _ in splits.items()}
+        return _by_images(splits, cluster_images(embedded, n, config.partition_seed))
     every = tuple(range(len(names)))
     if config.partition_by == "sibling":
         if n > counts.min():
@@ -204,8 +204,8 @@ def cluster_classes(embeddings: np.ndarray, n: int) -> list[list[int]]:
     return sorted(clusters)  # by lowest class id, so that the numbering does not depend on the library
 
 
-def cluster_pictures(embeddings: Mapping[str, np.ndarray], n: int, seed: int = 0) -> dict[str, np.ndarray]:
-    """Similar pictures together: k-means of the training pictures' embeddings, scaled to unit length; other splits go
+def cluster_images(embeddings: Mapping[str, np.ndarray], n: int, seed: int = 0) -> dict[str, np.ndarray]:
+    """Similar images together: k-means of the training images' embeddings, scaled to unit length; other splits go
     to the nearest centre. The largest cluster is number 0.
 
     Args:
@@ -215,7 +215,7 @@ def cluster_pictures(embeddings: Mapping[str, np.ndarray], n: int, seed: int = 0
         The cluster of every row, int64 (rows,), by split.
 
     Raises:
-        PartitionError: for embeddings that are not finite, or fewer different pictures than clusters.
+        PartitionError: for embeddings that are not finite, or fewer different images than clusters.
     """
     from sklearn.cluster import KMeans
     from sklearn.preprocessing import normalize
@@ -224,17 +224,17 @@ def cluster_pictures(embeddings: Mapping[str, np.ndarray], n: int, seed: int = 0
         raise PartitionError("the embeddings are not finite; check the embedding model.")
     unit = {name: normalize(each.astype(np.float64)) for name, each in embeddings.items()}
     if len(np.unique(unit["train"], axis=0)) < n:
-        raise PartitionError(f"the training pictures are too much alike for {n} clusters; lower --num_partitions.")
+        raise PartitionError(f"the training images are too much alike for {n} clusters; lower --num_partitions.")
     found = KMeans(n, n_init=10, random_state=seed).fit(unit["train"])
     number = np.argsort(np.argsort(-np.bincount(found.labels_, minlength=n), kind="stable"))
     return {name: number[found.predict(each)].astype(np.int64) for name, each in unit.items()}
 
 
-def _by_pictures(splits: Splits, assigned: Mapping[str, np.ndarray]) -> Partitioning:
+def _by_images(splits: Splits, assigned: Mapping[str, np.ndarray]) -> Partitioning:
     """Every partition may hold every class; its loss is over those that its training rows have."""
     labels = splits.train.labels
     classes = [tuple(np.unique(labels[assigned["train"] == k]).tolist()) for k in range(assigned["train"].max() + 1)]
-    return Partitioning("picture_clusters", tuple(classes), assigned=assigned)
+    return Partitioning("image_clusters", tuple(classes), assigned=assigned)
 
 
 def _by_column(config: PartitionConfig, train: Split) -> Partitioning:

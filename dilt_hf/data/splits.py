@@ -33,8 +33,8 @@ class Split:
 
     Attributes:
         name: train, validation or test.
-        dataset: the rows as `datasets` has them; nothing here decodes a picture.
-        image_column: the column of pictures.
+        dataset: the rows as `datasets` has them; nothing here decodes a image.
+        image_column: the column of images.
         labels: global class ids, int64 (n,).
         source: the split of the dataset that the rows come from.
         source_rows: their row numbers there, int64 (n,).
@@ -51,7 +51,7 @@ class Split:
         return len(self.labels)
 
     def column(self, name: str) -> np.ndarray:
-        """The values of another column, read without touching the pictures."""
+        """The values of another column, read without touching the images."""
         if name not in self.dataset.column_names:
             raise DataError(
                 f"the {self.name} split has no column '{name}'; it has {', '.join(self.dataset.column_names)}."
@@ -80,7 +80,7 @@ class Splits:
 
 
 def load_splits(config: DataConfig) -> Splits:
-    """Open the configured data and keep train, validation and test apart. No picture is decoded.
+    """Open the configured data and keep train, validation and test apart. No image is decoded.
 
     Raises:
         DataError: when columns cannot be told apart, labels are missing, or a split is empty.
@@ -144,7 +144,7 @@ def _open_tables(config: DataConfig) -> tuple[dict[str, Any], str]:
         folders = {"train": config.train_dir, "validation": config.validation_dir, "test": config.test_dir}
         for folder in filter(None, folders.values()):
             if not os.path.isdir(folder):
-                raise DataError(f"there is no folder {folder}; give a folder with one subfolder of pictures per class.")
+                raise DataError(f"there is no folder {folder}; give a folder with one subfolder of images per class.")
         patterns = {name: os.path.join(folder, "**") for name, folder in folders.items() if folder}
         loaded = datasets.load_dataset("imagefolder", data_files=patterns, drop_labels=False)
         return dict(loaded), config.train_dir
@@ -156,7 +156,7 @@ def _open_tables(config: DataConfig) -> tuple[dict[str, Any], str]:
     return dict(loaded), ", ".join(Path(file).name for file in config.train_files)
 
 
-@functools.cache  # encoding the pictures takes longer than many a step of a run on them
+@functools.cache  # encoding the images takes longer than many a step of a run on them
 def digits(seed: int = 0) -> dict[str, datasets.Dataset]:
     """scikit-learn's 8x8 handwritten digits as a real `datasets` set: `Image` and `ClassLabel`, 1437 train, 360 test.
 
@@ -168,8 +168,8 @@ def digits(seed: int = 0) -> dict[str, datasets.Dataset]:
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
-    pictures, labels = load_digits(return_X_y=True)
-    pixels = np.rint(pictures.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
+    images, labels = load_digits(return_X_y=True)
+    pixels = np.rint(images.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
     features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=list("0123456789"))})
     rows = train_test_split(np.arange(len(labels)), test_size=0.2, random_state=seed, stratify=labels)
     return {
@@ -184,7 +184,7 @@ def _find_image_column(table: datasets.Dataset, wanted: str | None) -> str:
     import datasets
 
     found = [name for name, feature in table.features.items() if isinstance(feature, datasets.Image)]
-    return _one_column(found, wanted, table, "picture", "--image_column_name")
+    return _one_column(found, wanted, table, "image", "--image_column_name")
 
 
 def _find_label_column(table: datasets.Dataset, wanted: str | None) -> str:

@@ -1,10 +1,10 @@
 """Routing the Lottery: subnetworks of subsets in one set of weights, against one network and against many.
 
-    masks of the partitions ─> joint training ─> each test picture through the subnetwork of its partition
+    masks of the partitions ─> joint training ─> each test image through the subnetwork of its partition
     similarity of the masks over densities ─> where they collapse, said without a label
 
-Who routes knows the partition of a picture, and where partitions are of classes that gives away part of the answer. So
-the single network is scored twice: among all classes, and among those of the picture's partition.
+Who routes knows the partition of a image, and where partitions are of classes that gives away part of the answer. So
+the single network is scored twice: among all classes, and among those of the image's partition.
 """
 
 from __future__ import annotations
@@ -210,7 +210,7 @@ class Routing:
         return self._single(sparsity, told=True)
 
     def _alone(self, sparsity: float) -> Stage:
-        """Each route's subnetwork trained by itself: the test pictures of a partition through its own network."""
+        """Each route's subnetwork trained by itself: the test images of a partition through its own network."""
         trained = [self._trained_alone(k, subset, sparsity) for k, subset in enumerate(self.ctx.subsets)]
 
         def network() -> Callable[[Tensor, Tensor], Tensor]:
@@ -285,7 +285,7 @@ class Routing:
         """Scores on the test split.
 
         Args:
-            told: whether only the classes of the picture's partition come into question.
+            told: whether only the classes of the image's partition come into question.
         """
         ctx = self.ctx
 
@@ -320,7 +320,7 @@ class Routing:
 def _predictions(
     ctx: RunContext, network: Callable[[Tensor, Tensor], Tensor], partitions: Tensor, told: bool
 ) -> np.ndarray:
-    """The predicted class of each test picture, int64."""
+    """The predicted class of each test image, int64."""
     device, classes = ctx.device, len(ctx.data.splits.class_names)
     allowed = torch.ones(len(ctx.subsets), classes, dtype=torch.bool, device=device)
     for number, subset in enumerate(ctx.subsets):

@@ -1,4 +1,4 @@
-"""The picture of routed subnetworks: accuracy and similarity of the masks against sparsity."""
+"""The image of routed subnetworks: accuracy and similarity of the masks against sparsity."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ MERGED = {"TIES": "networks merged by TIES", "consensus": "networks merged by co
 
 @dataclasses.dataclass(frozen=True)
 class Scored:
-    """One way of classifying the test pictures at one sparsity and seed.
+    """One way of classifying the test images at one sparsity and seed.
 
     Attributes:
         scores: as `PartitionScores` gives them.

@@ -47,7 +47,7 @@ TIMED, CHECKPOINT_FILE, CHECKPOINT_SECONDS = 15, "checkpoint.safetensors", 300.0
 @dataclasses.dataclass(frozen=True)
 class Shrunk:
     """What became of the network, before (`dense`) and after: by name `accuracy` on the test split, `operations` and
-    `parameters` of it, and `milliseconds` for one picture on this machine, median."""
+    `parameters` of it, and `milliseconds` for one image on this machine, median."""
 
     dense: dict[str, float]
     smaller: dict[str, float]

@@ -47,7 +47,7 @@ DRAWS = 3  # random lesions of each specialist's size
 
 @dataclasses.dataclass(frozen=True)
 class Specialists:
-    """What one seed's specialists are worth, in percent of the test pictures.
+    """What one seed's specialists are worth, in percent of the test images.
 
     Attributes:
         lesions: accuracy that removing specialist k costs on the classes of partition j, (N, N).

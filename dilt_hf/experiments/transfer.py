@@ -1,4 +1,4 @@
-"""Masks that were found on one set of pictures, on new weights, for another: which kind of ticket is worth most there?
+"""Masks that were found on one set of images, on new weights, for another: which kind of ticket is worth most there?
 
     source run ─> masks of core, union and LTH at one density ┐
                   shuffled, random: the controls              ├─> θ0′ ⊙ mask ─> trained on the target ─> scored
@@ -47,7 +47,7 @@ COMPARED = {
 
 @dataclasses.dataclass(frozen=True)
 class Transferred:
-    """One network trained on the target: its accuracy on the target's test pictures in percent."""
+    """One network trained on the target: its accuracy on the target's test images in percent."""
 
     name: str
     seed: int
@@ -62,12 +62,12 @@ class Transfer:
 
     Attributes:
         networks: every kind of mask, seed and density, and the dense network (density 1).
-        pictures: of the target's test split.
+        images: of the target's test split.
         rewind_step: k of the source's θ_k, which its pruning started from; 0 for strict θ0.
     """
 
     networks: Sequence[Transferred]
-    pictures: int
+    images: int
     rewind_step: int = 0
 
     @property
@@ -108,7 +108,8 @@ class Transfer:
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> Transfer:
         """What `to_dict` gave; TypeError or KeyError for anything else."""
-        return cls(**{**stored, "networks": [Transferred(**each) for each in stored["networks"]]})
+        renamed = {"images" if key == "pictures" else key: value for key, value in stored.items()}  # an earlier name
+        return cls(**{**renamed, "networks": [Transferred(**each) for each in stored["networks"]]})
 
 
 def transfer(

@@ -11,9 +11,9 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 import gradio as gr
 
 from dilt_hf.explore.chart import draw_densities
+from dilt_hf.explore.images import example_images
 from dilt_hf.explore.markup import density_chart, density_table, facts_list, headline, note, problem
 from dilt_hf.explore.networks import Networks
-from dilt_hf.explore.pictures import example_pictures
 from dilt_hf.explore.views import TRAINED, canonical, compared_names, describe, network_order, view_ticket, weights_note
 from dilt_hf.tickets.tickets import Tickets
 from dilt_hf.utils.errors import DiltError, MaskError
@@ -24,15 +24,15 @@ if TYPE_CHECKING:
 STYLE = Path(__file__).with_name("style.css")
 FIRST = "core"  # the ticket shown at the start
 LONGEST = 200  # characters of a composition
-LARGEST = "20mb"  # of a picture's file
+LARGEST = "20mb"  # of a image's file
 ABOUT = "Subnetworks of one network, found by pruning it on disjoint classes from one start, θ0."
 ABOUT_TABLE = (
     "Density is the kept share of the prunable weights. Accuracy, where it was measured, is the trained ticket's on "
     "the test set; *shuffled* is that of as many weights in every layer at shuffled positions. Both are of this "
     "repository's seed alone."
 )
-ABOUT_PICTURE = (
-    "The five most probable classes by each ticket. One picture shows what a ticket does, not how good it is: that is "
+ABOUT_IMAGE = (
+    "The five most probable classes by each ticket. One image shows what a ticket does, not how good it is: that is "
     "the accuracy above, where it was measured."
 )
 
@@ -55,7 +55,7 @@ def make_app(tickets: Tickets) -> gr.Blocks:
             with gr.Column(min_width=320):
                 gr.Markdown(f"{tickets.summary()}\n\n{ABOUT_TABLE}", elem_classes="summary")
         chosen = _ticket_section(explorer)
-        _picture_section(explorer, chosen)
+        _image_section(explorer, chosen)
     return app
 
 
@@ -101,10 +101,10 @@ class _Explorer:
         name = canonical(expression)
         return [name if name in self.tickets.names() else None, *self.show(expression)]
 
-    def predict(self, name: str, picture: Image | None) -> list[Any]:
+    def predict(self, name: str, image: Image | None) -> list[Any]:
         """For a ticket's label, and for the remark below it."""
         try:
-            found = None if picture is None else self.networks.predict(name, picture)
+            found = None if image is None else self.networks.predict(name, image)
             return [gr.Label(found, label=name), self.remark(name)]
         except (DiltError, OSError) as error:
             return [gr.Label(None, label=name), problem(str(error))]
@@ -114,9 +114,9 @@ class _Explorer:
         text = weights_note(self.tickets, name)
         return note(text, caution=text != TRAINED)
 
-    def compare(self, chosen: str, picture: Image | None) -> list[Any]:
+    def compare(self, chosen: str, image: Image | None) -> list[Any]:
         """As `predict`, for the ticket chosen and for those it is compared with."""
-        return [value for name in (chosen, *compared_names(self.tickets)) for value in self.predict(name, picture)]
+        return [value for name in (chosen, *compared_names(self.tickets)) for value in self.predict(name, image)]
 
 
 def _ticket_section(explorer: _Explorer) -> gr.State:
@@ -151,32 +151,32 @@ def _ticket_section(explorer: _Explorer) -> gr.State:
     return chosen
 
 
-def _picture_section(explorer: _Explorer, chosen: gr.State) -> None:
-    """Give the tickets a picture, and see their predictions side by side."""
-    gr.Markdown(f"## A picture\n{ABOUT_PICTURE}")
-    examples = example_pictures(explorer.tickets)
+def _image_section(explorer: _Explorer, chosen: gr.State) -> None:
+    """Give the tickets a image, and see their predictions side by side."""
+    gr.Markdown(f"## A image\n{ABOUT_IMAGE}")
+    examples = example_images(explorer.tickets)
     with gr.Row():
         with gr.Column(min_width=260, scale=1):
-            picture = gr.Image(
+            image = gr.Image(
                 type="pil",
                 format="png",
                 sources=["upload", "clipboard"],
-                label="Picture",
+                label="Image",
                 height=260,
                 elem_classes="small-pictures" if examples else None,
             )
             if examples:
                 gr.Examples(
                     examples,
-                    picture,
-                    label="Test pictures of scikit-learn's digits",
+                    image,
+                    label="Test images of scikit-learn's digits",
                     examples_per_page=len(examples),
                     elem_id="examples",
                 )
         with gr.Column(min_width=320, scale=3), gr.Column(elem_id="predictions"):
             outputs = [part for name in (FIRST, *compared_names(explorer.tickets)) for part in _card(explorer, name)]
-    picture.change(explorer.compare, [chosen, picture], outputs, show_progress="minimal")
-    chosen.change(explorer.predict, [chosen, picture], outputs[:2], show_progress="minimal")
+    image.change(explorer.compare, [chosen, image], outputs, show_progress="minimal")
+    chosen.change(explorer.predict, [chosen, image], outputs[:2], show_progress="minimal")
 
 
 def _card(explorer: _Explorer, name: str) -> list[Any]:

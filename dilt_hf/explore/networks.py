@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import nn
 
-from dilt_hf.explore.pictures import load_processor
+from dilt_hf.explore.images import load_processor
 from dilt_hf.explore.views import canonical, has_trained
 from dilt_hf.models.factory import logits_of
 from dilt_hf.tickets.tickets import Tickets
@@ -22,7 +22,7 @@ MOST_MODELS, MOST_BYTES = 16, 10**9  # kept in memory, in number and in weights;
 
 
 class Networks:
-    """Predictions of tickets for a picture.
+    """Predictions of tickets for a image.
 
     Args:
         tickets: the repository.
@@ -30,7 +30,7 @@ class Networks:
 
     Example:
         >>> networks = Networks(tickets, tickets.load_model())
-        >>> networks.predict("core", picture)
+        >>> networks.predict("core", image)
         {'0': 0.01, '1': 0.93, …}
     """
 
@@ -44,7 +44,7 @@ class Networks:
         """The repository's image processor; errors as for `load_processor`."""
         return load_processor(self.tickets)
 
-    def predict(self, name: str, picture: Image) -> dict[str, float]:
+    def predict(self, name: str, image: Image) -> dict[str, float]:
         """The probability of every class by its name, with trained weights where the repository holds them (see
         `dilt_hf.explore.views.weights_note`).
 
@@ -53,26 +53,26 @@ class Networks:
             DiltError: when the repository lacks an image processor, or is damaged.
         """
         self.tickets.packed(name)  # a wrong name is told as it was typed
-        return probabilities(self.load(canonical(name)), self.processor, picture)
+        return probabilities(self.load(canonical(name)), self.processor, image)
 
     def _load(self, name: str) -> nn.Module:
         return self.tickets.load_model(name, trained=has_trained(self.tickets, name))
 
 
 @torch.inference_mode()
-def probabilities(model: nn.Module, processor: Any, picture: Image) -> dict[str, float]:
-    """What a transformers model makes of one picture: the probability of every class by its name.
+def probabilities(model: nn.Module, processor: Any, image: Image) -> dict[str, float]:
+    """What a transformers model makes of one image: the probability of every class by its name.
 
     Raises:
-        DataError: when the processor prepares pictures that the model does not take.
+        DataError: when the processor prepares images that the model does not take.
     """
     grey = len(getattr(processor, "image_mean", None) or "RGB") == 1  # it has one mean a channel
     try:
-        pixels = processor(picture.convert("L" if grey else "RGB"), return_tensors="pt")["pixel_values"]
+        pixels = processor(image.convert("L" if grey else "RGB"), return_tensors="pt")["pixel_values"]
         shares = logits_of(model, pixels)[0].softmax(0).tolist()
     except (ValueError, RuntimeError, TypeError) as error:
         reason = " ".join(str(error).split())
-        raise DataError(f"the network cannot look at this picture ({reason}); try another one.") from error
+        raise DataError(f"the network cannot look at this image ({reason}); try another one.") from error
     names = class_names(cast(Any, model.config).id2label, len(shares))
     return dict(zip(names, shares, strict=True))
 

@@ -22,18 +22,18 @@ PerSeed = dict[int, float]
 LATE = 2 / 3  # of the layers lie before those that count as late
 
 
-def of_comparison(results: Results, pictures: int) -> dict[str, Measured]:
+def of_comparison(results: Results, images: int) -> dict[str, Measured]:
     """Measure the criteria that a run's trained and scored networks allow.
 
     Args:
-        pictures: of the test split.
+        images: of the test split.
     """
-    return _Comparison(results, 100 / pictures).measured()
+    return _Comparison(results, 100 / images).measured()
 
 
 class _Comparison:
-    def __init__(self, results: Results, picture: float):
-        self.results, self.picture = results, picture
+    def __init__(self, results: Results, step: float):
+        self.results, self.step = results, step
         self.densities = sorted({entry.matched for entry in results.entries if entry.matched is not None})
         self.partitions = range(results.num_partitions)
         self.specialists = [f"specialist_{k}" for k in self.partitions]
@@ -78,7 +78,7 @@ class _Comparison:
         """Values with the stages of these networks, as found or at these densities."""
         cited = [e for e in self.results.entries if e.name in names and e.matched in matched and e.seed in values]
         return Measured(
-            values, self.picture if step is None else step, tuple(dict.fromkeys(entry.stage for entry in cited))
+            values, self.step if step is None else step, tuple(dict.fromkeys(entry.stage for entry in cited))
         )
 
     def _of(self, name: str, value: Value = Entry.accuracy, matched: float | None = None) -> PerSeed:
@@ -91,7 +91,7 @@ class _Comparison:
         """The difference of accuracies at one density, averaged over the densities that have both."""
         each = [_less(self._of(one, matched=d), self._of(other, matched=d)) for d in self.densities]
         known = [values for values in each if values]
-        return self._measured(_mean(known), (one, other), self.densities, self.picture / max(1, len(known)))
+        return self._measured(_mean(known), (one, other), self.densities, self.step / max(1, len(known)))
 
     def _saved(self) -> PerSeed:
         def steps(entry: Entry) -> float:
@@ -128,9 +128,9 @@ class _Comparison:
         return _mean([of(k) for k in self.partitions])
 
 
-def of_specialists(found: Mapping[int, Specialists], pictures: int) -> dict[str, Measured]:
+def of_specialists(found: Mapping[int, Specialists], images: int) -> dict[str, Measured]:
     """Measure what removing specialists, and training them alone, shows."""
-    step, sources = 100 / pictures, tuple(address for each in found.values() for address in each.sources)
+    step, sources = 100 / images, tuple(address for each in found.values() for address in each.sources)
     lesions = {seed: own_and_others(each.lesions) for seed, each in found.items()}
     random = {seed: own_and_others(each.random) for seed, each in found.items()}
     # a column holds what one partition's classes are worth to every specialist
@@ -144,7 +144,7 @@ def of_specialists(found: Mapping[int, Specialists], pictures: int) -> dict[str,
 
 def of_transfer(found: Transfer) -> dict[str, Measured]:
     """Measure what masks on new weights for other data show; those found from θ_k have criteria of their own."""
-    step = 100 / found.pictures / max(1, len(found.densities) - 1)  # the dense network has a density of its own
+    step = 100 / found.images / max(1, len(found.densities) - 1)  # the dense network has a density of its own
     sources = tuple(each.stage for each in found.networks)
     kind = "rewound" if found.rewind_step else "transfer"
     others = {f"{kind}_union": "union", f"{kind}_lth": "LTH", f"{kind}_positions": SHUFFLED}

@@ -66,7 +66,7 @@ class Measured:
 
     Attributes:
         values: by seed.
-        step: the least by which a value can differ from another, such as one picture's share of the accuracy: values
+        step: the least by which a value can differ from another, such as one image's share of the accuracy: values
             that agree exactly are known no better than that.
         sources: addresses of the stages that the values come from.
         least_p: of a test whose sample is not the seeds (layers in another order): what all seeds share is not taken

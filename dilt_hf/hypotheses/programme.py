@@ -153,12 +153,12 @@ def with_known_seeds(config: DiltConfig, *experiments: str) -> DiltConfig:
 
 def keep_comparison(config: DiltConfig, results: Results) -> None:
     """Keep in the run's folder what its trained and scored networks are evidence of."""
-    _keep(config, "comparison", of_comparison(results, _pictures(config)))
+    _keep(config, "comparison", of_comparison(results, _images(config)))
 
 
 def keep_specialists(config: DiltConfig, found: Mapping[int, Specialists]) -> None:
     """The same of lesions, and of specialists trained alone."""
-    _keep(config, "specialists", of_specialists(found, _pictures(config)))
+    _keep(config, "specialists", of_specialists(found, _images(config)))
 
 
 def keep_layers(config: DiltConfig, findings: Findings) -> None:
@@ -166,7 +166,7 @@ def keep_layers(config: DiltConfig, findings: Findings) -> None:
     _keep(config, "layers", of_analysis(findings))
 
 
-def _pictures(config: DiltConfig) -> int:
+def _images(config: DiltConfig) -> int:
     return len(load_splits(config.data).test)
 
 

@@ -3,7 +3,7 @@
 A hypothesis is one entry here: it names the experiment that tests it, and each of its criteria the key under which that
 experiment's evidence (`evidence`) produces one number per seed.
 
-Accuracies are in percent of the test pictures, differences in points. "At one density" means the mean over all
+Accuracies are in percent of the test images, differences in points. "At one density" means the mean over all
 densities that were compared, at each of which both networks keep equally many weights.
 """
 

@@ -1,7 +1,7 @@
 """Simulated runs whose truth is known: what the judge is tested on, and how many seeds a verdict takes.
 
 Everything that experiments measure is simulated one step before evidence is made of it: accuracies of networks with
-what a seed does to all of them, noise, and the chance of so many test pictures; lesions; layers as points, with the
+what a seed does to all of them, noise, and the chance of so many test images; lesions; layers as points, with the
 Gromov-Wasserstein values and the masks' overlaps between them.
 
 | world       | in it                                                                                     |
@@ -145,10 +145,10 @@ def results(world: World, rng: np.random.Generator, seeds: int = 5) -> Results:
     return Results(entries, [], 2)
 
 
-def _accuracy(percent: float, rng: np.random.Generator, noise: float = 0.4, pictures: int = PICTURES // 2) -> float:
-    """A fraction of so many pictures."""
+def _accuracy(percent: float, rng: np.random.Generator, noise: float = 0.4, images: int = PICTURES // 2) -> float:
+    """A fraction of so many images."""
     share = np.clip(percent + rng.normal(0, noise), 0, 100) / 100
-    return float(rng.binomial(pictures, share) / pictures)
+    return float(rng.binomial(images, share) / images)
 
 
 def _specialists(world: World, rng: np.random.Generator, seeds: int) -> dict[int, Specialists]:
@@ -170,7 +170,7 @@ def _transfer(world: World, rng: np.random.Generator, seeds: int, rewind_step: i
         for density in DENSITIES:
             for name in (CORE, "union", "LTH", SHUFFLED, "random"):
                 percent = LEVEL + common + world.transferred.get(name, 0.0)
-                accuracy = 100 * _accuracy(percent, rng, pictures=PICTURES)
+                accuracy = 100 * _accuracy(percent, rng, images=PICTURES)
                 networks.append(Transferred(name, seed, density, accuracy, f"train-{len(networks)}"))
     return Transfer(networks, PICTURES, rewind_step)
 

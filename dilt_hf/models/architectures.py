@@ -21,7 +21,7 @@ from transformers.modeling_outputs import ImageClassifierOutput
 
 
 class CifarResNetConfig(ResNetConfig):
-    """A `ResNetConfig` whose stem is one 3x3 convolution of stride 1 without pooling, for pictures of about 32 px."""
+    """A `ResNetConfig` whose stem is one 3x3 convolution of stride 1 without pooling, for images of about 32 px."""
 
     model_type = "cifar_resnet"
 
@@ -76,7 +76,7 @@ class Conv3ForImageClassification(PreTrainedModel):
                 nn.Conv2d(width_in, width_out, 3, padding=1, bias=False),
                 nn.BatchNorm2d(width_out),
                 nn.ReLU(),
-                nn.MaxPool2d(2, ceil_mode=True),  # keeps pictures smaller than 8 px alive
+                nn.MaxPool2d(2, ceil_mode=True),  # keeps images smaller than 8 px alive
             )
             for width_in, width_out in pairwise(widths)
         )

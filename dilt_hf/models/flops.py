@@ -22,7 +22,7 @@ TRAINING_PASSES = 3
 
 @dataclasses.dataclass(frozen=True)
 class ForwardCost:
-    """Operations of one forward pass of one picture: in total, and in each prunable tensor's layer."""
+    """Operations of one forward pass of one image: in total, and in each prunable tensor's layer."""
 
     total: int
     per_tensor: dict[str, int]
@@ -58,7 +58,7 @@ class Cost:
 
     Attributes:
         steps: optimizer steps.
-        examples: pictures passed forward and backward.
+        examples: images passed forward and backward.
         dense_flops: dense-equivalent training operations.
         sparse_flops: sparse-theoretical training operations.
         seconds: wall time.
@@ -76,7 +76,7 @@ class Cost:
 
 
 def forward_cost(model: nn.Module, image_size: int, channels: int, include_head: bool = False) -> ForwardCost:
-    """Count the operations of one forward pass of one (channels, image_size, image_size) picture, by running it.
+    """Count the operations of one forward pass of one (channels, image_size, image_size) image, by running it.
 
     Example:
         >>> from dilt_hf.models.factory import build_model

@@ -15,7 +15,7 @@ from dilt_hf.utils.errors import ModelError
 
 
 class RoutedNetwork(nn.Module):
-    """A classifier that passes each picture through the subnetwork of its route, in one call for a mixed batch.
+    """A classifier that passes each image through the subnetwork of its route, in one call for a mixed batch.
 
     The weights are there once. Batch norm may have statistics of its own in each route, because the activations of
     subnetworks differ.
@@ -62,7 +62,7 @@ class RoutedNetwork(nn.Module):
 
         Args:
             pixel_values: (B, C, H, W).
-            routes: the number of each picture's route, int64 (B,).
+            routes: the number of each image's route, int64 (B,).
         """
         found: Tensor | None = None
         for number in routes.unique().tolist():
@@ -74,7 +74,7 @@ class RoutedNetwork(nn.Module):
                 found = logits.new_zeros(len(routes), logits.shape[1])
             found = found.index_copy(0, rows, logits)
         if found is None:
-            raise ModelError("a batch needs at least one picture.")
+            raise ModelError("a batch needs at least one image.")
         return found
 
     def _through(self, number: int, pixels: Tensor) -> Tensor:

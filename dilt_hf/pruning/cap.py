@@ -161,8 +161,8 @@ def per_example_gradients(
     named = {id(parameter): name for name, parameter in model.named_parameters()}
     inside = {name: named[id(weight)] for name, weight in weights.items()}
 
-    def loss(values: dict[str, Tensor], picture: Tensor, label: Tensor) -> Tensor:
-        logits = logits_of(lambda pixels: functional_call(model, values, (pixels,)), picture[None])  # type: ignore
+    def loss(values: dict[str, Tensor], image: Tensor, label: Tensor) -> Tensor:
+        logits = logits_of(lambda pixels: functional_call(model, values, (pixels,)), image[None])  # type: ignore
         return nn.functional.cross_entropy(logits, label[None])
 
     model.eval()

@@ -109,9 +109,9 @@ def gate_scores(model: nn.Module, batches: Batches, at_once: int = 16) -> dict[s
     from torch.func import grad, vmap
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
-    def loss(gates: dict[str, Tensor], picture: Tensor, label: Tensor) -> Tensor:
+    def loss(gates: dict[str, Tensor], image: Tensor, label: Tensor) -> Tensor:
         with gated(model, gates):
-            return nn.functional.cross_entropy(logits_of(model, picture[None]), label[None])
+            return nn.functional.cross_entropy(logits_of(model, image[None]), label[None])
 
     gates, differentiate = open_gates(model), vmap(grad(loss), in_dims=(None, 0, 0))
     total = {kind: torch.zeros_like(gate) for kind, gate in gates.items()}
@@ -182,7 +182,7 @@ class Shape:
     Attributes:
         layers, heads, head_dim, units, channels: of the whole network; heads and units of each layer.
         tokens: patches and class tokens.
-        patches: of a picture.
+        patches: of a image.
         patch_inputs: numbers in a patch.
         classes: outputs.
     """
@@ -198,7 +198,7 @@ class Shape:
     classes: int
 
     def operations(self, heads: int, units: int, channels: int) -> int:
-        """Of one picture, two for a multiply-add, with so many heads and units over all layers, and channels."""
+        """Of one image, two for a multiply-add, with so many heads and units over all layers, and channels."""
         attention = heads * self.head_dim * (4 * self.tokens * channels + 2 * self.tokens**2)
         mlp = 2 * units * self.tokens * channels
         return 2 * (attention + mlp + self.patches * self.patch_inputs * channels + channels * self.classes)

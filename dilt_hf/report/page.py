@@ -32,7 +32,7 @@ from dilt_hf.utils.stats import estimate
 REPORT_FILE = "report.html"
 HERE = Path(__file__).parent
 SIGNS = {SUPPORTED: "✓", REFUTED: "✗", UNDECIDED: "?", UNTESTED: "–"}
-ACCURACY = "of the test pictures are classified correctly"
+ACCURACY = "of the test images are classified correctly"
 
 
 def write_report(folder: Path) -> Path:

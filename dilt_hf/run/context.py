@@ -28,7 +28,7 @@ from dilt_hf.run.network import Network
 from dilt_hf.training.train import total_steps
 
 EVERYTHING = "all"
-EMBEDDED = ("clusters", "picture_clusters")  # partitions that are made from decoded images
+EMBEDDED = ("clusters", "image_clusters")  # partitions that are made from decoded images
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,7 +3,7 @@
 run.json                  the configuration
 stages/                   all finished steps
 tickets/seed_<s>/         a ticket repository per seed
-results.{jsonl,md,png}    the comparison: for notebooks, for reading, as a picture
+results.{jsonl,md,png}    the comparison: for notebooks, for reading, as a image
 methods.md, methods_by_{sparsity,cost}.png    published methods beside one another, where some were asked for
 """
 
@@ -33,7 +33,7 @@ from dilt_hf.utils.files import PARTIAL, pretty_json, read_json, sweep, write_at
 RUN_FILE, PICTURE, TICKET_FOLDER = "run.json", "results.png", "tickets"
 MOST_RUN_BYTES = 2**20
 METHODS_TABLE = "methods.md"
-METHOD_PICTURES = {"methods_by_sparsity.png": methods_figure, "methods_by_cost.png": cost_figure}
+METHOD_FIGURES = {"methods_by_sparsity.png": methods_figure, "methods_by_cost.png": cost_figure}
 # Where a run is kept and what else it compares does not change what any stage holds.
 FREE_SECTION = "run"
 
@@ -162,8 +162,8 @@ def save_results(folder: Path, entries: Sequence[Entry]) -> None:
         write_atomically(
             folder / METHODS_TABLE, f"{methods_table(results)}\n\n{methods_caption(results, STRUCTURED)}\n"
         )
-        for picture, draw in METHOD_PICTURES.items():
-            write_atomically(folder / picture, as_png(draw(results)))
+        for image, draw in METHOD_FIGURES.items():
+            write_atomically(folder / image, as_png(draw(results)))
     for seed in sorted({entry.seed for entry in results.entries}):
         if ticket_folder(folder, seed).exists():
             Tickets.from_pretrained(ticket_folder(folder, seed)).document(comparison_text(results), folder / PICTURE)

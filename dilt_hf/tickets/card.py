@@ -161,7 +161,7 @@ def _facts(config: TicketConfig, partitions: Sequence[PackedMask], repo_id: str)
         "partitions": _partitions(config),
         "found": _found(config),
         "few_seeds": (comparison.seeds if comparison else 1) < LEAST_SEEDS,
-        "picture": PICTURE_FILE if comparison else None,
+        "image": PICTURE_FILE if comparison else None,
     }
 
 

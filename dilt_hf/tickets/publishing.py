@@ -114,18 +114,18 @@ def write_card(
     partitions: Sequence[PackedMask],
     config: TicketConfig,
     comparison: Mapping[str, Any],
-    picture: Path | None = None,
+    image: Path | None = None,
 ) -> None:
     """Put what the tickets were compared with into a repository's folder, and write its card.
 
     Args:
         comparison: as `dilt_hf.results.Results.comparison` returns it.
-        picture: a PNG file of it.
+        image: a PNG file of it.
     """
     config = dataclasses.replace(config, comparison=Comparison(**comparison))
     write_config(folder, config)
-    if picture is not None:
-        write_atomically(folder / PICTURE_FILE, picture.read_bytes())
+    if image is not None:
+        write_atomically(folder / PICTURE_FILE, image.read_bytes())
     card = make_card(config, partitions, str(folder), existing=card_in(folder), own_code=has_own_code(folder))
     write_atomically(folder / CARD_FILE, card)
 

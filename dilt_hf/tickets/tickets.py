@@ -83,7 +83,7 @@ def apply_ticket(
 
     Args:
         recalibrate_on: batches of pixel values (B, C, H, W), normalised as the model expects. The statistics of its
-            batch norms become those of the pruned network on these pictures; without them they stay those of the
+            batch norms become those of the pruned network on these images; without them they stay those of the
             unpruned network, and accuracy suffers.
 
     Raises:
@@ -285,17 +285,17 @@ class Tickets:
         self.config.materialised.update(config.materialised)
         return self.folder / name
 
-    def document(self, comparison: Mapping[str, Any], picture: str | os.PathLike | None = None) -> None:
+    def document(self, comparison: Mapping[str, Any], image: str | os.PathLike | None = None) -> None:
         """Put what the tickets were compared with, over all seeds of a run, into the repository, and write its card.
 
         Args:
             comparison: as `dilt_hf.results.results.Results.comparison` gives it.
-            picture: a PNG file of it.
+            image: a PNG file of it.
 
         Raises:
             TicketError: when these tickets lie in the Hub's cache.
         """
-        path = None if picture is None else Path(picture)
+        path = None if image is None else Path(image)
         write_card(self.folder, self.partitions, self._own_config(), comparison, path)
 
     def _own_config(self) -> TicketConfig:

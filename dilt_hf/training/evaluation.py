@@ -1,4 +1,4 @@
-"""Passing pictures through a network without training it: predictions, and batch norm statistics."""
+"""Passing images through a network without training it: predictions, and batch norm statistics."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 class SharedBatchNorm(TorchFunctionMode):
     """Inside this context training-mode batch norm takes its statistics from all members of the process group.
 
-    Ioffe and Szegedy (2015, arXiv 1502.03167), algorithm 1, over the union of the members' pictures, which need not be
+    Ioffe and Szegedy (2015, arXiv 1502.03167), algorithm 1, over the union of the members' images, which need not be
     equally many. The running variance is the unbiased one, as in `torch.nn.functional.batch_norm`.
 
     Example:

@@ -1,4 +1,4 @@
-"""The choice of probes: even over classes, the same every time, no picture twice."""
+"""The choice of probes: even over classes, the same every time, no image twice."""
 
 import numpy as np
 import pytest
@@ -19,19 +19,19 @@ def digits():
 
 
 def test_they_are_even_and_the_same_every_time(digits):
-    split, pictures = digits
-    rows = choose_probes(split, pictures, 100)
-    assert torch.equal(rows, choose_probes(split, pictures, 100))
-    assert not torch.equal(rows, choose_probes(split, pictures, 100, seed=1))
+    split, images = digits
+    rows = choose_probes(split, images, 100)
+    assert torch.equal(rows, choose_probes(split, images, 100))
+    assert not torch.equal(rows, choose_probes(split, images, 100, seed=1))
     assert np.bincount(split.labels[rows.numpy()]).tolist() == [10] * 10
-    assert len(choose_probes(split, pictures, 10_000)) <= len(split)
+    assert len(choose_probes(split, images, 10_000)) <= len(split)
 
 
 def test_no_picture_is_taken_twice(digits):
-    split, pictures = digits
-    few = loader.ResidentImages(pictures.pictures.clone(), pictures.labels)
-    few.pictures[5:] = few.pictures[5]
+    split, images = digits
+    few = loader.ResidentImages(images.pixels.clone(), images.labels)
+    few.pixels[5:] = few.pixels[5]
     assert len(choose_probes(split, few, 100)) == 6
-    few.pictures[:] = 0
-    with pytest.raises(AnalysisError, match="the test split has only 1 different picture"):
+    few.pixels[:] = 0
+    with pytest.raises(AnalysisError, match="the test split has only 1 different image"):
         choose_probes(split, few, 100)

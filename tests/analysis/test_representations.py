@@ -113,7 +113,7 @@ def test_probes_that_cannot_be_used():
     with pytest.raises(AnalysisError, match="no probes"):
         collect(network("resnet20"), [])
     twice = torch.cat([PROBES, PROBES[3:4]])
-    with pytest.raises(AnalysisError, match="probes 3 and 10 are the same picture"):
+    with pytest.raises(AnalysisError, match="probes 3 and 10 are the same image"):
         collect(network("resnet20"), twice.split(4))
     with pytest.raises(AnalysisError, match=r"layer 'conv' is not finite at probe \d"):
         collect(Overflow(), [PROBES], ["conv"])
@@ -121,7 +121,7 @@ def test_probes_that_cannot_be_used():
 
 
 class Windows(nn.Module):
-    """Like the attention of Swin: its linear module sees windows, not pictures."""
+    """Like the attention of Swin: its linear module sees windows, not images."""
 
     def __init__(self):
         super().__init__()

@@ -49,8 +49,8 @@ def test_json_files_and_json_options(tmp_path):
 
 
 def test_naming_one_source_drops_the_recipes_other_one():
-    config = parse_config(["--train_dir", "pictures", "--model_name_or_path", "m"], DIGITS)
-    assert (config.data.dataset_name, config.data.train_dir) == (None, "pictures")
+    config = parse_config(["--train_dir", "images", "--model_name_or_path", "m"], DIGITS)
+    assert (config.data.dataset_name, config.data.train_dir) == (None, "images")
     assert (config.model.architecture, config.model.model_name_or_path) == (None, "m")
 
 

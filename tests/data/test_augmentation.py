@@ -11,26 +11,26 @@ from dilt_hf.data.augmentation import Augmentation, RandomView, augment, erase, 
 
 @pytest.mark.parametrize("kind", ["shift", "shift_flip", "resized_crop_flip"])
 def test_views_keep_shape_and_depend_on_the_generator_alone(kind):
-    pictures = torch.randint(0, 256, (16, 12, 12, 3), dtype=torch.uint8)
-    before = pictures.clone()
-    one, same, other = (augment(pictures, kind, torch.Generator().manual_seed(s)) for s in (1, 1, 2))
-    assert one.shape == pictures.shape
+    images = torch.randint(0, 256, (16, 12, 12, 3), dtype=torch.uint8)
+    before = images.clone()
+    one, same, other = (augment(images, kind, torch.Generator().manual_seed(s)) for s in (1, 1, 2))
+    assert one.shape == images.shape
     assert one.dtype == torch.uint8
     assert torch.equal(one, same)
     assert not torch.equal(one, other)
-    assert torch.equal(pictures, before)
+    assert torch.equal(images, before)
 
 
 def test_shifts_are_whole_pixel_crops_of_the_reflected_picture():
-    pictures = torch.arange(8 * 8, dtype=torch.uint8).view(1, 8, 8, 1).repeat(64, 1, 1, 1)
-    padded = np.pad(pictures[0, :, :, 0].numpy(), 1, mode="reflect")
+    images = torch.arange(8 * 8, dtype=torch.uint8).view(1, 8, 8, 1).repeat(64, 1, 1, 1)
+    padded = np.pad(images[0, :, :, 0].numpy(), 1, mode="reflect")
     allowed = {padded[y : y + 8, x : x + 8].tobytes() for y in range(3) for x in range(3)}
     flipped = {np.ascontiguousarray(np.frombuffer(a, np.uint8).reshape(8, 8)[:, ::-1]).tobytes() for a in allowed}
-    views = augment(pictures, "shift", torch.Generator().manual_seed(0))
+    views = augment(images, "shift", torch.Generator().manual_seed(0))
     seen = {view[:, :, 0].numpy().tobytes() for view in views}
     assert seen <= allowed
     assert len(seen) > 5
-    views = augment(pictures, "shift_flip", torch.Generator().manual_seed(0))
+    views = augment(images, "shift_flip", torch.Generator().manual_seed(0))
     seen = {view[:, :, 0].contiguous().numpy().tobytes() for view in views}
     assert seen <= allowed | flipped
     assert seen & allowed
@@ -45,10 +45,10 @@ def test_one_pixel_pictures_survive_every_view():
 
 @pytest.mark.parametrize("kind", ["shift", "shift_flip", "resized_crop_flip"])
 def test_a_share_of_a_batch_gets_the_views_that_the_whole_batch_would(kind):
-    pictures = torch.randint(0, 256, (16, 12, 12, 3), dtype=torch.uint8)
-    whole = augment(pictures, kind, torch.Generator().manual_seed(1))
+    images = torch.randint(0, 256, (16, 12, 12, 3), dtype=torch.uint8)
+    whole = augment(images, kind, torch.Generator().manual_seed(1))
     mine = torch.tensor([2, 3, 10, 11])
-    assert torch.equal(augment(pictures[mine], kind, torch.Generator().manual_seed(1), 16, mine), whole[mine])
+    assert torch.equal(augment(images[mine], kind, torch.Generator().manual_seed(1), 16, mine), whole[mine])
 
 
 def test_erasing_replaces_one_rectangle_of_some_pictures_by_noise():
@@ -58,11 +58,11 @@ def test_erasing_replaces_one_rectangle_of_some_pictures_by_noise():
     hit = (erased != 9).any(1)
     touched = hit.flatten(1).any(1)
     assert 0.15 < float(touched.float().mean()) < 0.35
-    for picture in hit[touched]:
-        rows, columns = picture.any(1).nonzero().flatten(), picture.any(0).nonzero().flatten()
+    for image in hit[touched]:
+        rows, columns = image.any(1).nonzero().flatten(), image.any(0).nonzero().flatten()
         area = len(rows) * len(columns)
-        assert bool(picture[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].all())  # one full rectangle
-        assert int(picture.sum()) == area
+        assert bool(image[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].all())  # one full rectangle
+        assert int(image.sum()) == area
         assert 0.01 < area / (20 * 24) < 0.4
     mine = torch.tensor([5, 7, 100])
     part = erase(pixels[mine].clone(), 0.25, torch.Generator().manual_seed(0), 200, mine)
@@ -83,12 +83,12 @@ def test_mixing_keeps_as_much_of_each_picture_as_its_label_says(seed, count, alp
 def test_views_of_whole_pictures_depend_on_their_key_alone():
     from PIL import Image
 
-    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8))
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8))
     view = RandomView(16, "rand-m9-mstd0.5-inc1")
-    first = view(picture, 0, "partition_0", 3)
+    first = view(image, 0, "partition_0", 3)
     torch.rand(5)
     np.random.rand(5)
     assert first.shape == (16, 16, 3)
     assert first.dtype == np.uint8
-    assert np.array_equal(first, view(picture, 0, "partition_0", 3))
-    assert not np.array_equal(first, view(picture, 0, "partition_0", 4))
+    assert np.array_equal(first, view(image, 0, "partition_0", 3))
+    assert not np.array_equal(first, view(image, 0, "partition_0", 4))

@@ -1,4 +1,4 @@
-"""Decoding pictures of every kind, and the views of a batch."""
+"""Decoding images of every kind, and the views of a batch."""
 
 import numpy as np
 import pytest
@@ -25,14 +25,14 @@ def modes():
 
 @pytest.mark.parametrize("mode", list(modes()))
 def test_colour_modes_decode_to_the_same_rgb(mode):
-    picture = decoding.decode(modes()[mode], 8, 3, "row 0")
-    assert picture.shape == (8, 8, 3)
-    assert picture.dtype == np.uint8
-    np.testing.assert_allclose(picture.reshape(-1, 3), np.full((64, 3), RED), atol=6)
+    image = decoding.decode(modes()[mode], 8, 3, "row 0")
+    assert image.shape == (8, 8, 3)
+    assert image.dtype == np.uint8
+    np.testing.assert_allclose(image.reshape(-1, 3), np.full((64, 3), RED), atol=6)
 
 
 @pytest.mark.parametrize(
-    "picture",
+    "image",
     [
         Image.new("L", (9, 9), 128),
         Image.new("LA", (9, 9), (128, 255)),
@@ -42,13 +42,13 @@ def test_colour_modes_decode_to_the_same_rgb(mode):
         Image.new("RGB", (1, 500), RED),
         Image.new("RGB", (301, 7), RED),
     ],
-    ids=lambda picture: f"{picture.mode}-{picture.size}",
+    ids=lambda image: f"{image.mode}-{image.size}",
 )
-def test_grey_16_bit_tiny_and_thin_pictures_decode(picture):
+def test_grey_16_bit_tiny_and_thin_pictures_decode(image):
     for channels in (1, 3):
-        decoded = decoding.decode(encoded(picture), 8, channels, "row 0")
+        decoded = decoding.decode(encoded(image), 8, channels, "row 0")
         assert decoded.shape == (8, 8, channels)
-    if picture.mode in ("L", "LA", "I;16"):
+    if image.mode in ("L", "LA", "I;16"):
         assert abs(int(decoded[4, 4, 0]) - 128) <= 1
 
 
@@ -72,10 +72,10 @@ def test_broken_pictures_name_their_row(cell):
 def test_decoding_agrees_with_the_published_image_processor():
     """What is trained on here is what plain transformers feeds the model in a pipeline."""
     rng = np.random.default_rng(0)
-    picture = Image.fromarray(rng.integers(0, 256, (50, 41, 3), dtype=np.uint8).repeat(3, 0).repeat(3, 1))
+    image = Image.fromarray(rng.integers(0, 256, (50, 41, 3), dtype=np.uint8).repeat(3, 0).repeat(3, 1))
     normalize = decoding.Normalize([0.4, 0.5, 0.6], [0.2, 0.25, 0.3], 3, torch.device("cpu"))
-    mine = normalize(torch.tensor(decoding.decode(encoded(picture), 32, 3, "row 0"))[None])
+    mine = normalize(torch.tensor(decoding.decode(encoded(image), 32, 3, "row 0"))[None])
     processor = decoding.image_processor(32, [0.4, 0.5, 0.6], [0.2, 0.25, 0.3], 3)
-    theirs = processor(picture, return_tensors="pt")["pixel_values"]
+    theirs = processor(image, return_tensors="pt")["pixel_values"]
     assert mine.shape == theirs.shape
     assert float((mine - theirs).abs().mean()) < 0.05  # two resamplers; a wrong crop or scale is ten times that

@@ -18,15 +18,15 @@ CPU = torch.device("cpu")
 SHIFT = Augmentation("shift")
 
 
-def test_an_image_folder_opens_unchanged(picture_folder):
-    config = DataConfig(train_dir=str(picture_folder / "train"), test_dir=str(picture_folder / "test"))
+def test_an_image_folder_opens_unchanged(image_folder):
+    config = DataConfig(train_dir=str(image_folder / "train"), test_dir=str(image_folder / "test"))
     splits = load_splits(config)
     assert splits.class_names == ("dark", "light", "mid")
     assert [len(split) for _, split in splits.items()] == [33, 3, 12]
     assert loader.choose_image_size(splits, config) == 28
     opened = loader.open_images(splits, config, 28, 1, CPU, progress=False)
-    brightness = [opened["test"].pictures[splits.test.labels == c].float().mean() for c in range(3)]
-    assert brightness[0] < brightness[2] < brightness[1]  # dark < mid < light, so pictures and labels belong together
+    brightness = [opened["test"].pixels[splits.test.labels == c].float().mean() for c in range(3)]
+    assert brightness[0] < brightness[2] < brightness[1]  # dark < mid < light, so images and labels belong together
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ def test_an_image_folder_opens_unchanged(picture_folder):
         ({"train": table(30)}, "no labelled validation or test split"),
         ({"train": table(3), "test": table(3)}, "no class has enough rows"),
         ({name: table(30).remove_columns("label") for name in ("train", "test")}, "no class column"),
-        ({name: table(30).remove_columns("image") for name in ("train", "test")}, "no picture column"),
+        ({name: table(30).remove_columns("image") for name in ("train", "test")}, "no image column"),
     ],
 )
 def test_unusable_tables_are_one_clear_error(tmp_path, tables, message):
@@ -46,7 +46,7 @@ def test_unusable_tables_are_one_clear_error(tmp_path, tables, message):
 def broken_table():
     good = encoded(Image.new("RGB", (4, 4)))
     cells = [good] * 20
-    cells[13] = {"bytes": b"not a picture", "path": None}
+    cells[13] = {"bytes": b"not a image", "path": None}
     features = datasets.Features({"image": datasets.Image(decode=False), "label": datasets.ClassLabel(num_classes=2)})
     made = datasets.Dataset.from_dict({"image": cells, "label": [0, 1] * 10}, features=features)
     return made.cast_column("image", datasets.Image())
@@ -114,7 +114,7 @@ def test_fingerprints_follow_content_not_place(tmp_path):
 
 
 def test_a_share_of_a_streamed_epoch_is_that_share_of_the_whole():
-    """Random views are drawn by the workers, per picture: whoever decodes it, it looks the same."""
+    """Random views are drawn by the workers, per image: whoever decodes it, it looks the same."""
     config = DataConfig(dataset_name="digits", max_train_samples=60, max_eval_samples=30)
     split = load_splits(config).train
     normalize = decoding.Normalize([0.5], [0.5], 3, CPU)

@@ -1,4 +1,4 @@
-"""Disjoint, covering partitions, made without decoding a picture."""
+"""Disjoint, covering partitions, made without decoding a image."""
 
 import json
 
@@ -11,7 +11,7 @@ from PIL import Image
 
 from dilt_hf.config.data import DataConfig, PartitionConfig
 from dilt_hf.data import decoding
-from dilt_hf.data.partitions import check_partitions, class_ids, cluster_classes, cluster_pictures, make_partitions
+from dilt_hf.data.partitions import check_partitions, class_ids, cluster_classes, cluster_images, make_partitions
 from dilt_hf.data.splits import Split, Splits
 from dilt_hf.utils.errors import PartitionError
 
@@ -21,11 +21,11 @@ NAMES = ("ant", "bee", "cat", "dog", "elk", "fox")
 def splits(rows_per_class=10, names=NAMES, skip=()):
     labels = np.array([c for c in range(len(names)) if c not in skip for _ in range(rows_per_class)])
     place = [["lab", "field", "zoo"][i % 3] for i in range(len(labels))]
-    pictures = [Image.new("L", (2, 2))] * len(labels)
+    images = [Image.new("L", (2, 2))] * len(labels)
     features = datasets.Features(
         {"image": datasets.Image(), "label": datasets.ClassLabel(names=list(names)), "place": datasets.Value("string")}
     )
-    table = datasets.Dataset.from_dict({"image": pictures, "label": labels, "place": place}, features=features)
+    table = datasets.Dataset.from_dict({"image": images, "label": labels, "place": place}, features=features)
     parts = [
         Split(name, table, "image", labels, name, np.arange(len(labels))) for name in ("train", "validation", "test")
     ]
@@ -164,12 +164,12 @@ def test_pictures_are_clustered_by_what_they_show():
     centres = np.eye(3) * 5
     kinds = {"train": np.repeat([0, 1, 2], [50, 30, 20]), "test": np.repeat([2, 0, 1], 4)}
     embeddings = {name: centres[kind] + 0.1 * rng.standard_normal((len(kind), 3)) for name, kind in kinds.items()}
-    found = cluster_pictures(embeddings, 3)
+    found = cluster_images(embeddings, 3)
     assert all(np.array_equal(found[name], kind) for name, kind in kinds.items()), "the largest is number 0"
     with pytest.raises(PartitionError, match="too much alike for 3 clusters"):
-        cluster_pictures({"train": np.ones((9, 2))}, 3)
+        cluster_images({"train": np.ones((9, 2))}, 3)
     with pytest.raises(PartitionError, match="not finite"):
-        cluster_pictures({"train": np.full((9, 2), np.nan)}, 2)
+        cluster_images({"train": np.full((9, 2), np.nan)}, 2)
 
 
 def test_partitions_of_pictures_say_what_determines_them():
@@ -178,11 +178,11 @@ def test_partitions_of_pictures_say_what_determines_them():
     digits = load_splits(DataConfig(dataset_name="digits", max_train_samples=100, max_eval_samples=40))
     rng = np.random.default_rng(0)
     embedded = {name: rng.standard_normal((len(split), 4)) for name, split in digits.items()}
-    settings = PartitionConfig(num_partitions=2, partition_by="picture_clusters")
-    parts, again = (make_partitions(settings, digits, embed_pictures=embedded.__getitem__) for _ in range(2))
+    settings = PartitionConfig(num_partitions=2, partition_by="image_clusters")
+    parts, again = (make_partitions(settings, digits, embed_images=embedded.__getitem__) for _ in range(2))
     assert sum(len(rows) for rows in parts.rows(digits.test)) == len(digits.test)
     assert json.dumps(parts.identity()) == json.dumps(again.identity())
-    other = make_partitions(settings, digits, embed_pictures=lambda name: np.roll(embedded[name], 1, axis=0))
+    other = make_partitions(settings, digits, embed_images=lambda name: np.roll(embedded[name], 1, axis=0))
     assert json.dumps(parts.identity()) != json.dumps(other.identity())
     with pytest.raises(PartitionError, match="need embeddings"):
         make_partitions(settings, digits)

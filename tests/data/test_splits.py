@@ -39,9 +39,9 @@ def test_no_row_is_in_two_splits():
     config = DataConfig(dataset_name="digits")
     splits = load_splits(config)
     opened = open_images(splits, config, 8, 1, torch.device("cpu"), progress=False)
-    seen = [{p.numpy().tobytes() for p in opened[name].pictures} for name in ("train", "validation", "test")]
-    unique = len({p.numpy().tobytes() for name in opened for p in opened[name].pictures})
-    assert sum(map(len, seen)) == unique  # the 1797 pictures are distinct
+    seen = [{p.numpy().tobytes() for p in opened[name].pixels} for name in ("train", "validation", "test")]
+    unique = len({p.numpy().tobytes() for name in opened for p in opened[name].pixels})
+    assert sum(map(len, seen)) == unique  # the 1797 images are distinct
 
 
 def test_a_lone_validation_split_is_the_test_split(tmp_path):

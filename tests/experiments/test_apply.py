@@ -76,8 +76,8 @@ def test_the_score_before_is_that_of_the_masked_checkpoint(found, tmp_path):
     assert set(applied.scores["core"][0]) == {"density", "before", "recalibrated"}
     model = load_model(found[2], Tickets.from_pretrained(found[0]).packed("core"))
     splits, device = load_splits(DATA), torch.device("cpu")
-    pictures = open_images(splits, DATA, 8, 3, device, progress=False)["test"]
-    pixels = Normalize([0.5], [0.5], 3, device)(pictures.pictures)
+    images = open_images(splits, DATA, 8, 3, device, progress=False)["test"]
+    pixels = Normalize([0.5], [0.5], 3, device)(images.pixels)
     with torch.no_grad():
         right = model(pixels).logits.argmax(1).numpy() == splits.test.labels
     assert applied.scores["core"][0]["before"]["accuracy"] == pytest.approx(right.mean())
@@ -131,6 +131,6 @@ def test_a_he_resnet_has_the_published_size_and_reads_digits():
     model = network(architecture="resnet20", num_channels=3)
     assert sum(parameter.numel() for parameter in model.parameters()) == 269_722  # 0.27 million in the paper
     feed = digits_feed()
-    output = model(feed.normalize(feed.images.pictures[:4]), output_hidden_states=True)
+    output = model(feed.normalize(feed.images.pixels[:4]), output_hidden_states=True)
     assert output.logits.shape == (4, 10)
     assert len(output.hidden_states) == 10

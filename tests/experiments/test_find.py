@@ -104,8 +104,8 @@ def test_more_seeds_and_tickets_add_to_the_results(quick_config, change):
     assert [entry.ticket for entry in metrics] == ["core", "union", "specialist_1"]
 
 
-def test_changed_pictures_behind_the_same_settings_do_not_replace_tickets(quick_config, tmp_path, picture_folder):
-    shutil.copytree(picture_folder, tmp_path / "pictures")
+def test_changed_pictures_behind_the_same_settings_do_not_replace_tickets(quick_config, tmp_path, image_folder):
+    shutil.copytree(image_folder, tmp_path / "images")
     source = DataConfig(train_dir=str(tmp_path / "pictures/train"), test_dir=str(tmp_path / "pictures/test"))
     config = dataclasses.replace(quick_config, data=source)
     config = dataclasses.replace(config, training=dataclasses.replace(config.training, global_train_batch_size=8))
@@ -179,7 +179,7 @@ def test_a_run_that_rewinds_finds_all_seeds_again_in_any_order(quick_config, cha
     assert len(stages(config, "theta0")) == 2
 
 
-@pytest.mark.parametrize("by", ["random", "sibling", "clusters", "picture_clusters"])
+@pytest.mark.parametrize("by", ["random", "sibling", "clusters", "image_clusters"])
 def test_other_partitions_run_too(quick_config, change, by):
     config = change(
         change(quick_config, "partition", partition_by=by, num_partitions=3), "run", tickets=["consensus_2"]
@@ -188,8 +188,8 @@ def test_other_partitions_run_too(quick_config, change, by):
     assert len(results.entries[0].scores["partition_accuracy"]) == 3
 
 
-def test_an_image_folder_of_grey_pictures_runs_unchanged(quick_config, change, picture_folder):
-    source = DataConfig(train_dir=str(picture_folder / "train"), test_dir=str(picture_folder / "test"))
+def test_an_image_folder_of_grey_pictures_runs_unchanged(quick_config, change, image_folder):
+    source = DataConfig(train_dir=str(image_folder / "train"), test_dir=str(image_folder / "test"))
     config = dataclasses.replace(quick_config, data=source, partition=PartitionConfig(partition_by="random"))
     config = change(change(config, "training", global_train_batch_size=8), "model", num_channels=1)
     results = run(config)

@@ -56,7 +56,7 @@ def test_a_lesion_costs_what_it_costs_a_network_put_together_by_hand(run):
     whole = accuracies({})
     for k in range(2):
         cost = whole - accuracies(specialist(search.partitions, k))
-        np.testing.assert_allclose(found.lesions[k], cost, atol=2.0)  # the order of a sum may turn a picture
+        np.testing.assert_allclose(found.lesions[k], cost, atol=2.0)  # the order of a sum may turn a image
 
 
 def test_random_lesions_are_as_large_in_every_layer_and_spare_the_specialist(run):
@@ -114,7 +114,7 @@ def test_evidence_is_own_less_others():
     seeds = {
         s: Specialists([[5 + s, 1], [0, 4]], [[1, 1], [1, 1]], [[90, 60], [70, 80]], (f"lesion-{s}",)) for s in range(3)
     }
-    evidence = of_specialists(seeds, pictures=200)
+    evidence = of_specialists(seeds, images=200)
     assert evidence["lesion"].values == {0: 4.0, 1: 4.5, 2: 5.0}
     assert evidence["lesion_random"].values == evidence["lesion"].values
     assert evidence["specialist_alone"].values[0] == pytest.approx(((90 - 70) + (80 - 60)) / 2)

@@ -42,7 +42,7 @@ def test_masks_of_equal_counts_are_trained_on_fresh_weights(source, target, tmp_
         for seed in (0, 1)
         for name, density in [("dense", 1.0), *((name, density) for name in COMPARED for density in (0.5, 0.4))]
     }
-    assert found.pictures == 60
+    assert found.images == 60
     numbers = json.loads((tmp_path / "transfer/transfer.json").read_text())
     assert len(numbers["networks"]) == len(found.networks) == 2 * (1 + 2 * len(COMPARED))
     origin = open_run(stored_config(tmp_path / "run"), progress=False)

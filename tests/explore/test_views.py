@@ -1,4 +1,4 @@
-"""What the explorer says of a repository, a ticket and a picture, against the masks and plain transformers."""
+"""What the explorer says of a repository, a ticket and a image, against the masks and plain transformers."""
 
 import dataclasses
 import json
@@ -12,9 +12,9 @@ from PIL import Image
 
 from dilt_hf.explore import views
 from dilt_hf.explore.chart import draw_densities
+from dilt_hf.explore.images import example_images, load_processor
 from dilt_hf.explore.markup import breakable, density_table, facts_list, percent
 from dilt_hf.explore.networks import Networks, class_names
-from dilt_hf.explore.pictures import example_pictures, load_processor
 from dilt_hf.masks import algebra as M
 from dilt_hf.tickets.tickets import Tickets
 from dilt_hf.utils.errors import DataError, MaskError
@@ -36,7 +36,7 @@ def networks(tickets, theta0):
 
 
 @pytest.fixture(scope="module")
-def picture():
+def image():
     noise = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
     return Image.fromarray(noise)
 
@@ -56,7 +56,7 @@ def test_what_is_not_recorded_is_not_said(tmp_path):
     said = dict(views.describe(bare, bare.load_model()))
     assert "Data" not in said
     assert said["Partitions"] == "2"
-    assert example_pictures(bare) == []
+    assert example_images(bare) == []
 
 
 @pytest.mark.parametrize("name", ["core", "partition_1", "core+specialist_0", " union - specialist_1 "])
@@ -74,13 +74,13 @@ def test_tensors_are_in_the_order_of_the_network(theta0, tickets):
     assert found == [name for name, _ in theta0.named_parameters() if name in tickets.partitions[0]]
 
 
-def test_a_wrong_composition_is_told_in_the_words_of_the_masks(tickets, order, networks, picture):
-    for call in (lambda: views.view_ticket(tickets, "cores", order), lambda: networks.predict("cores", picture)):
+def test_a_wrong_composition_is_told_in_the_words_of_the_masks(tickets, order, networks, image):
+    for call in (lambda: views.view_ticket(tickets, "cores", order), lambda: networks.predict("cores", image)):
         with pytest.raises(MaskError, match="there is no ticket 'cores'"):
             call()
 
 
-def test_predictions_are_those_of_plain_transformers(repository, networks, picture):
+def test_predictions_are_those_of_plain_transformers(repository, networks, image):
     from transformers import AutoImageProcessor, AutoModelForImageClassification
 
     from dilt_hf.models.factory import register_architectures
@@ -89,31 +89,31 @@ def test_predictions_are_those_of_plain_transformers(repository, networks, pictu
     processor = AutoImageProcessor.from_pretrained(repository)
     model = AutoModelForImageClassification.from_pretrained(repository / "core").eval()
     with torch.no_grad():
-        expected = model(**processor(picture, return_tensors="pt")).logits.softmax(-1)[0]
-    found = networks.predict("core", picture)
+        expected = model(**processor(image, return_tensors="pt")).logits.softmax(-1)[0]
+    found = networks.predict("core", image)
     assert list(found) == list("0123456789")
     torch.testing.assert_close(torch.tensor(list(found.values())), expected)
     assert sum(found.values()) == pytest.approx(1, abs=1e-6)
 
 
-def test_untrained_tickets_predict_with_theta0_under_the_mask(tickets, networks, picture):
+def test_untrained_tickets_predict_with_theta0_under_the_mask(tickets, networks, image):
     model = tickets.load_model("core+specialist_0")
     with torch.no_grad():
-        pixels = load_processor(tickets)(picture, return_tensors="pt")["pixel_values"]
+        pixels = load_processor(tickets)(image, return_tensors="pt")["pixel_values"]
         expected = model(pixels).logits.softmax(-1)[0]
-    found = networks.predict("core + specialist_0", picture)
+    found = networks.predict("core + specialist_0", image)
     torch.testing.assert_close(torch.tensor(list(found.values())), expected)
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "RGBA", "CMYK"])
-def test_pictures_of_any_mode_are_looked_at(networks, picture, mode):
-    assert sum(networks.predict("union", picture.convert(mode)).values()) == pytest.approx(1, abs=1e-6)
+def test_pictures_of_any_mode_are_looked_at(networks, image, mode):
+    assert sum(networks.predict("union", image.convert(mode)).values()) == pytest.approx(1, abs=1e-6)
 
 
-def test_networks_are_loaded_once(networks, picture):
-    networks.predict("union", picture)
+def test_networks_are_loaded_once(networks, image):
+    networks.predict("union", image)
     before = networks.load.cache_info().misses
-    networks.predict(" union", picture)
+    networks.predict(" union", image)
     assert networks.load.cache_info().misses == before
 
 
@@ -161,8 +161,8 @@ def test_the_processor_of_a_stranger_is_not_believed(repository, tmp_path):
 
 
 def test_every_digit_can_be_tried_as_training_saw_it(tickets):
-    pictures = example_pictures(tickets)
-    assert [each.size for each in pictures] == [(8, 8)] * 10
+    images = example_images(tickets)
+    assert [each.size for each in images] == [(8, 8)] * 10
     assert FACTS["dataset"]["source"] == "scikit-learn's digits"
 
 

@@ -11,7 +11,7 @@ KEY = (0, "partition_0", 1)
 
 
 def doubled(kind):
-    """A network in double precision that takes single-precision pictures, a mask for it, and how it is trained."""
+    """A network in double precision that takes single-precision images, a mask for it, and how it is trained."""
     if kind == "conv3":
         model = network()
     elif kind == "vit":

@@ -40,10 +40,10 @@ def digits_feed(augmentation=Augmentation("shift")):  # noqa: B008 (it is frozen
     return Feed(source, torch.arange(len(splits.train)), decoding.Normalize([0.5], [0.5], 3, CPU), augmentation)
 
 
-def encoded(picture, format="PNG", **options):
-    """A picture as an undecoded `datasets` cell."""
+def encoded(image, format="PNG", **options):
+    """A image as an undecoded `datasets` cell."""
     buffer = io.BytesIO()
-    picture.save(buffer, format=format, **options)
+    image.save(buffer, format=format, **options)
     return {"bytes": buffer.getvalue(), "path": None}
 
 

@@ -7,9 +7,9 @@ from dilt_hf.config.data import DataConfig
 
 
 def table(rows=12, classes=3, label="label", **more):
-    pictures = [Image.new("RGB", (10, 10), (20 * i, 0, 0)) for i in range(rows)]
+    images = [Image.new("RGB", (10, 10), (20 * i, 0, 0)) for i in range(rows)]
     features = {"image": datasets.Image(), label: datasets.ClassLabel(names=[f"c{i}" for i in range(classes)])}
-    columns = {"image": pictures, label: [i % classes for i in range(rows)], **more}
+    columns = {"image": images, label: [i % classes for i in range(rows)], **more}
     for name, values in more.items():
         features[name] = datasets.ClassLabel(num_classes=2) if name == "coarse" else datasets.Value("string")
         columns[name] = values

@@ -29,8 +29,8 @@ def masks_of(model):
 def digits(count):
     from sklearn.datasets import load_digits
 
-    pictures, labels = load_digits(return_X_y=True)
-    pixels = (pictures[:count].reshape(-1, 1, 8, 8) / 8 - 1).astype(np.float32)
+    images, labels = load_digits(return_X_y=True)
+    pixels = (images[:count].reshape(-1, 1, 8, 8) / 8 - 1).astype(np.float32)
     return [{"pixel_values": torch.tensor(p), "labels": int(c)} for p, c in zip(pixels, labels, strict=False)]
 
 

@@ -1,4 +1,4 @@
-"""Passing pictures through without training."""
+"""Passing images through without training."""
 
 import torch
 from helpers.small import network
@@ -8,7 +8,7 @@ from dilt_hf.models.batchnorm import recalibrate_batchnorm
 
 def test_recalibrated_batchnorm_holds_the_statistics_of_the_data(feed):
     model = network()
-    pixels = feed.normalize(feed.images.pictures)
+    pixels = feed.normalize(feed.images.pixels)
     recalibrate_batchnorm(model, [pixels])
     with torch.no_grad():
         hidden = model.features[0][0](pixels)

@@ -1,4 +1,4 @@
-"""A mixed batch through a routed network is each picture through its own pruned copy."""
+"""A mixed batch through a routed network is each image through its own pruned copy."""
 
 import copy
 
@@ -33,7 +33,7 @@ def test_each_picture_goes_through_its_own_subnetwork(architecture):
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     routed = RoutedNetwork(model, masks, statistics).eval()
     expected = torch.stack(
-        [logits_of(copies[route], picture[None])[0] for picture, route in zip(pixels, routes, strict=True)]
+        [logits_of(copies[route], image[None])[0] for image, route in zip(pixels, routes, strict=True)]
     )
     torch.testing.assert_close(routed(pixels, routes), expected, atol=1e-5, rtol=1e-4)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
@@ -54,7 +54,7 @@ def test_bad_routes_are_refused():
     routed = RoutedNetwork(model, [masks_of(model)])
     with pytest.raises(ModelError, match="there is no route 1; the network has 1"):
         routed(torch.randn(2, 3, 8, 8), torch.tensor([0, 1]))
-    with pytest.raises(ModelError, match="at least one picture"):
+    with pytest.raises(ModelError, match="at least one image"):
         routed(torch.randn(0, 3, 8, 8), torch.tensor([], dtype=torch.long))
     with pytest.raises(ModelError, match="has no weights w"):
         RoutedNetwork(model, [{"w": torch.ones(2, dtype=torch.bool)}])

@@ -101,8 +101,8 @@ def trained(trained_once, feed):
 
 def examples(feed, count):
     def batches():
-        for pictures, labels in feed.images.batches(feed.rows[:count], 50):
-            yield feed.normalize(pictures), labels
+        for images, labels in feed.images.batches(feed.rows[:count], 50):
+            yield feed.normalize(images), labels
 
     return batches
 

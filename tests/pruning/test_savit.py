@@ -43,7 +43,7 @@ def model(request):
     return network(architecture=request.param, **SIZES).eval()
 
 
-def pictures(dtype=torch.float32):
+def images(dtype=torch.float32):
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randn(10, 3, 8, 8, generator=generator, dtype=dtype)
     return [(pixels[:6], torch.arange(6)), (pixels[6:], torch.arange(4))]
@@ -57,13 +57,13 @@ def loss_of(model, gates, batches):
 
 def test_scores_are_the_squared_slopes_of_explicit_gates(model):
     model = model.double()
-    batches = pictures(torch.double)
+    batches = images(torch.double)
     scores = gate_scores(model, batches, at_once=4)
     expected = {kind: torch.zeros_like(gate) for kind, gate in open_gates(model).items()}
     for pixels, labels in batches:
-        for picture, label in zip(pixels, labels, strict=True):
+        for image, label in zip(pixels, labels, strict=True):
             gates = {kind: gate.requires_grad_() for kind, gate in open_gates(model).items()}
-            loss = loss_of(model, gates, [(picture[None], label[None])])
+            loss = loss_of(model, gates, [(image[None], label[None])])
             for kind, slope in zip(gates, torch.autograd.grad(loss, list(gates.values())), strict=True):
                 expected[kind] += slope**2 / 10
     for kind in KINDS:
@@ -72,7 +72,7 @@ def test_scores_are_the_squared_slopes_of_explicit_gates(model):
 
 def test_kinds_raise_the_loss_together_as_finite_differences_say(model):
     model = model.double()
-    batches, size = pictures(torch.double), 1e-4
+    batches, size = images(torch.double), 1e-4
     scores = gate_scores(model, batches)
     found = interactions(model, batches, scores)
     half = {kind: score <= score.flatten().sort().values[score.numel() // 2 - 1] for kind, score in scores.items()}
@@ -96,11 +96,11 @@ def test_kinds_raise_the_loss_together_as_finite_differences_say(model):
 
 def test_channels_are_not_free(model):
     """Layer norm hides it when all of them shrink, but not when half of them do."""
-    found = interactions(model, pictures(), gate_scores(model, pictures()))
+    found = interactions(model, images(), gate_scores(model, images()))
     everything = {kind: torch.ones_like(gate) for kind, gate in open_gates(model).items()}
     scaled = {kind: gate * (0.5 if kind == "channels" else 1) for kind, gate in everything.items()}
     with torch.no_grad():
-        torch.testing.assert_close(loss_of(model, scaled, pictures()), loss_of(model, everything, pictures()))
+        torch.testing.assert_close(loss_of(model, scaled, images()), loss_of(model, everything, images()))
     assert found[2, 2] > 1e-3 * found.abs().max()
 
 
@@ -110,7 +110,7 @@ def test_operations_are_those_that_are_counted(model):
 
 @pytest.mark.parametrize("target", [0.8, 0.5, 0.3])
 def test_the_smaller_model_meets_its_target(model, target):
-    structure = find_structure(model, pictures(), target, at_once=5)
+    structure = find_structure(model, images(), target, at_once=5)
     shape = shape_of(model)
     heads, units, channels = structure.sizes
     assert all(len(each) for each in (*structure.heads, *structure.units)), "no layer dies"
@@ -118,14 +118,14 @@ def test_the_smaller_model_meets_its_target(model, target):
     operations = forward_cost(smaller, 8, 3).total
     assert operations == shape.operations(heads, units, channels)
     assert 0.9 * target < operations / shape.all_operations <= target
-    assert logits_of(smaller, pictures()[0][0]).shape == (6, 10)
+    assert logits_of(smaller, images()[0][0]).shape == (6, 10)
     mask = structured_mask(model, structure)
     assert {name: m.shape for name, m in mask.items()} == {n: w.shape for n, w in prunable_parameters(model).items()}
     assert count_kept(mask) == sum(weight.numel() for weight in prunable_parameters(smaller).values())
 
 
 def test_without_channels_the_smaller_model_computes_what_the_masked_one_does(model):
-    scores = gate_scores(model, pictures())
+    scores = gate_scores(model, images())
     structure = best_structure(shape_of(model), scores, torch.eye(3, dtype=torch.double), 0.5)
     structure = Structure(structure.heads, structure.units, torch.arange(24))
     masked = copy.deepcopy(model)
@@ -137,7 +137,7 @@ def test_without_channels_the_smaller_model_computes_what_the_masked_one_does(mo
             gone = torch.ones(40, dtype=torch.bool)
             gone[units] = False
             layer.mlp.fc1.bias[gone] = 0
-    pixels = pictures()[0][0]
+    pixels = images()[0][0]
     with torch.no_grad():
         torch.testing.assert_close(logits_of(shrunk(model, structure), pixels), logits_of(masked, pixels))
     everything = Structure((torch.arange(4),) * 3, (torch.arange(40),) * 3, torch.arange(24))
@@ -147,7 +147,7 @@ def test_without_channels_the_smaller_model_computes_what_the_masked_one_does(mo
 
 
 def test_the_smaller_model_opens_without_this_package(model, tmp_path):
-    smaller = shrunk(model, find_structure(model, pictures(), 0.5)).eval()
+    smaller = shrunk(model, find_structure(model, images(), 0.5)).eval()
     smaller.save_pretrained(tmp_path)
     program = (
         "import sys; sys.modules['dilt_hf'] = None; import torch; "
@@ -167,7 +167,7 @@ def test_what_cannot_be_shrunk_is_said():
     with pytest.raises(ModelError, match="Conv3ForImageClassification is no ViT or DeiT"):
         shape_of(network())
     model = network(architecture="vit-tiny", **SIZES)
-    scores, together = gate_scores(model, pictures()), torch.eye(3, dtype=torch.double)
+    scores, together = gate_scores(model, images()), torch.eye(3, dtype=torch.double)
     with pytest.raises(ModelError, match="are not met by removing 90%"):
         best_structure(shape_of(model), scores, together, 0.001)
     with pytest.raises(ModelError, match="between 0 and 1, not 2"):

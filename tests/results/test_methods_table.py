@@ -1,4 +1,4 @@
-"""Methods side by side: paired differences, costs, two pictures; and the recipes that print them, on a slice."""
+"""Methods side by side: paired differences, costs, two images; and the recipes that print them, on a slice."""
 
 import subprocess
 import sys
@@ -103,7 +103,7 @@ def test_routing_on_a_slice(tmp_path):
         "--sparsities",
         "0.5",
         "--partition_by",
-        "picture_clusters",
+        "image_clusters",
         "--num_rounds",
         "4",
         "--pruning_fraction",

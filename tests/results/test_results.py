@@ -130,6 +130,6 @@ def test_results_survive_disk(tmp_path):
 
 
 def test_the_picture_is_a_png_of_sensible_size():
-    picture = Image.open(io.BytesIO(as_png(comparison_figure(results(0.05)))))
-    assert picture.format == "PNG"
-    assert 600 < picture.width < 2000
+    image = Image.open(io.BytesIO(as_png(comparison_figure(results(0.05)))))
+    assert image.format == "PNG"
+    assert 600 < image.width < 2000

@@ -307,7 +307,7 @@ def test_a_teacher_is_imitated(feed, accelerator):
     agreement = {}
     for share in (0.0, 1.0):
         student = network(hidden_sizes=[16, 32])
-        wrong = dataclasses.replace(feed, images=type(feed.images)(feed.images.pictures, (feed.images.labels + 1) % 10))
+        wrong = dataclasses.replace(feed, images=type(feed.images)(feed.images.pixels, (feed.images.labels + 1) % 10))
         run(student, {}, wrong, config, accelerator, teacher=Teacher(teacher, share, temperature=2.0))
         agreement[share] = (evaluation.predict(student, plain, 64, accelerator) == wanted).mean()
     assert agreement[1.0] > 0.8 > 0.3 > agreement[0.0]

@@ -1,4 +1,4 @@
-"""Pictures for the explorer: the repository's image processor, and digits to try."""
+"""Images for the explorer: the repository's image processor, and digits to try."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ MOST_BYTES, MOST_PIXELS = 2**16, 4096  # of the file; of a side: a repository ma
 
 
 def load_processor(tickets: Tickets) -> Any:
-    """The image processor of a repository, so that a picture is prepared as those of the training were.
+    """The image processor of a repository, so that a image is prepared as those of the training were.
 
     Raises:
         DataError: when the repository has none, or none that transformers can use without running its code.
 
     Example:
-        >>> load_processor(tickets)(picture, return_tensors="pt")["pixel_values"].shape
+        >>> load_processor(tickets)(image, return_tensors="pt")["pixel_values"].shape
         torch.Size([1, 3, 32, 32])
     """
     from transformers import AutoImageProcessor
 
     folder = tickets.theta0_folder()
-    path = own_file(folder, PROCESSOR_FILE, "so pictures cannot be prepared as in training", DataError)
+    path = own_file(folder, PROCESSOR_FILE, "so images cannot be prepared as in training", DataError)
     _check_sizes(read_json(path, MOST_BYTES, DataError), str(path))
     try:
         return AutoImageProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
@@ -48,8 +48,8 @@ def _check_sizes(value: Any, where: str) -> None:
         _check_sizes(each, where)
 
 
-def example_pictures(tickets: Tickets) -> list[Image]:
-    """One test picture of every digit for repositories of the built-in digits, 8 px a side as in training; none for
+def example_images(tickets: Tickets) -> list[Image]:
+    """One test image of every digit for repositories of the built-in digits, 8 px a side as in training; none for
     others."""
     dataset = tickets.config.dataset
     if dataset is None or dataset.source != DIGITS:
