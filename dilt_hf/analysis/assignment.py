@@ -116,7 +116,7 @@ def _augment(profit, columns, owners, prices, start, scratch):  # type: ignore[n
 
 @_compiled
 def _best(profit, prices):  # type: ignore[no-untyped-def]
-    """max_j(profit[j] − prices[j])."""
+    """Return max_j(profit[j] − prices[j])."""
     best = np.int32(-INFINITE)
     for j in range(profit.shape[0]):
         best = max(best, np.int32(profit[j] - prices[j]))
@@ -136,7 +136,7 @@ def _relax(profit, costs, reach, offset):  # type: ignore[no-untyped-def]
 
 @_compiled
 def _first(reach, length):  # type: ignore[no-untyped-def]
-    """The first column at this length."""
+    """Find the first column at this length."""
     first = INFINITE
     for j in range(reach.shape[0]):
         first = min(first, np.int32(j) if reach[j] == length else INFINITE)
@@ -145,7 +145,7 @@ def _first(reach, length):  # type: ignore[no-untyped-def]
 
 @_compiled
 def to_integers(values, scale, integers):  # type: ignore[no-untyped-def]
-    """integers[:] = values · scale, rounded towards zero; float32 (n, n) to int32 (n, n)."""
+    """Set integers[:] = values · scale, rounded towards zero; float32 (n, n) to int32 (n, n)."""
     for i in range(values.shape[0]):
         for j in range(values.shape[1]):
             integers[i, j] = np.int32(values[i, j] * scale)
@@ -153,8 +153,10 @@ def to_integers(values, scale, integers):  # type: ignore[no-untyped-def]
 
 @_compiled
 def half_of_own(profit, columns):  # type: ignore[no-untyped-def]
-    """Half of the profit that each column makes now, int32 (n,): good first prices where the row means and column
-    means of the profits are 0 and the assignment is nearly optimal."""
+    """Compute half of the profit that each column makes now, int32 (n,): good first prices where the row means and
+    column means
+    of the profits are 0 and the assignment is nearly optimal.
+    """
     prices = np.empty(profit.shape[0], np.int32)
     for i in range(profit.shape[0]):
         prices[columns[i]] = profit[i, columns[i]] // 2

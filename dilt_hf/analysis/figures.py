@@ -57,8 +57,10 @@ def _figure(width: float, height: float) -> Any:
 
 
 def draw_distances(findings: Findings) -> tuple[Any, dict[str, Any]]:
-    """G between all layers of two networks (the mean over pairs of networks and seeds), and the profile of each layer
-    with its counterpart over depth: mean, single seeds, the floor of unpaired probes, and where it breaks."""
+    """Draw G between all layers of two networks (the mean over pairs of networks and seeds), and the profile of each
+    layer
+    with its counterpart over depth: mean, single seeds, the floor of unpaired probes, and where it breaks.
+    """
     count = len(findings.layers)
     networks = len(findings.networks)
     blocks = findings.values.reshape(networks, count, networks, count)
@@ -111,8 +113,9 @@ def draw_distances(findings: Findings) -> tuple[Any, dict[str, Any]]:
 
 
 def draw_modules(findings: Findings) -> tuple[Any, dict[str, Any]]:
-    """The networks drawn layer by layer, a row a network, coloured by module; where copies of a layer share a module
-    (core) they stand on one ground."""
+    """Return the networks drawn layer by layer, a row a network, coloured by module; where copies of a layer share a
+    module (core) they stand on one ground.
+    """
     from matplotlib.patches import FancyBboxPatch, Patch
 
     modules, count = findings.modules, len(findings.layers)
@@ -184,8 +187,9 @@ def draw_modules(findings: Findings) -> tuple[Any, dict[str, Any]]:
 
 
 def draw_link(findings: Findings) -> tuple[Any, dict[str, Any]]:
-    """Per module, the overlap of the masks beyond chance beside G of its layers to their counterparts, with 95 %
-    intervals over seeds; and layer by layer the one against the other, with depth as colour."""
+    """Draw, per module, the overlap of the masks beyond chance beside G of its layers to their counterparts, with 95 %
+    intervals over seeds; and layer by layer the one against the other, with depth as colour.
+    """
     modules = findings.modules
     figure = _figure(8.6, 3.7)
     bars, twin, scatter = figure.subplots(1, 3, width_ratios=[1, 1, 1.35])
@@ -246,7 +250,7 @@ def draw_link(findings: Findings) -> tuple[Any, dict[str, Any]]:
 
 
 def short_names(layers: Sequence[str]) -> list[str]:
-    """The layers' names without the words that most of them have; whole where that would leave two alike.
+    """Return the layers' names without the words that most of them have; whole where that would leave two alike.
 
     Example:
         >>> short_names(["stem.conv", "encoder.layers.0.conv", "encoder.layers.1.conv", "encoder.layers.1.shortcut"])

@@ -39,7 +39,7 @@ class Compared:
     sources: tuple[str, ...] = ()
 
     def counterparts(self, name: str) -> np.ndarray:
-        """A field of `GwMatrix` for each layer with its counterpart, averaged over pairs of networks, (L,)."""
+        """Return a field of `GwMatrix` for each layer with its counterpart, averaged over pairs of networks, (L,)."""
         return np.mean([np.diagonal(getattr(matrix, name)) for matrix in self.joint.between()], axis=0)
 
 
@@ -160,7 +160,9 @@ class Findings:
         return [each.overlap_of(groups) for each in self.compared]
 
     def of_module(self, module: int) -> tuple[Estimate, Estimate]:
-        """Overlap beyond chance of a module's weights, and mean G of its layers to their counterparts, over seeds."""
+        """Return overlap beyond chance of a module's weights, and mean G of its layers to their counterparts, over
+        seeds.
+        """
         layers = self.modules.layers_of(module)
         name = self.modules.names[module]
         return (
@@ -169,13 +171,13 @@ class Findings:
         )
 
     def constant_layers(self) -> list[str]:
-        """Layers that are constant on the probes in some network."""
+        """Return layers that are constant on the probes in some network."""
         matrices = [matrix for each in self.compared for matrix in each.joint.pairs.values()]
         dead = {name for matrix in matrices for name in (*matrix.constant_a, *matrix.constant_b)}
         return [name for name in self.layers if name in dead]
 
     def to_dict(self) -> dict[str, Any]:
-        """All numbers, as JSON values; NaN becomes null."""
+        """Return all numbers, as JSON values; NaN becomes null."""
         link = self.link
         return json_values(
             {
@@ -235,6 +237,6 @@ def _beyond(overlap: Mapping[str, float | None] | None) -> float:
 
 
 def known_mean(values: np.ndarray) -> float:
-    """The mean of the numbers among them; NaN where there is none."""
+    """Return the mean of the numbers among them; NaN where there is none."""
     values = values[np.isfinite(values)]
     return float(values.mean()) if len(values) else math.nan

@@ -84,7 +84,7 @@ class Pair:
 
 
 def solve(one: MetricSpace, other: MetricSpace, *, tier: str = "default", paired: bool = True) -> Pair:
-    """The Gromov-Wasserstein value of two spaces of n points each; the same on every machine up to rounding.
+    """Return the Gromov-Wasserstein value of two spaces of n points each; the same on every machine up to rounding.
 
     `solve(b, a)` is `solve(a, b)` with the permutation inverted.
 
@@ -110,7 +110,7 @@ def solve(one: MetricSpace, other: MetricSpace, *, tier: str = "default", paired
 
 
 def solving(one: MetricSpace, other: MetricSpace, tier: str, paired: bool) -> Steps:
-    """Everything that a pair takes but the products; returns the `Pair`."""
+    """Return everything that a pair takes but the products; returns the `Pair`."""
     n = len(one)
     search = _Search(one, other, exchanges=tier != "fast")
     identity = np.arange(n, dtype=np.int32)
@@ -164,17 +164,19 @@ class _Search:
 
     @staticmethod
     def is_proven(value: float, bound: float) -> bool:
-        """Whether a value is as good as the bound says that any can be."""
+        """Return whether a value is as good as the bound says that any can be."""
         return value - bound <= PROVEN * value or value < EXACT
 
     def sorted_match(self) -> Permutation:
-        """Points matched in the order of their mean distance: where the product coupling's first step leads."""
+        """Return points matched in the order of their mean distance: where the product coupling's first step leads."""
         columns = np.empty(len(self.one), np.int32)
         columns[self.one.by_mean_distance] = self.other.by_mean_distance
         return columns
 
     def profile_match(self) -> Generator[None, np.ndarray, tuple[Permutation, float]]:
-        """The assignment of least mean squared difference between local profiles, and that cost: the lower bound."""
+        """Return the assignment of least mean squared difference between local profiles, and its cost: the lower
+        bound.
+        """
         product = yield None
         columns = self.sorted_match()
         one, other = self.one.profiles, self.other.profiles
@@ -192,8 +194,9 @@ class _Search:
         prices: np.ndarray | None = None,
         enough: float = 0.0,
     ) -> Generator[Permutation, np.ndarray, _Found]:
-        """Frank-Wolfe from a permutation, with exchanges where it stops, until neither leads further; or until a step
-        promises less than the share `enough` of the value."""
+        """Yield Frank-Wolfe from a permutation, with exchanges where it stops, until neither leads further; or until a
+        step promises less than the share `enough` of the value.
+        """
         columns, certified = columns.copy(), False
         value = self.value(columns)  # and from the first step on, an upper bound of it
         for _ in range(MOST_STEPS):
@@ -224,7 +227,7 @@ class _Search:
         return _Found(self.value(columns), columns, start, prices, certified)  # type: ignore[arg-type]
 
     def restarts(self, best: _Found) -> Generator[Permutation, np.ndarray, _Found]:
-        """Climbs from the best permutation with a few points rotated among themselves (iterated local search)."""
+        """Climb from the best permutation with a few points rotated among themselves (iterated local search)."""
         seed = derive_seed(0, "restarts", self.one.fingerprint, self.other.fingerprint)
         rng = np.random.default_rng(seed)
         n = len(self.one)
@@ -239,7 +242,7 @@ class _Search:
 
 
 def _scale(most: float) -> np.float32:
-    """What makes integers of numbers up to `most` that use the range there is."""
+    """Return what makes integers of numbers up to `most` that use the range there is."""
     return np.float32(float(LARGEST) / most if most > 1e-12 else 1.0)
 
 
@@ -274,12 +277,12 @@ def _here(one: MetricSpace, other: MetricSpace, tier: str, paired: bool) -> Pair
 
 
 def rows(matrix: torch.Tensor, numbers: np.ndarray) -> torch.Tensor:
-    """Some rows of a matrix, on its device."""
+    """Return some rows of a matrix, on its device."""
     return matrix.index_select(0, torch.from_numpy(numbers.astype(np.int64)).to(matrix.device))  # faster than brackets
 
 
 def inverted(pair: Pair) -> Pair:
-    """The same, seen from the other space."""
+    """Return the same, seen from the other space."""
     if pair.permutation[0] < 0:  # a coupling that is no permutation
         return pair
     permutation = np.empty_like(pair.permutation)

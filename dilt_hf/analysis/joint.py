@@ -48,18 +48,18 @@ class JointGw:
         return part(self.pairs[a, b]) if (a, b) in self.pairs else part(self.pairs[b, a]).T
 
     def between(self) -> list[GwMatrix]:
-        """The matrices of two different networks."""
+        """Return the matrices of two different networks."""
         return [matrix for (a, b), matrix in self.pairs.items() if a != b]
 
     def diagonal(self) -> np.ndarray:
-        """G of each layer with its counterpart, averaged over the pairs of networks, float64 (L,)."""
+        """Return G of each layer with its counterpart, averaged over the pairs of networks, float64 (L,)."""
         return np.mean([matrix.diagonal for matrix in self.between()], axis=0)
 
 
 def joint_gw(
     networks: Mapping[str, Layers], halves: int = HALVES, progress: str | None = None, **options: Any
 ) -> JointGw:
-    """All pairs of layers of all networks.
+    """Return all pairs of layers of all networks.
 
     Args:
         networks: representations by layer name, of paired probes, by network name.
@@ -91,7 +91,7 @@ def joint_gw(
 
 
 def _on_halves(joint: JointGw, networks: Mapping[str, NetworkSpaces], halves: int) -> np.ndarray:
-    """The values of the couplings found, on some of the points that they couple."""
+    """Return the values of the couplings found, on some of the points that they couple."""
     n = networks[joint.networks[0]].probes
     chosen = np.zeros((halves, n))
     for row in range(halves):
@@ -115,7 +115,7 @@ def _on_halves(joint: JointGw, networks: Mapping[str, NetworkSpaces], halves: in
 
 
 def _coupled(one: np.ndarray, other: np.ndarray, permutation: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-    """G of a coupling restricted to each choice of points, with the distances scaled anew: 2 (1 − cosine)."""
+    """Return G of a coupling restricted to each choice of points, with the distances scaled anew: 2 (1 − cosine)."""
     other = other[np.ix_(permutation, permutation)]
 
     def sums(products: np.ndarray) -> np.ndarray:

@@ -18,7 +18,7 @@ WEIGHTED = (nn.Conv2d, nn.Linear)
 
 
 def find_layers(model: nn.Module, pixels: Tensor, layers: str | Sequence[str] = BLOCKS) -> tuple[str, ...]:
-    """The names of the layers of a network, in the order in which it runs them.
+    """Return the names of the layers of a network, in the order in which it runs them.
 
     Args:
         model: a transformers, timm or plain torch network.
@@ -72,7 +72,7 @@ def find_layers(model: nn.Module, pixels: Tensor, layers: str | Sequence[str] = 
 
 
 def _blocks(model: nn.Module) -> list[str]:
-    """Elements of lists and sequences with two weighted modules or more, innermost ones: residual blocks."""
+    """Return elements of lists and sequences with two weighted modules or more, innermost ones: residual blocks."""
     heads = {id(module) for module in head_modules(model)}
 
     def weighted(module: nn.Module) -> int:
@@ -89,7 +89,7 @@ def _blocks(model: nn.Module) -> list[str]:
 
 
 def run(model: nn.Module, pixels: Tensor, layers: Iterable[str], see: Callable[[str, Tensor], None]) -> None:
-    """One forward pass in evaluation mode; `see` gets each layer's name and output, at the moment when it is made.
+    """Run one forward pass in evaluation mode; `see` gets each layer's name and output, at the moment when it is made.
 
     Raises:
         AnalysisError: when a layer's output is no tensor, or there are no hidden states.
@@ -124,7 +124,7 @@ def run(model: nn.Module, pixels: Tensor, layers: Iterable[str], see: Callable[[
 
 
 def _tensor(output: Any, name: str) -> Tensor:
-    """What a module puts out; the first of several."""
+    """Return what a module puts out; the first of several."""
     while isinstance(output, (tuple, list)) and output:
         output = output[0]
     if isinstance(output, Mapping) and output:  # a ModelOutput of transformers
@@ -147,7 +147,7 @@ def _hidden_states(model: nn.Module, pixels: Tensor) -> Sequence[Tensor]:
 
 
 def weights_of_layers(model: nn.Module, pixels: Tensor, layers: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """Which prunable weights make each layer's representation from those of the layers before it.
+    """Return which prunable weights make each layer's representation from those of the layers before it.
 
     Read off the graph of operations: from a layer's output backwards, along every path, until another layer's output
     or the input. So the weights of a skip connection belong to the block that it ends in, and weights that are used
@@ -191,7 +191,7 @@ def weights_of_layers(model: nn.Module, pixels: Tensor, layers: Sequence[str]) -
 
 
 def _reached(start: Any, ends: set[Any], names: Mapping[int, str]) -> set[str]:
-    """Names of the leaves from which a node of the graph is made, no further back than other ends."""
+    """Return names of the leaves from which a node of the graph is made, no further back than other ends."""
     found, visited, coming = set(), {start}, [start] if start is not None else []
     while coming:
         node = coming.pop()

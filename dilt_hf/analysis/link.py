@@ -73,7 +73,7 @@ def measure_link(
     sibling_distance: np.ndarray | None = None,
     permutations: int = PERMUTATIONS,
 ) -> Link:
-    """The link over the layers of one architecture.
+    """Return the link over the layers of one architecture.
 
     Args:
         overlap: overlap of the masks less chance, float (S, L): a row a seed, layers in order of depth.

@@ -93,7 +93,7 @@ class GwMatrix:
 
     @classmethod
     def empty(cls, one: NetworkSpaces, other: NetworkSpaces, tier: str, paired: bool) -> GwMatrix:
-        """All NaN and -1."""
+        """Return all NaN and -1."""
         shape = len(one.spaces), len(other.spaces)
         unknown = {name: np.full(shape, np.nan) for name in ("value", "identity", "lower_bound", "retention")}
         return cls(
@@ -152,7 +152,7 @@ def gw_matrix(
     resume_in: str | os.PathLike | None = None,
     progress: bool | Callable[[int], Any] = False,
 ) -> GwMatrix:
-    """Gromov-Wasserstein values between all layers of `a` and all of `b`, or among those of `a`.
+    """Return Gromov-Wasserstein values between all layers of `a` and all of `b`, or among those of `a`.
 
     Args:
         a, b: representations by layer name, (n, d) each, with d as it may be; rows are probe inputs. Or the spaces made
@@ -241,7 +241,7 @@ class _Work:
     store: Stages | None
 
     def solve(self, pairs: Sequence[tuple[MetricSpace, MetricSpace]], done: Callable[[int], Any]) -> list[Pair]:
-        """The pairs, in their order; `done` is told how many more are finished."""
+        """Return the pairs, in their order; `done` is told how many more are finished."""
         found: list[Pair] = []
         for first in range(0, len(pairs), BLOCK):
             found += self._block(pairs[first : first + BLOCK], done)
@@ -308,7 +308,7 @@ def _load(stage: Stage) -> list[Pair]:
 
 
 def _floors(spaces: Sequence[MetricSpace | None], work: _Work) -> list[float]:
-    """Each layer on one half of the probes against itself on the other half; NaN where that cannot be."""
+    """Return each layer on one half of the probes against itself on the other half; NaN where that cannot be."""
     halves: dict[int, tuple[MetricSpace, MetricSpace]] = {}
     for position, space in enumerate(spaces):
         half = 0 if space is None else len(space) // 2

@@ -60,7 +60,7 @@ class Modules:
         return _trusted(self.stability, self.separation)
 
     def layers_of(self, module: int) -> list[int]:
-        """The layers of which some network's copy is in the module."""
+        """Return the layers of which some network's copy is in the module."""
         return [int(layer) for layer in np.flatnonzero((self.labels == module).any(axis=0))]
 
 
@@ -69,7 +69,7 @@ def _trusted(stability: float, separation: float) -> bool:
 
 
 def affinity_of(values: np.ndarray) -> np.ndarray:
-    """exp(−G/2σ²) with σ² the median of G over pairs; (M, M), in (0, 1], 1 on the diagonal.
+    """Return exp(−G/2σ²) with σ² the median of G over pairs; (M, M), in (0, 1], 1 on the diagonal.
 
     Args:
         values: G of all pairs, float (M, M), symmetric, zero on the diagonal.
@@ -84,8 +84,10 @@ def affinity_of(values: np.ndarray) -> np.ndarray:
 
 
 def cross_affinity(values: np.ndarray) -> np.ndarray:
-    """The plan's literal form: 1/G of two networks' layers, symmetrised, (L, L). Both copies of a layer are one point,
-    so it cannot tell core from specialist modules (`find_modules` with form="cross").
+    """Return the plan's literal form: 1/G of two networks' layers, symmetrised, (L, L).
+
+    Both copies of a layer are one point, so it cannot tell core from specialist modules (`find_modules` with
+    form="cross").
 
     Args:
         values: G between the layers of the two, float (L, L).
@@ -98,7 +100,7 @@ def cross_affinity(values: np.ndarray) -> np.ndarray:
 
 
 def cluster(affinity: np.ndarray, k: int) -> np.ndarray:
-    """The module of each point, int (M,), numbered in the order in which they first occur.
+    """Return the module of each point, int (M,), numbered in the order in which they first occur.
 
     Raises:
         AnalysisError: unless 1 ≤ k ≤ M.
@@ -120,8 +122,10 @@ def cluster(affinity: np.ndarray, k: int) -> np.ndarray:
 
 
 def eigengaps(affinity: np.ndarray, most: int = MOST_MODULES) -> np.ndarray:
-    """λ(k+1) − λ(k) of the normalised Laplacian for k = 1 … most, float: a wide gap after k says that k modules are
-    nearly separate."""
+    """Return λ(k+1) − λ(k) of the normalised Laplacian for k = 1 … most, float: a wide gap after k says that k modules
+    are
+    nearly separate.
+    """
     degrees = affinity.sum(axis=1)
     laplacian = np.eye(len(affinity)) - affinity / np.sqrt(np.outer(degrees, degrees))
     values = np.linalg.eigvalsh(laplacian)
@@ -131,7 +135,7 @@ def eigengaps(affinity: np.ndarray, most: int = MOST_MODULES) -> np.ndarray:
 def find_modules(
     values: np.ndarray, networks: int, k: int, halves: Sequence[np.ndarray] = (), form: str = JOINT
 ) -> Modules:
-    """Modules of the layers of several networks.
+    """Return modules of the layers of several networks.
 
     Args:
         values: G of all pairs of layers, float (N·L, N·L), network by network. NaN for constant layers.
@@ -165,7 +169,7 @@ def find_modules(
 
 
 def _alive(values: np.ndarray, networks: int, form: str) -> np.ndarray:
-    """Which points of this form of clustering are no constant layers."""
+    """Return which points of this form of clustering are no constant layers."""
     if form not in FORMS:
         raise AnalysisError(f"there is no form of clustering '{form}'; use one of {', '.join(FORMS)}.")
     count = len(values) // networks
@@ -207,7 +211,7 @@ class Proposal:
 def propose(
     values: np.ndarray, networks: int, halves: Sequence[np.ndarray], form: str = JOINT, most: int = MOST_MODULES
 ) -> Proposal:
-    """How many modules; arguments as for `find_modules`.
+    """Return how many modules; arguments as for `find_modules`.
 
     Raises:
         AnalysisError: for fewer than three layers, or no half samples.
@@ -230,7 +234,7 @@ def propose(
 
 
 def separation(distances: np.ndarray, labels: np.ndarray) -> float:
-    """The least distance between two modules over the widest link within one; NaN where there is no such link.
+    """Return the least distance between two modules over the widest link within one; NaN where there is no such link.
 
     Args:
         distances: float (M, M), symmetric.
@@ -254,7 +258,7 @@ def separation(distances: np.ndarray, labels: np.ndarray) -> float:
 
 
 def contiguity(labels: np.ndarray) -> float:
-    """(modules − 1) / changes of module from one layer to the next, averaged over networks; 1 without changes.
+    """Return (modules − 1) / changes of module from one layer to the next, averaged over networks; 1 without changes.
 
     Example:
         >>> contiguity(np.array([[0, 0, 1, 1], [0, 1, 0, 1]]))
@@ -269,8 +273,9 @@ def contiguity(labels: np.ndarray) -> float:
 
 
 def kinds_of(labels: np.ndarray) -> list[str]:
-    """The kind of each module: "core" where at least half of its layers are there with the copies of all networks,
-    "specialist" where all are one network's, else "mixed"; "unpaired" where no layer is alive in all networks.
+    """Return the kind of each module: "core" where at least half of its layers are there with the copies of all
+    networks, "specialist" where all are one network's, else "mixed"; "unpaired" where no layer is alive in all
+    networks.
     """
     kinds = []
     alive = (labels >= 0).all(axis=0)
@@ -288,8 +293,8 @@ def kinds_of(labels: np.ndarray) -> list[str]:
 
 
 def name_modules(labels: np.ndarray) -> tuple[str, ...]:
-    """Names by kind and depth: "early-core" and "late-core" where there are several cores, "specialist-1" for network
-    1's own, with "-block-1", "-block-2", … where it has several.
+    """Return names by kind and depth: "early-core" and "late-core" where there are several cores, "specialist-1" for
+    network 1's own, with "-block-1", "-block-2", … where it has several.
 
     Args:
         labels: int (N, L), with modules numbered from 0 and -1 for none.

@@ -34,7 +34,7 @@ class NetworkSpaces:
 
     @classmethod
     def of(cls, layers: Layers, metric: str = "euclidean", network: str = "a") -> NetworkSpaces:
-        """The spaces of representations (n, d) by layer name.
+        """Return the spaces of representations (n, d) by layer name.
 
         Args:
             network: what messages call it.
@@ -63,16 +63,16 @@ class NetworkSpaces:
         return cls(spaces, len(next(iter(points.values()))), metric)
 
     def constant(self) -> tuple[str, ...]:
-        """The layers that are constant on the probes."""
+        """Return the layers that are constant on the probes."""
         return tuple(name for name, space in self.spaces.items() if space is None)
 
     def coincident(self) -> np.ndarray:
-        """How many probes each layer maps to the place of another, int (L,)."""
+        """Return how many probes each layer maps to the place of another, int (L,)."""
         return np.array([0 if space is None else space.coincident for space in self.spaces.values()])
 
 
 def _checked(layers: Layers, network: str) -> dict[str, np.ndarray]:
-    """Representations as float64 arrays, or one clear sentence."""
+    """Return representations as float64 arrays, or one clear sentence."""
     points = {}
     for name, values in layers.items():
         if isinstance(values, Tensor):

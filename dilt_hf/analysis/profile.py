@@ -37,7 +37,7 @@ class Break:
 
 
 def find_break(diagonals: np.ndarray) -> Break | None:
-    """The split of the layers into two stretches that explains most of log G; None for fewer than four layers.
+    """Return the split of the layers into two stretches that explains most of log G; None for fewer than four layers.
 
     Args:
         diagonals: G of each layer with its counterpart, (S, L).
@@ -61,7 +61,7 @@ def find_break(diagonals: np.ndarray) -> Break | None:
 
 
 def _two_levels(profiles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """For each row the split into two stretches that explains most of its variance, and that share."""
+    """Find for each row the split into two stretches that explains most of its variance, and that share."""
     count = profiles.shape[1]
     centred = profiles - profiles.mean(axis=1, keepdims=True)
     left = np.arange(1, count)
@@ -72,5 +72,5 @@ def _two_levels(profiles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def log_of(values: np.ndarray) -> np.ndarray:
-    """The logarithm of values of G: they are ratios, and layers differ by orders of magnitude."""
+    """Return the logarithm of values of G: they are ratios, and layers differ by orders of magnitude."""
     return np.log(np.maximum(values, LEAST))

@@ -158,7 +158,7 @@ def _finite(points: Tensor, name: str) -> Tensor:
 
 
 def pool(output: Tensor, pooling: str, prefix: int | None = None, name: str = "?") -> Tensor:
-    """One vector a probe, (B, d), of a layer's output; see `collect`.
+    """Return one vector a probe, (B, d), of a layer's output; see `collect`.
 
     Args:
         prefix: how many tokens stand before those of the patches; by default what is left over of a square.
@@ -204,7 +204,7 @@ def _cells(maps: Tensor, side: int) -> Tensor:
 
 
 def _prefix_tokens(model: nn.Module) -> int | None:
-    """Class and register tokens before the patches, where the model says how many."""
+    """Return class and register tokens before the patches, where the model says how many."""
     inner: Any = getattr(model, "timm_model", model)
     if hasattr(inner, "num_prefix_tokens"):
         return int(inner.num_prefix_tokens)

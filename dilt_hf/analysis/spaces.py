@@ -30,7 +30,7 @@ class MetricSpace:
 
     @classmethod
     def of(cls, points: np.ndarray, metric: str = "euclidean") -> MetricSpace | None:
-        """The space of the rows of `points` (n, d); None where all are one point, as in a layer that is dead.
+        """Return the space of the rows of `points` (n, d); None where all are one point, as in a layer that is dead.
 
         Raises:
             AnalysisError: for values that are no numbers.
@@ -101,7 +101,8 @@ class MetricSpace:
     @cached_property
     def profiles(self) -> np.ndarray:
         """The sorted distances of each point, less `mean_profile`, float32 (n, n): its local distribution of distances
-        (Mémoli 2011, Gromov-Wasserstein distances and the metric approach to object matching, section 5)."""
+        (Mémoli 2011, Gromov-Wasserstein distances and the metric approach to object matching, section 5).
+        """
         return (np.sort(self.distances, axis=1) - self.mean_profile).astype(np.float32)
 
     @cached_property
@@ -115,7 +116,7 @@ class MetricSpace:
         return np.sort(self.distances[np.triu_indices(len(self), 1)]).astype(np.float32)
 
     def at(self, rows: np.ndarray) -> MetricSpace:
-        """The space of some of the points, scaled anew.
+        """Return the space of some of the points, scaled anew.
 
         Raises:
             AnalysisError: when they are all one point.
@@ -128,8 +129,8 @@ class MetricSpace:
 
 
 def varying(points: np.ndarray) -> np.ndarray:
-    """Which features of (n, d) points differ between them by more than rounding, bool (d,): each is measured by its own
-    size, so that one that is large and constant does not hide the others.
+    """Return which features of (n, d) points differ between them by more than rounding, bool (d,): each is measured by
+    its own size, so that one that is large and constant does not hide the others.
 
     Example:
         >>> varying(np.array([[1e9, 1.0], [1e9, 2.0]])).tolist()
@@ -140,8 +141,9 @@ def varying(points: np.ndarray) -> np.ndarray:
 
 
 def global_bound(one: MetricSpace, other: MetricSpace) -> float:
-    """A lower bound of the Gromov-Wasserstein value of two spaces of n points: the squared 2-Wasserstein distance
-    between all their distances (Mémoli 2011, second lower bound)."""
+    """Return a lower bound of the Gromov-Wasserstein value of two spaces of n points: the squared 2-Wasserstein
+    distance between all their distances (Mémoli 2011, second lower bound).
+    """
     n = len(one)
     difference = one.all_sorted.astype(np.float64) - other.all_sorted
     return float(2 * (difference @ difference) / n**2)

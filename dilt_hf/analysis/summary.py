@@ -27,7 +27,7 @@ LAYER_COLUMNS = [
 
 
 def report(findings: Findings) -> str:
-    """Everything in words and tables, with the mapping from weights to layers that it rests on, as Markdown."""
+    """Return everything in words and tables, with the mapping from weights to layers that it rests on, as Markdown."""
     rows = [[str(i + 1), name, ", ".join(findings.weights[name]) or "–"] for i, name in enumerate(findings.layers)]
     said = "\n".join(f"- {sentence}" for sentence in sentences(findings))
     return (
@@ -46,7 +46,7 @@ def report(findings: Findings) -> str:
 
 
 def sentences(findings: Findings) -> list[str]:
-    """What was found, in words."""
+    """Return what was found, in words."""
     said = [*_of_the_profile(findings), _of_the_modules(findings), *_of_the_link(findings)]
     if findings.constant_layers():
         said.append(f"Constant on the probes, and left out: {', '.join(findings.constant_layers())}.")
@@ -54,7 +54,7 @@ def sentences(findings: Findings) -> list[str]:
 
 
 def module_table(findings: Findings) -> str:
-    """One row a module."""
+    """Return one row a module."""
     rows = []
     for module, name in enumerate(findings.modules.names):
         excess, distance = findings.of_module(module)
@@ -64,7 +64,7 @@ def module_table(findings: Findings) -> str:
 
 
 def layer_table(findings: Findings) -> str:
-    """One row a layer: G to its counterpart, in [lower bound, value of the identity]; means over seeds."""
+    """Return one row a layer: G to its counterpart, in [lower bound, value of the identity]; means over seeds."""
     seeds = findings.compared
     low, value, identity, retention = (
         np.mean([each.counterparts(name) for each in seeds], axis=0)
@@ -148,7 +148,7 @@ def _interval(value: Estimate, digits: int) -> str:
 
 
 def _stretches(layers: Sequence[int]) -> str:
-    """Layer numbers from 1, in stretches: 1-3, 7."""
+    """Return layer numbers from 1, in stretches: 1-3, 7."""
     parts: list[list[int]] = []
     for layer in layers:
         if parts and layer == parts[-1][-1] + 1:

@@ -64,7 +64,7 @@ def exchange(one, other, product, columns):  # type: ignore[no-untyped-def]
 
 @_compiled
 def _gain(one, other, columns, i, j):  # type: ignore[no-untyped-def]
-    """What the exchange of columns i and j adds to the sum."""
+    """Compute what the exchange of columns i and j adds to the sum."""
     first, second = other[columns[i]], other[columns[j]]
     total = 0.0
     for k in range(one.shape[0]):
@@ -75,7 +75,7 @@ def _gain(one, other, columns, i, j):  # type: ignore[no-untyped-def]
 
 @_compiled
 def mean_square_difference(one, other, columns):  # type: ignore[no-untyped-def]
-    """mean over i, j of (one[i, j] − other[columns[i], columns[j]])², float64.
+    """Return the mean over i, j of (one[i, j] − other[columns[i], columns[j]])², float64.
 
     Example:
         >>> d = np.array([[0.0, 1.0], [1.0, 0.0]])

@@ -28,7 +28,7 @@ def run_recipe(
     arguments: Sequence[str] | None = None,
     **defaults: Any,
 ) -> None:
-    """The whole of a recipe: parse, run, print the table, what it says about the hypotheses and where things are; on an
+    """Run a recipe: parse, run, print the table, what it says about the hypotheses and where things are; on an
     error one sentence, and exit 1.
 
     Args:
@@ -80,7 +80,7 @@ def run_recipe(
 
 
 def run_experiment(description: str, experiment: str) -> None:
-    """The whole of one of the four experiments: parse `--preset` and options, run, print what it found and what all
+    """Run one of the four experiments: parse `--preset` and options, run, print what it found and what all
     that the folder holds says about the hypotheses; on an error one sentence, and exit 1.
 
     Args:
@@ -137,7 +137,7 @@ def conclude(folder: Path) -> None:
 
 
 def run_analysis(config: AnalyzeConfig, data: DataConfig | None = None) -> Findings:
-    """Analyse the layers of networks, and print what was found and where the figures are."""
+    """Return analyse the layers of networks, and print what was found and where the figures are."""
     from dilt_hf.analysis.summary import module_table, sentences
     from dilt_hf.experiments.analysis_sources import SAME_DATA
     from dilt_hf.experiments.analyze import FIGURE_FOLDER, analyze, output_folder

@@ -62,7 +62,7 @@ def parse_config(
     description: str = "",
     variants: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> DiltConfig:
-    """The configuration of a run; see `parse_sections`.
+    """Return the configuration of a run; see `parse_sections`.
 
     Example:
         >>> parse_config(["--num_rounds", "3"], {"dataset_name": "digits", "architecture": "conv3",
@@ -79,8 +79,8 @@ def parse_sections(
     description: str = "",
     variants: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> dict[str, Any]:
-    """Configurations by section name: from recipe defaults, then a YAML or JSON file if one comes first, then the
-    options given.
+    """Return configurations by section name: from recipe defaults, then a YAML or JSON file if one comes first, then
+    the options given.
 
     Args:
         sections: the dataclass of each section.
@@ -136,7 +136,7 @@ def _json_object(text: str | dict[str, Any]) -> dict[str, Any]:
 
 
 def _read_settings(path: str, known: set[str]) -> list[str]:
-    """The settings of a YAML or JSON file as command-line arguments."""
+    """Return the settings of a YAML or JSON file as command-line arguments."""
     import yaml
 
     try:

@@ -25,7 +25,7 @@ ADDRESS = re.compile(rb"[a-z][a-z0-9_]*-[0-9a-f]{20}(?![0-9a-f])")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command line; on an error one sentence, and exit status 1."""
+    """Run the command line; on an error one sentence, and exit status 1."""
     parser = argparse.ArgumentParser(prog="python -m dilt_hf.stages", description=__doc__, formatter_class=_Plain)
     commands = parser.add_subparsers(dest="command", required=True)
     for name in ("ls", "show", "gc"):
@@ -60,7 +60,9 @@ def _open(run: Path) -> Stages:
 
 
 def listing(store: Stages) -> str:
-    """All steps as a table, the interrupted and running ones after the finished ones, and the totals of each kind."""
+    """Return all steps as a table, the interrupted and running ones after the finished ones, and the totals of each
+    kind.
+    """
     stages = list(store.all())
     rows = [["address", "MB", "seconds", "computed as"]]
     rows += [[s.address, f"{_size(s.path) / 1e6:.2f}", f"{s.seconds_spent:.1f}", s.description] for s in stages]
@@ -77,7 +79,7 @@ def listing(store: Stages) -> str:
 
 
 def description(store: Stages, address: str) -> str:
-    """One step: its record, all that determines it, and the steps it derives from, nearest first."""
+    """Return one step: its record, all that determines it, and the steps it derives from, nearest first."""
     stages = {stage.address: stage for stage in store.all()}
     found = [name for name in stages if name.startswith(address)]
     if len(found) != 1:

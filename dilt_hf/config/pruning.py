@@ -46,7 +46,7 @@ class PruningConfig:
         )
 
     def partition_density(self, num_partitions: int) -> float:
-        """How far down each partition is pruned, as a kept fraction.
+        """Return how far down each partition is pruned, as a kept fraction.
 
         Partitions prune without knowing of each other. To reach a *core* of density d it is enough that each goes down
         to d, and for a *union* of d that each goes down to d / N; the exact point on the way is found afterwards.
@@ -56,7 +56,7 @@ class PruningConfig:
         return (1 - self.target_sparsity) / (num_partitions if self.target_ticket == "union" else 1)
 
     def kept_per_round(self, total: int, num_partitions: int) -> list[int]:
-        """How many of `total` weights stay after each round.
+        """Return how many of `total` weights stay after each round.
 
         Removing p keeps exactly round((1 - p) * remaining); the last round hits the target exactly.
 

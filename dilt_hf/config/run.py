@@ -79,7 +79,7 @@ class RunConfig:
         require(len(set(self.matched_density)) == len(self.matched_density), "--matched_density names a density twice.")
 
     def hub_id(self, seed: int) -> str:
-        """The repository of one seed on the Hub."""
+        """Return the repository of one seed on the Hub."""
         return f"{self.hub_model_id}{f'-seed_{seed}' if len(self.seeds) > 1 else ''}"
 
 
@@ -96,7 +96,7 @@ class DiltConfig:
     methods: MethodConfig = MethodConfig()
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain nested dict, as stored in `run.json`."""
+        """Return plain nested dict, as stored in `run.json`."""
         return dataclasses.asdict(self)
 
     @classmethod

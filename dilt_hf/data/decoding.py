@@ -19,7 +19,7 @@ from dilt_hf.utils.errors import DataError
 
 
 def decode(encoded: Any, size: int, channels: int, where: str) -> np.ndarray:
-    """One image as a uint8 array (size, size, channels), decoded from a `datasets` cell.
+    """Return one image as a uint8 array (size, size, channels), decoded from a `datasets` cell.
 
     Args:
         encoded: what an `Image(decode=False)` column yields: a dict with "bytes" or "path".
@@ -36,7 +36,7 @@ def decode(encoded: Any, size: int, channels: int, where: str) -> np.ndarray:
 
 
 def open_image(encoded: Any, channels: int, where: str) -> Any:
-    """The whole image of a `datasets` cell as a PIL image, RGB or grey; arguments and errors as for `decode`."""
+    """Return the whole image of a `datasets` cell as a PIL image, RGB or grey; arguments and errors as for `decode`."""
     from PIL import Image, ImageOps
 
     if not encoded or (encoded.get("bytes") is None and encoded.get("path") is None):
@@ -53,7 +53,7 @@ def open_image(encoded: Any, channels: int, where: str) -> Any:
 
 
 def short_side(encoded: Any, where: str) -> int:
-    """Short side in pixels of one encoded image, read from its header."""
+    """Return short side in pixels of one encoded image, read from its header."""
     from PIL import Image
 
     try:
@@ -90,7 +90,9 @@ def _fit(image: Any, size: int) -> Any:
 
 
 def image_processor(size: int, mean: Sequence[float], std: Sequence[float], channels: int) -> Any:
-    """The transformers image processor that prepares a image as this package does, for `preprocessor_config.json`."""
+    """Return the transformers image processor that prepares a image as this package does, for
+    `preprocessor_config.json`.
+    """
     from transformers import BitImageProcessor
 
     return BitImageProcessor(
@@ -109,7 +111,7 @@ def image_processor(size: int, mean: Sequence[float], std: Sequence[float], chan
 
 
 def per_channel(values: Sequence[float], channels: int, name: str) -> list[float]:
-    """`values` with one entry per channel; a single number serves all channels."""
+    """Return `values` with one entry per channel; a single number serves all channels."""
     if len(values) not in (1, channels):
         raise DataError(f"--{name} needs 1 or {channels} numbers for {channels} channels, not {len(values)}.")
     return list(values) * (channels // len(values))

@@ -41,7 +41,7 @@ class ResidentImages:
         self.pixels, self.labels = images, labels
 
     def batches(self, rows: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """uint8 images (B, H, W, C) and labels (B,) on the device, in the order of `rows`."""
+        """Yield uint8 images (B, H, W, C) and labels (B,) on the device, in the order of `rows`."""
         for part in rows.to(self.labels.device).split(batch_size):
             yield self.pixels.index_select(0, part), self.labels.index_select(0, part)
 
@@ -74,8 +74,10 @@ class StreamedImages:
     def batches(
         self, rows: Tensor, batch_size: int, views: tuple[Tensor, Sequence[int | str]] | None = None
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """As `ResidentImages.batches`; with `views` (a position for each row, and a key) as random crops of the whole
-        images, each seeded by the key and its position."""
+        """Yield as `ResidentImages.batches`; with `views` (a position for each row, and a key) as random crops of the
+        whole
+        images, each seeded by the key and its position.
+        """
         self._plan.rows, self._plan.views, self._plan.size = rows, views, batch_size
         if self._loader is None or not self.persistent:
             if self.workers:
@@ -150,7 +152,7 @@ class _Decoder(torch.utils.data.Dataset):
         return f"row {self.split.source_rows[row]} of the {self.split.source} split"
 
     def decode_all(self, progress: bool) -> np.ndarray:
-        """All images as one uint8 array (n, size, size, channels), decoded by threads (PIL releases the GIL)."""
+        """Return all images as one uint8 array (n, size, size, channels), decoded by threads (PIL releases the GIL)."""
         result = np.empty((len(self), self.size, self.size, self.channels), np.uint8)
 
         def fill(row: int, encoded: Any) -> None:
@@ -172,7 +174,7 @@ class _Decoder(torch.utils.data.Dataset):
 
 
 def choose_image_size(splits: Splits, config: DataConfig) -> int:
-    """The configured input side, or the short side of the first training image, at most 224 pixels."""
+    """Return the configured input side, or the short side of the first training image, at most 224 pixels."""
     if config.image_size is not None:
         return config.image_size
     decoder = _Decoder(splits.train, 1, 3)
@@ -182,7 +184,8 @@ def choose_image_size(splits: Splits, config: DataConfig) -> int:
 def open_images(
     splits: Splits, config: DataConfig, size: int, channels: int, device: torch.device, progress: bool = True
 ) -> dict[str, Images]:
-    """The images of each split: resident on the device when all splits together fit `max_resident_gb`, else streamed.
+    """Return the images of each split: resident on the device when all splits together fit `max_resident_gb`, else
+    streamed.
 
     Raises:
         DataError: for a image that cannot be decoded; the message names the row.
@@ -211,8 +214,11 @@ def open_images(
 
 
 def fingerprint(split: Split, images: Images) -> str:
-    """Hex sha256 of what the split holds: of the decoded pixels and labels when resident, so that it does not depend
-    on paths or on the version of `datasets`; else of the labels and the fingerprint that `datasets` gives the table."""
+    """Return the hex sha256 of what the split holds: of the decoded pixels and labels when resident, so that it does
+    not
+    depend on paths or on the version of `datasets`; else of the labels and the fingerprint that `datasets` gives the
+    table.
+    """
     import hashlib
 
     digest = hashlib.sha256(split.labels.tobytes())
@@ -243,25 +249,25 @@ class Batch(NamedTuple):
 
 
 def steps_per_epoch(rows: int, batch_size: int) -> int:
-    """Training batches per epoch: the last, incomplete one is left out, unless it is the only one.
+    """Return the number of training batches per epoch: the last, incomplete one is left out, unless it is the only one.
 
     A batch of one image would break batch normalisation, and equal shapes keep a compiled model compiled.
     """
     return max(1, rows // batch_size)
 
 
-def shares(batch_size: int, passes: int, members: int) -> list[list[Tensor]]:
-    """Which images of a batch each member of a team takes in each pass: positions, `[member][pass]`.
+def shares(batch_size: int, passes: int, processes: int) -> list[list[Tensor]]:
+    """Return which images of a batch each process takes in each pass: positions, `[process][pass]`.
 
-    A pass is a run of neighbouring images and so is a member's share of it, so what is computed per pass does not
-    depend on the number of members.
+    A pass is a run of neighbouring images and so is a process's share of it, so what is computed per pass does not
+    depend on the number of processes.
 
     Example:
-        >>> [[part.tolist() for part in member] for member in shares(8, passes=2, members=2)]
+        >>> [[part.tolist() for part in process] for process in shares(8, passes=2, processes=2)]
         [[[0, 1], [4, 5]], [[2, 3], [6, 7]]]
     """
-    by_pass = [part.tensor_split(members) for part in torch.arange(batch_size).tensor_split(passes)]
-    return [[parts[member] for parts in by_pass] for member in range(members)]
+    by_pass = [part.tensor_split(processes) for part in torch.arange(batch_size).tensor_split(passes)]
+    return [[parts[process] for parts in by_pass] for process in range(processes)]
 
 
 def epoch(
@@ -275,7 +281,7 @@ def epoch(
     last: int | None = None,
     mine: Tensor | None = None,
 ) -> Iterator[Batch]:
-    """One pass over `rows` in random order.
+    """Yield one pass over `rows` in random order.
 
     The order depends on `key` alone, and the views of a batch on `key` and its number: the pass can be entered at any
     batch. Only batches `first` to `last` (excluded) are made, and of each only the positions `mine` (default: all).
@@ -304,7 +310,7 @@ def epoch(
 
 
 def in_order(source: Images, rows: Tensor, batch_size: int, normalize: Normalize) -> Iterator[tuple[Tensor, Tensor]]:
-    """All of `rows`, unchanged and in the order given, for scoring."""
+    """Yield all of `rows`, unchanged and in the order given, for scoring."""
     for images, labels in source.batches(rows, batch_size):
         yield normalize(images), labels
 

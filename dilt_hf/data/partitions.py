@@ -43,7 +43,7 @@ class Partitioning:
     assigned: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict, compare=False, repr=False)
 
     def identity(self) -> dict[str, Any]:
-        """What determines it, as JSON values."""
+        """Return what determines it, as JSON values."""
         own = {name: getattr(self, name) for name in ("kind", "classes", "groups", "column", "seed")}
         found = {name: hashlib.sha256(rows.tobytes()).hexdigest() for name, rows in self.assigned.items()}
         return own | ({"assigned": found} if found else {})
@@ -52,7 +52,10 @@ class Partitioning:
         return len(self.classes)
 
     def assign(self, split: Split) -> np.ndarray:
-        """The partition of every row of `split`, int64 (n,). The rows of a sibling split are dealt class by class."""
+        """Return the partition of every row of `split`, int64 (n,).
+
+        The rows of a sibling split are dealt class by class.
+        """
         if self.assigned:
             return self.assigned[split.name]
         if self.kind == "sibling":
@@ -73,7 +76,7 @@ class Partitioning:
         return table[split.labels]
 
     def rows(self, split: Split) -> list[torch.Tensor]:
-        """The row numbers of `split` in each partition, int64."""
+        """Return the row numbers of `split` in each partition, int64."""
         assigned = self.assign(split)
         return [torch.from_numpy(np.flatnonzero(assigned == k)) for k in range(len(self))]
 
@@ -84,7 +87,7 @@ def make_partitions(
     embed: Callable[[], np.ndarray] | None = None,
     embed_images: Callable[[str], np.ndarray] | None = None,
 ) -> Partitioning:
-    """The partitions that `config` describes, checked: N of them, none empty, disjoint, together everything.
+    """Return the partitions that `config` describes, checked: N of them, none empty, disjoint, together everything.
 
     Args:
         embed: for `partition_by="clusters"`, gives the class-mean embeddings (classes, features); called only then.
@@ -139,7 +142,9 @@ def make_partitions(
 def check_partitions(
     classes: Sequence[Sequence[int]], names: Sequence[str], expected: int
 ) -> tuple[tuple[int, ...], ...]:
-    """`classes`, each ascending, or a `PartitionError` if they are not `expected` disjoint covering non-empty sets."""
+    """Return `classes`, each ascending, or a `PartitionError` if they are not `expected` disjoint covering non-empty
+    sets.
+    """
     if len(classes) != expected:
         raise PartitionError(f"{len(classes)} partitions are listed, but --num_partitions is {expected}.")
     owner: dict[int, int] = {}
@@ -161,7 +166,9 @@ def check_partitions(
 
 
 def class_ids(entries: Sequence[int | str], names: Sequence[str]) -> list[int]:
-    """Global ids from class names, ids, or ranges of ids such as "0-4" (both ends included). Names win over numbers.
+    """Return global ids from class names, ids, or ranges of ids such as "0-4" (both ends included).
+
+    Names win over numbers.
 
     Example:
         >>> class_ids(["cat", "2-3"], ["ant", "cat", "dog", "elk"])
@@ -185,7 +192,7 @@ def class_ids(entries: Sequence[int | str], names: Sequence[str]) -> list[int]:
 
 
 def cluster_classes(embeddings: np.ndarray, n: int) -> list[list[int]]:
-    """Similar classes together: agglomerative clustering (Ward) of class-mean embeddings, scaled to unit length.
+    """Return similar classes together: agglomerative clustering (Ward) of class-mean embeddings, scaled to unit length.
 
     Args:
         embeddings: (classes, features), finite.
@@ -205,8 +212,8 @@ def cluster_classes(embeddings: np.ndarray, n: int) -> list[list[int]]:
 
 
 def cluster_images(embeddings: Mapping[str, np.ndarray], n: int, seed: int = 0) -> dict[str, np.ndarray]:
-    """Similar images together: k-means of the training images' embeddings, scaled to unit length; other splits go
-    to the nearest centre. The largest cluster is number 0.
+    """Return similar images together: k-means of the training images' embeddings, scaled to unit length; other splits
+    go to the nearest centre. The largest cluster is number 0.
 
     Args:
         embeddings: (rows, features) by split; "train" among them.
@@ -231,7 +238,7 @@ def cluster_images(embeddings: Mapping[str, np.ndarray], n: int, seed: int = 0) 
 
 
 def _by_images(splits: Splits, assigned: Mapping[str, np.ndarray]) -> Partitioning:
-    """Every partition may hold every class; its loss is over those that its training rows have."""
+    """Return every partition may hold every class; its loss is over those that its training rows have."""
     labels = splits.train.labels
     classes = [tuple(np.unique(labels[assigned["train"] == k]).tolist()) for k in range(assigned["train"].max() + 1)]
     return Partitioning("image_clusters", tuple(classes), assigned=assigned)
@@ -262,7 +269,7 @@ def _by_column(config: PartitionConfig, train: Split) -> Partitioning:
 
 
 def _deal(labels: np.ndarray, n: int, seed: int, split: str) -> np.ndarray:
-    """Row to sibling: the rows of each class in random order, dealt in turn."""
+    """Return row to sibling: the rows of each class in random order, dealt in turn."""
     shuffled = torch.randperm(len(labels), generator=generator_for(seed, "siblings", split)).numpy()
     assigned = np.empty(len(labels), np.int64)
     for start, label in enumerate(np.unique(labels)):

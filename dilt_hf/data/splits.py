@@ -51,7 +51,7 @@ class Split:
         return len(self.labels)
 
     def column(self, name: str) -> np.ndarray:
-        """The values of another column, read without touching the images."""
+        """Return the values of another column, read without touching the images."""
         if name not in self.dataset.column_names:
             raise DataError(
                 f"the {self.name} split has no column '{name}'; it has {', '.join(self.dataset.column_names)}."
@@ -59,7 +59,7 @@ class Split:
         return np.asarray(self.dataset.select_columns([name]).with_format("numpy")[:][name])
 
     def select(self, rows: np.ndarray) -> Split:
-        """The same split with only these rows, in this order."""
+        """Return the same split with only these rows, in this order."""
         return dataclasses.replace(
             self, dataset=self.dataset.select(rows), labels=self.labels[rows], source_rows=self.source_rows[rows]
         )
@@ -158,7 +158,8 @@ def _open_tables(config: DataConfig) -> tuple[dict[str, Any], str]:
 
 @functools.cache  # encoding the images takes longer than many a step of a run on them
 def digits(seed: int = 0) -> dict[str, datasets.Dataset]:
-    """scikit-learn's 8x8 handwritten digits as a real `datasets` set: `Image` and `ClassLabel`, 1437 train, 360 test.
+    """Return scikit-learn's 8x8 handwritten digits as a real `datasets` set: `Image` and `ClassLabel`, 1437 train, 360
+    test.
 
     The test fifth is drawn with `seed`, evenly from every class. Source: Alpaydin and Kaynak, Optical Recognition of
     Handwritten Digits, UCI Machine Learning Repository (1998).
@@ -209,7 +210,7 @@ def _one_column(found: list[str], wanted: str | None, table: datasets.Dataset, w
 
 
 def _labels(tables: Mapping[str, Any], column: str, train: str) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
-    """Global class ids per table (-1 where unlabelled) and the class names."""
+    """Return global class ids per table (-1 where unlabelled) and the class names."""
     import datasets
 
     feature = tables[train].features[column]
@@ -243,7 +244,7 @@ def _labels(tables: Mapping[str, Any], column: str, train: str) -> tuple[dict[st
 
 
 def _class_ids(wanted: Sequence[str], names: Sequence[str]) -> list[int]:
-    """The numbers of the classes that are named, in the order of the data."""
+    """Return the numbers of the classes that are named, in the order of the data."""
     found: set[int] = set()
     for each in wanted:
         first, _, last = each.partition("-")
@@ -262,13 +263,13 @@ def _class_ids(wanted: Sequence[str], names: Sequence[str]) -> list[int]:
 
 
 def _only(split: Split, classes: Sequence[int]) -> Split:
-    """The rows of these classes, which are numbered anew."""
+    """Return the rows of these classes, which are numbered anew."""
     rows = np.flatnonzero(np.isin(split.labels, classes))
     return dataclasses.replace(split.select(rows), labels=np.searchsorted(classes, split.labels[rows]))
 
 
 def _limit(split: Split, most: int | None, seed: int) -> Split:
-    """At most `most` rows, evenly from each class, in their original order."""
+    """Return at most `most` rows, evenly from each class, in their original order."""
     if most is None or most >= len(split):
         return split
     order = dealt_by_class(split.labels, seed, f"limit {split.name}")
@@ -276,7 +277,7 @@ def _limit(split: Split, most: int | None, seed: int) -> Split:
 
 
 def dealt_by_class(labels: np.ndarray, seed: int, purpose: str) -> np.ndarray:
-    """Row numbers in random order, so that every prefix holds the classes as evenly as it can."""
+    """Return row numbers in random order, so that every prefix holds the classes as evenly as it can."""
     shuffled = torch.randperm(len(labels), generator=generator_for(seed, purpose)).numpy()
     by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
     sizes = np.unique(labels, return_counts=True)[1]
@@ -285,7 +286,7 @@ def dealt_by_class(labels: np.ndarray, seed: int, purpose: str) -> np.ndarray:
 
 
 def _hold_out(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
-    """Training rows without, and only, a random `fraction` of the rows of each class."""
+    """Return training rows without, and only, a random `fraction` of the rows of each class."""
     shuffled = torch.randperm(len(split), generator=generator_for(seed, "hold out")).numpy()
     held = np.zeros(len(split), bool)
     for label in np.unique(split.labels):

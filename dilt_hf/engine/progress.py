@@ -1,4 +1,4 @@
-"""One progress line per pruning process, of all teams, on one screen, with the time that is left."""
+"""One progress line per search, of all process groups, on one screen, with the time that is left."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Board:
 
     Args:
         totals: the steps of each line, by its name.
-        team: this process among those launched.
+        group: this process among those launched.
         enabled: whether anything is to be drawn at all.
 
     Example:
@@ -37,13 +37,13 @@ class Board:
         self._thread: threading.Thread | None = None
 
     def add(self, line: str, part: str, steps: int) -> None:
-        """So many more steps of one part of a line are done."""
+        """Count more steps of one part of a line as done."""
         with self._lock:
             parts = self._mine.setdefault(line, {})
             parts[part] = parts.get(part, 0) + steps
 
     def found(self, line: str, part: str, steps: int) -> None:
-        """A part of a line was done before."""
+        """Count a part of a line as done before this launch."""
         with self._lock:
             if part not in self._mine.setdefault(line, {}):
                 self._mine[line][part] = steps
@@ -94,7 +94,7 @@ class Board:
                 bar.close()
 
     def _all(self) -> dict[str, tuple[int, int]]:
-        """Steps done, and steps of these that were done before this launch, of each line."""
+        """Return steps done, and steps of these that were done before this launch, of each line."""
         parts: dict[str, dict[str, int]] = {line: {} for line in self.totals}
         for index in range(1, self.group.count):
             if self.group.store is not None and self.group.store.check([f"progress/{index}"]):

@@ -1,8 +1,8 @@
-"""Work that several teams share: each takes whatever is ready and not yet taken, until all of it is done.
+"""Work that several process groups share: each takes whatever is ready and not yet taken, until all of it is done.
 
 There is no fixed division and no barrier: which jobs are done stands on the disk (stages), which are being done in the
-claims. So fast teams do more, a team that lost its partner's work takes it over, two launches in one folder help each
-other, and a job that fails keeps back only what needs it.
+locks. So fast groups do more, a group takes over what a dead one left, two launches in one folder help each other, and
+a job that fails keeps back only what needs it.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ class Job:
 
 
 def carry_out(jobs: Sequence[Job], group: ProcessGroup) -> dict[str, str]:
-    """Do all jobs together with the other teams; return when each is done or has failed.
+    """Do all jobs together with the other process groups; return when each is done or has failed.
 
-    Every team begins at its own place in the list, so that teams seldom meet.
+    Every group begins at its own place in the list, so that groups seldom meet.
 
     Returns:
         Why jobs failed, by name. Jobs that need a failed one are among them.
@@ -61,7 +61,7 @@ def carry_out(jobs: Sequence[Job], group: ProcessGroup) -> dict[str, str]:
 
 
 def complete(jobs: Sequence[Job], group: ProcessGroup) -> bool:
-    """`carry_out`, and wait for the other teams to have done so. Whether this is the process that goes on alone.
+    """Carry out all jobs, wait for the other process groups, and return whether this is the process that goes on alone.
 
     Raises:
         RunError: in that process, when jobs failed: all that did not need them is finished then, and the same command

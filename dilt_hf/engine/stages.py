@@ -227,7 +227,7 @@ class Stages:
             return self.group.agree(lambda: finish(made()))
         try:
             record = made()
-        except TrainingError:  # what a training runs into, all members see alike
+        except TrainingError:  # what a training run meets, all ranks see alike
             raise
         except BaseException:
             self.group.break_up()
@@ -235,14 +235,14 @@ class Stages:
         return self.group.agree(lambda: finish(record))
 
     def all(self) -> Iterator[Stage]:
-        """Every finished stage, in the order of their making."""
+        """Yield every finished stage, in the order of their making."""
         paths = [path for path in self.root.glob("*-*") if not path.name.startswith(".")]
         for path in sorted(paths, key=lambda path: ((path / RECORD_FILE).stat().st_mtime_ns, path.name)):
             yield _stage(path, _read(path) or {})
 
 
 def with_ancestors(addresses: Iterable[str], stages: Mapping[str, Stage]) -> list[str]:
-    """These addresses and all that the stages derive from, nearest first, as far as they are among `stages`."""
+    """Return these addresses and all that the stages derive from, nearest first, as far as they are among `stages`."""
     found: dict[str, None] = {}
     queue = list(addresses)
     while queue:
@@ -276,7 +276,7 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 
 def _work_folder(path: Path) -> Path:
-    """Where a stage is while it is being made."""
+    """Return where a stage is while it is being made."""
     return path.with_name(f".{path.name}")
 
 

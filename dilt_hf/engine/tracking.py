@@ -31,7 +31,7 @@ class TrackedRun:
     """One pruning process, or the training of one network, as a run of each tracker; opened with its first message.
 
     Args:
-        accelerator: its main process sends, which is the leader of the group.
+        accelerator: its main process sends, rank 0 of the group.
         folder: the run folder: its name is the project, and runs that continue keep their place.
         name: of the process, such as "seed_0/partition_1"; it leads the names of all metrics.
         settings: the configuration, as nested dictionaries.

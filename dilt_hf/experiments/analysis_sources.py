@@ -156,7 +156,7 @@ class RepositorySource:
         self.data_config = self._same_data(data_config)
 
     def _check_alike(self) -> None:
-        """Repositories are seeds of one experiment: alike in everything but weights and masks."""
+        """Check that repositories are seeds of one experiment: alike in everything but weights and masks."""
         first = self.tickets[0]
         for where, tickets in zip(self.config.sources[1:], self.tickets[1:], strict=True):
             if len(tickets.partitions) != len(first.partitions):
@@ -174,7 +174,7 @@ class RepositorySource:
             raise AnalysisError(f"{' and '.join(twins[:2])} hold the same tickets, which are one seed and not two.")
 
     def _same_data(self, data_config: DataConfig) -> DataConfig:
-        """The data that were named; or those, and the normalisation, that the first repository names."""
+        """Return the data that were named; or those, and the normalisation, that the first repository names."""
         if data_config.dataset_name != SAME_DATA:
             return data_config
         found = self.tickets[0].config.dataset
@@ -207,7 +207,7 @@ class RepositorySource:
         return self.tickets[0].load_model()
 
     def networks(self, seed: int) -> list[Network]:
-        """The tickets that were named, or those of the partitions, with their trained weights."""
+        """Return the tickets that were named, or those of the partitions, with their trained weights."""
         tickets = self.tickets[seed]
         held = list(tickets.config.materialised)
         wanted = self.config.networks or [f"partition_{k}" for k in range(len(tickets.partitions))]
@@ -221,7 +221,7 @@ class RepositorySource:
         return [self._network(tickets, name) for name in wanted]
 
     def siblings(self, seed: int) -> list[Network]:
-        """None: repositories hold no sibling networks."""
+        """Return none: repositories hold no sibling networks."""
         return []
 
     def _network(self, tickets: Tickets, name: str) -> Network:
@@ -232,7 +232,7 @@ class RepositorySource:
 
 
 def open_source(config: AnalyzeConfig, data_config: DataConfig) -> RunSource | RepositorySource:
-    """What the configuration names.
+    """Return what the configuration names.
 
     Raises:
         ConfigError: when the folder of a run is not alone, or holds settings that this version does not know.

@@ -124,7 +124,7 @@ class Application:
         )
 
     def _partition_of_class(self) -> np.ndarray:
-        """The partition of every class of the data, which all repositories must agree on."""
+        """Return the partition of every class of the data, which all repositories must agree on."""
         names = list(self.data.splits.class_names)
         found = []
         for tickets in self.tickets:
@@ -146,7 +146,7 @@ class Application:
         return found[0]
 
     def networks(self) -> Iterator[Network]:
-        """What is to be scored, seed by seed."""
+        """Yield what is to be scored, seed by seed."""
         for seed, tickets in enumerate(self.tickets):
             count = range(len(tickets.partitions))
             names = self.config.tickets or [
@@ -164,11 +164,11 @@ class Application:
                     )
 
     def steps(self) -> int:
-        """Optimizer steps of fine-tuning one network."""
+        """Return optimizer steps of fine-tuning one network."""
         return total_steps(len(self.data.splits.train), self.training) if self.config.fine_tune else 0
 
     def scored(self, network: Network) -> dict[str, Any]:
-        """The density and the scores of one network, from its stage if that is finished."""
+        """Return the density and the scores of one network, from its stage if that is finished."""
         key: list[int | str] = ["applied", network.seed]
         inputs = self.identity | {"mask": of_mask(network.mask), "key": key}
 

@@ -68,7 +68,7 @@ def route(
     folder = Path(config.run.output_dir)
     ctx = open_run_folder(config, group, progress)
     runs = [Routing(ctx, seed, routes) for seed in config.run.seeds]
-    if group.index == 0 and progress:  # its members measure a step together
+    if group.index == 0 and progress:  # its ranks measure a step together
         plan = runs[0].plan(len(runs))
         if group.is_world_zero:
             print(plan, flush=True)
@@ -96,7 +96,7 @@ class Routing:
         self.total = ctx.network.total
 
     def plan(self, seeds: int) -> str:
-        """What there is to do, in words."""
+        """Return what there is to do, in words."""
         ctx, each = self.ctx, len(self.settings.sparsities)
         rounds, routes, training = len(ctx.kept_per_round), len(ctx.subsets), ctx.config.training
         alone = each * routes if self.settings.networks_alone else 0
@@ -115,7 +115,7 @@ class Routing:
         )
 
     def jobs(self) -> list[Job]:
-        """Pruning, then everything that needs the masks."""
+        """Return pruning, then everything that needs the masks."""
         every = [*self.ctx.subsets, self.ctx.everything]
         pruning = [
             Job(
@@ -139,13 +139,13 @@ class Routing:
         return [] if name != ROUTED or lower is None else [self._job(ROUTED, lower)]
 
     def _lower(self, sparsity: float) -> float | None:
-        """The sparsity whose joint training that at `sparsity` goes on from."""
+        """Return the sparsity whose joint training that at `sparsity` goes on from."""
         if self.settings.retraining == "once":
             return None
         return max((each for each in self.settings.sparsities if each < sparsity), default=None)
 
     def scored(self) -> list[Scored]:
-        """All scores, from their stages."""
+        """Return all scores, from their stages."""
         found = []
         for sparsity in self.settings.sparsities:
             kept = self._kept(sparsity)
@@ -157,7 +157,7 @@ class Routing:
         return found
 
     def curve(self) -> list[Similarity]:
-        """Similarity of the masks at each round's density."""
+        """Return similarity of the masks at each round's density."""
         found = []
         for kept in self.ctx.kept_per_round:
             overlap = mean_overlap(self.search.masks_at(self.ctx.subsets, [kept] * len(self.ctx.subsets)))[""]
@@ -202,7 +202,7 @@ class Routing:
         return self._score("single", trained, functools.partial(self._one_for_all, trained), told)
 
     def _one_for_all(self, network: Stage) -> Callable[[Tensor, Tensor], Tensor]:
-        """One network, whatever the route."""
+        """Return one network, whatever the route."""
         model = self.ctx.network.filled(network.path / WEIGHTS_FILE).eval()
         return lambda pixels, routes: logits_of(model, pixels)
 
@@ -210,7 +210,7 @@ class Routing:
         return self._single(sparsity, told=True)
 
     def _alone(self, sparsity: float) -> Stage:
-        """Each route's subnetwork trained by itself: the test images of a partition through its own network."""
+        """Return each route's subnetwork trained by itself: the test images of a partition through its own network."""
         trained = [self._trained_alone(k, subset, sparsity) for k, subset in enumerate(self.ctx.subsets)]
 
         def network() -> Callable[[Tensor, Tensor], Tensor]:
@@ -229,8 +229,9 @@ class Routing:
         return self._score("alone", trained[0], network, told=True, about=[each.address for each in trained])
 
     def _merged(self, kind: str, sparsity: float) -> Stage:
-        """The networks alone composed without training, by their changes since the rewind point; one network for all,
-        which is told the partition as the routed one is."""
+        """Return the networks alone composed without training, by their changes since the rewind point; one network for
+        all, which is told the partition as the routed one is.
+        """
         ctx, start = self.ctx, rewind_point(self.ctx, self.seed)
         alone = [self._trained_alone(k, subset, sparsity) for k, subset in enumerate(ctx.subsets)]
         addresses = [each.address for each in alone]
@@ -282,7 +283,7 @@ class Routing:
         told: bool,
         about: Any = None,
     ) -> Stage:
-        """Scores on the test split.
+        """Return scores on the test split.
 
         Args:
             told: whether only the classes of the image's partition come into question.
@@ -320,7 +321,7 @@ class Routing:
 def _predictions(
     ctx: RunContext, network: Callable[[Tensor, Tensor], Tensor], partitions: Tensor, told: bool
 ) -> np.ndarray:
-    """The predicted class of each test image, int64."""
+    """Return the predicted class of each test image, int64."""
     device, classes = ctx.device, len(ctx.data.splits.class_names)
     allowed = torch.ones(len(ctx.subsets), classes, dtype=torch.bool, device=device)
     for number, subset in enumerate(ctx.subsets):

@@ -12,8 +12,9 @@ LINES = (":", "--")  # of the kinds of alarm
 
 
 def draw_routes(found: Routes) -> bytes:
-    """Balanced accuracy of each way of classifying (mean and 95 % interval), and the similarity beyond chance of each
-    seed's masks with its alarms (dotted: a jump, dashed: a turn), as PNG."""
+    """Return balanced accuracy of each way of classifying (mean and 95 % interval), and the similarity beyond chance of
+    each seed's masks with its alarms (dotted: a jump, dashed: a turn), as PNG.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9.6, 4.2), layout="constrained", dpi=130)

@@ -59,18 +59,18 @@ class Routes:
         return list(dict.fromkeys(each.name for each in self.scored))
 
     def per_seed(self, name: str, sparsity: float, key: str = "balanced_accuracy") -> dict[int, float]:
-        """A score in percent by seed."""
+        """Return a score in percent by seed."""
         return {
             each.seed: 100 * each.scores[key] for each in self.scored if (each.name, each.sparsity) == (name, sparsity)
         }
 
     def difference(self, name: str, other: str, sparsity: float) -> Estimate | None:
-        """Paired over seeds, in points of balanced accuracy; None where one of them is missing."""
+        """Return paired over seeds, in points of balanced accuracy; None where one of them is missing."""
         one, two = self.per_seed(name, sparsity), self.per_seed(other, sparsity)
         return estimate([one[seed] - two[seed] for seed in one]) if one and two else None
 
     def alarms(self) -> dict[str, dict[int, float | None]]:
-        """By kind of alarm and seed, the sparsity at which it is raised; None where it is not."""
+        """Return, by kind of alarm and seed, the sparsity at which it is raised; None where it is not."""
         found: dict[str, dict[int, float | None]] = {}
         jump = functools.partial(collapse, direction=self.direction)
         for kind, alarm in (("jump", jump), ("turn", turn)):
@@ -82,7 +82,9 @@ class Routes:
         return found
 
     def drop(self) -> float | None:
-        """The lowest sparsity at which routing is worse than at the lowest of all, beyond its interval over seeds."""
+        """Return the lowest sparsity at which routing is worse than at the lowest of all, beyond its interval over
+        seeds.
+        """
         first = self.per_seed(ROUTED, self.sparsities[0])
         for sparsity in self.sparsities[1:]:
             now = self.per_seed(ROUTED, sparsity)
@@ -91,7 +93,7 @@ class Routes:
         return None
 
     def table(self) -> str:
-        """One row a sparsity and way of classifying."""
+        """Return one row a sparsity and way of classifying."""
         head = ["sparsity %", "network", "balanced accuracy %", "worst recall %", "stored weights %"]
         rows = []
         for sparsity in self.sparsities:
@@ -105,7 +107,7 @@ class Routes:
         return markdown_table(head, rows)
 
     def sentences(self) -> list[str]:
-        """What is shown and what is not."""
+        """Return what is shown and what is not."""
         said = []
         for other in (TOLD, ALONE):
             found = {sparsity: self.difference(ROUTED, other, sparsity) for sparsity in self.sparsities}
@@ -127,7 +129,7 @@ class Routes:
         return said
 
     def to_dict(self) -> dict[str, Any]:
-        """All numbers, as JSON values."""
+        """Return all numbers, as JSON values."""
         return json_values(
             {
                 "prunable_weights": self.total,

@@ -47,7 +47,8 @@ TIMED, CHECKPOINT_FILE, CHECKPOINT_SECONDS = 15, "checkpoint.safetensors", 300.0
 @dataclasses.dataclass(frozen=True)
 class Shrunk:
     """What became of the network, before (`dense`) and after: by name `accuracy` on the test split, `operations` and
-    `parameters` of it, and `milliseconds` for one image on this machine, median."""
+    `parameters` of it, and `milliseconds` for one image on this machine, median.
+    """
 
     dense: dict[str, float]
     smaller: dict[str, float]
@@ -56,7 +57,7 @@ class Shrunk:
     channels: int
 
     def table(self) -> str:
-        """Both networks, and the one as a share of the other."""
+        """Return both networks, and the one as a share of the other."""
         rows = []
         for name, unit in (("accuracy", "%"), ("operations", "GFLOPs"), ("parameters", "M"), ("milliseconds", "ms")):
             scale = {"accuracy": 100, "operations": 1e-9, "parameters": 1e-6, "milliseconds": 1}[name]
@@ -151,7 +152,7 @@ def shrink(
 
 @torch.no_grad()
 def latency(network: nn.Module, pixels: torch.Tensor) -> float:
-    """Milliseconds of a forward pass, the median of several after warming up."""
+    """Return milliseconds of a forward pass, the median of several after warming up."""
     times = []
     for number in range(TIMED + 3):
         start = time.perf_counter()

@@ -65,7 +65,7 @@ class Specialists:
 def specialise(
     config: DiltConfig, group: ProcessGroup | None = None, progress: bool = True
 ) -> dict[int, Specialists] | None:
-    """Lesions, and trainings on single partitions, for each seed of a run. The first process gets the result.
+    """Return lesions, and trainings on single partitions, for each seed of a run. The first process gets the result.
 
     What the run has found before is used; what it has not is found first. Leaves `specialists.json` in its folder.
 
@@ -99,7 +99,7 @@ class Specialisation:
         self.count = len(self.ctx.subsets)
 
     def plan(self) -> str:
-        """What there is to do, in words."""
+        """Return what there is to do, in words."""
         training = self.ctx.config.training.for_tickets()
         steps = self.count * sum(self.ctx.steps_of(subset, training) for subset in self.ctx.subsets)
         return (
@@ -109,7 +109,7 @@ class Specialisation:
         )
 
     def jobs(self) -> list[Job]:
-        """The union, then everything that is done with it and with the specialists."""
+        """Return the union, then everything that is done with it and with the specialists."""
         before = jobs_of(self.search)
         names = [job.name for job in before]
         after = [
@@ -126,7 +126,7 @@ class Specialisation:
         return [*before, *after]
 
     def found(self) -> Specialists:
-        """The numbers, from their stages."""
+        """Return the numbers, from their stages."""
         stages = [self._lesions_of(k) for k in range(self.count)]
         alone = [[self._alone(k, j) for j in range(self.count)] for k in range(self.count)]
 
@@ -149,7 +149,7 @@ class Specialisation:
     # --- removing weights ---
 
     def _lesions_of(self, k: int) -> tuple[Stage, Stage, list[Stage]]:
-        """The trained union as it is, without specialist k, and without as many other weights, several times."""
+        """Return the trained union as it is, without specialist k, and without as many other weights, several times."""
         partitions, seed = self.search.partitions, self.search.seed
         whole, own = compose("union", partitions), compose(f"specialist_{k}", partitions)
         others = {name: whole[name] & ~own[name] for name in whole}
@@ -168,7 +168,7 @@ class Specialisation:
         )
 
     def _under(self, mask: Masks, what: str) -> Stage:
-        """Scores of the trained union under a smaller mask."""
+        """Return scores of the trained union under a smaller mask."""
         ctx, search = self.ctx, self.search
         union = method_of("union").train(search, None)
 
@@ -196,7 +196,7 @@ class Specialisation:
     # --- training on a partition ---
 
     def _alone(self, k: int, j: int) -> Stage:
-        """Specialist k trained on the rows of partition j, scored there among the classes of j."""
+        """Return specialist k trained on the rows of partition j, scored there among the classes of j."""
         ctx, seed, subset = self.ctx, self.search.seed, self.ctx.subsets[j]
         name = f"specialist_{k} on {subset.name}"
         origin = [self.search.removal_order(each.name).address for each in ctx.subsets]
@@ -230,7 +230,7 @@ class Specialisation:
 
 
 def own_and_others(table: Sequence[Sequence[float]]) -> float:
-    """Mean over k of row k at its own place less its mean at the other places.
+    """Return mean over k of row k at its own place less its mean at the other places.
 
     Example:
         >>> own_and_others([[5.0, 1.0], [2.0, 4.0]])

@@ -80,11 +80,11 @@ class Transfer:
         return sorted({each.density for each in self.networks}, reverse=True)
 
     def per_seed(self, name: str, density: float) -> dict[int, float]:
-        """Accuracy of one kind of mask by seed."""
+        """Return accuracy of one kind of mask by seed."""
         return {each.seed: each.accuracy for each in self.networks if (each.name, each.density) == (name, density)}
 
     def table(self) -> str:
-        """One row a density and kind: accuracy, and how far the core is ahead, paired over seeds."""
+        """Return one row a density and kind: accuracy, and how far the core is ahead, paired over seeds."""
         rows = []
         for density in self.densities:
             core = self.per_seed(CORE, density)
@@ -102,12 +102,12 @@ class Transfer:
         return markdown_table(["density %", "mask", "accuracy %", "the core is ahead by"], rows)
 
     def to_dict(self) -> dict[str, Any]:
-        """All numbers, as JSON values."""
+        """Return all numbers, as JSON values."""
         return json_values(dataclasses.asdict(self))
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> Transfer:
-        """What `to_dict` gave; TypeError or KeyError for anything else."""
+        """Return what `to_dict` gave; TypeError or KeyError for anything else."""
         renamed = {"images" if key == "pictures" else key: value for key, value in stored.items()}  # an earlier name
         return cls(**{**renamed, "networks": [Transferred(**each) for each in stored["networks"]]})
 
@@ -154,7 +154,7 @@ def transfer(
 
 
 def _check_alike(origin: RunContext, target: RunContext) -> None:
-    """Masks must fit: the same prunable tensors in the same shapes."""
+    """Check that masks fit: the same prunable tensors in the same shapes."""
     one, other = ({n: tuple(w.shape) for n, w in ctx.prunable.items()} for ctx in (origin, target))
     different = sorted(name for name in one.keys() | other.keys() if one.get(name) != other.get(name))
     if different:

@@ -38,7 +38,7 @@ ABOUT_IMAGE = (
 
 
 def make_app(tickets: Tickets) -> gr.Blocks:
-    """The page for the tickets of one repository; `launch` serves it with its looks.
+    """Return the page for the tickets of one repository; `launch` serves it with its looks.
 
     Raises:
         DiltError: when the repository is damaged.
@@ -76,7 +76,7 @@ class _Explorer:
         self.references = [view_ticket(tickets, name, self.order) for name in ("core", "union")]
 
     def show(self, expression: str) -> list[Any]:
-        """For the message, the headline, the chart, the table, and the ticket chosen.
+        """Update the message, the headline, the chart, the table, and the ticket chosen.
 
         A wrong composition leaves all but the message as it is.
         """
@@ -93,16 +93,16 @@ class _Explorer:
         ]
 
     def choose(self, name: str) -> list[Any]:
-        """For the text, and as `show`."""
+        """Update the text, and as `show`."""
         return [name, *self.show(name)]
 
     def compose(self, expression: str) -> list[Any]:
-        """For the dropdown, which is empty for what it does not list, and as `show`."""
+        """Update the dropdown, which is empty for what it does not list, and as `show`."""
         name = canonical(expression)
         return [name if name in self.tickets.names() else None, *self.show(expression)]
 
     def predict(self, name: str, image: Image | None) -> list[Any]:
-        """For a ticket's label, and for the remark below it."""
+        """Update a ticket's label, and the remark below it."""
         try:
             found = None if image is None else self.networks.predict(name, image)
             return [gr.Label(found, label=name), self.remark(name)]
@@ -110,12 +110,12 @@ class _Explorer:
             return [gr.Label(None, label=name), problem(str(error))]
 
     def remark(self, name: str) -> str:
-        """With which weights a ticket predicts; it stands out where they are not trained."""
+        """Say with which weights a ticket predicts; it stands out where they are not trained."""
         text = weights_note(self.tickets, name)
         return note(text, caution=text != TRAINED)
 
     def compare(self, chosen: str, image: Image | None) -> list[Any]:
-        """As `predict`, for the ticket chosen and for those it is compared with."""
+        """Update as `predict` does, for the ticket chosen and for those it is compared with."""
         return [value for name in (chosen, *compared_names(self.tickets)) for value in self.predict(name, image)]
 
 
@@ -180,7 +180,7 @@ def _image_section(explorer: _Explorer, chosen: gr.State) -> None:
 
 
 def _card(explorer: _Explorer, name: str) -> list[Any]:
-    """Where one ticket's prediction stands."""
+    """Return where one ticket's prediction stands."""
     with gr.Column(elem_classes="card"):
         label = gr.Label(label=name, num_top_classes=5)
         remark = gr.HTML(explorer.remark(name))

@@ -20,7 +20,7 @@ MOST_BYTES, MOST_PIXELS = 2**16, 4096  # of the file; of a side: a repository ma
 
 
 def load_processor(tickets: Tickets) -> Any:
-    """The image processor of a repository, so that a image is prepared as those of the training were.
+    """Return the image processor of a repository, so that a image is prepared as those of the training were.
 
     Raises:
         DataError: when the repository has none, or none that transformers can use without running its code.
@@ -49,8 +49,9 @@ def _check_sizes(value: Any, where: str) -> None:
 
 
 def example_images(tickets: Tickets) -> list[Image]:
-    """One test image of every digit for repositories of the built-in digits, 8 px a side as in training; none for
-    others."""
+    """Return one test image of every digit for repositories of the built-in digits, 8 px a side as in training; none
+    for others.
+    """
     dataset = tickets.config.dataset
     if dataset is None or dataset.source != DIGITS:
         return []

@@ -10,7 +10,7 @@ from dilt_hf.explore.views import TicketView
 
 
 def facts_list(facts: Iterable[tuple[str, str]]) -> str:
-    """Pairs of a heading and a text.
+    """Return pairs of a heading and a text.
 
     Example:
         >>> facts_list([("Data", "cats & dogs")])
@@ -21,7 +21,7 @@ def facts_list(facts: Iterable[tuple[str, str]]) -> str:
 
 
 def headline(view: TicketView, references: Sequence[TicketView]) -> str:
-    """What a ticket keeps in all, and the density of the references."""
+    """Return what a ticket keeps in all, and the density of the references."""
     overall = view.overall
     beside = ", ".join(f"{escape(each.name)} {percent(each.overall.density)} %" for each in references)
     return (
@@ -32,7 +32,7 @@ def headline(view: TicketView, references: Sequence[TicketView]) -> str:
 
 
 def density_table(view: TicketView, references: Sequence[TicketView]) -> str:
-    """The density of every tensor, one a row, beside that of the references."""
+    """Return the density of every tensor, one a row, beside that of the references."""
     heads = ["no.", "tensor", "density %", *(f"{each.name} %" for each in references), "kept", "of"]
     rows = []
     for number, (name, kept) in enumerate(view.tensors.items(), start=1):
@@ -50,23 +50,23 @@ def density_table(view: TicketView, references: Sequence[TicketView]) -> str:
 
 
 def density_chart(png: bytes, view: TicketView) -> str:
-    """The chart of `dilt_hf.explore.chart`, with words for those who do not see it."""
+    """Return the chart of `dilt_hf.explore.chart`, with words for those who do not see it."""
     words = f"Bar chart: density of every prunable tensor of {view.name} in %. The table has the same numbers."
     return f'<img class="chart" alt="{escape(words)}" src="data:image/png;base64,{b64encode(png).decode()}">'
 
 
 def problem(sentence: str) -> str:
-    """What went wrong, in a box that a screen reader announces."""
+    """Return what went wrong, in a box that a screen reader announces."""
     return f'<p class="problem" role="alert">{escape(sentence)}</p>'
 
 
 def note(text: str, caution: bool = False) -> str:
-    """A remark below something; one that the reader must not miss stands out."""
+    """Return a remark below something; one that the reader must not miss stands out."""
     return f'<p class="note{" caution" if caution else ""}">{escape(text)}</p>'
 
 
 def breakable(name: str) -> str:
-    """A tensor's name that may go on in the next line where it has a dot.
+    """Return a tensor's name that may go on in the next line where it has a dot.
 
     Example:
         >>> breakable("conv.weight")
@@ -76,7 +76,7 @@ def breakable(name: str) -> str:
 
 
 def percent(share: float) -> str:
-    """A share in percent, with two decimals, as the tables of tickets have it.
+    """Return a share in percent, with two decimals, as the tables of tickets have it.
 
     Example:
         >>> percent(0.0503)

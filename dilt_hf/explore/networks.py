@@ -45,7 +45,7 @@ class Networks:
         return load_processor(self.tickets)
 
     def predict(self, name: str, image: Image) -> dict[str, float]:
-        """The probability of every class by its name, with trained weights where the repository holds them (see
+        """Return the probability of every class by its name, with trained weights where the repository holds them (see
         `dilt_hf.explore.views.weights_note`).
 
         Raises:
@@ -61,7 +61,7 @@ class Networks:
 
 @torch.inference_mode()
 def probabilities(model: nn.Module, processor: Any, image: Image) -> dict[str, float]:
-    """What a transformers model makes of one image: the probability of every class by its name.
+    """Return what a transformers model makes of one image: the probability of every class by its name.
 
     Raises:
         DataError: when the processor prepares images that the model does not take.
@@ -78,7 +78,7 @@ def probabilities(model: nn.Module, processor: Any, image: Image) -> dict[str, f
 
 
 def class_names(id2label: dict[int, str], count: int) -> list[str]:
-    """A name of its own for each class; ImageNet, for one, has two classes called crane.
+    """Return a name of its own for each class; ImageNet, for one, has two classes called crane.
 
     Example:
         >>> class_names({0: "crane", 1: "dog", 2: "crane"}, 3)

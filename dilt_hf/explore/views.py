@@ -51,7 +51,7 @@ class TicketView:
 
 
 def describe(tickets: Tickets, model: nn.Module) -> list[tuple[str, str]]:
-    """What a repository holds: pairs of a heading and a text. What it does not record is left out.
+    """Return what a repository holds: pairs of a heading and a text. What it does not record is left out.
 
     Args:
         model: its θ0.
@@ -94,7 +94,7 @@ def _theta0(theta0: Theta0) -> str:
 
 
 def network_order(model: nn.Module, names: Iterable[str]) -> list[str]:
-    """Checkpoint names in the order in which the network has its weights.
+    """Return checkpoint names in the order in which the network has its weights.
 
     Example:
         >>> network_order(model, sorted(tickets.partitions[0]))[0]
@@ -106,7 +106,7 @@ def network_order(model: nn.Module, names: Iterable[str]) -> list[str]:
 
 
 def view_ticket(tickets: Tickets, expression: str, order: Sequence[str]) -> TicketView:
-    """The weights that a ticket, or a composition of tickets, keeps.
+    """Return the weights that a ticket, or a composition of tickets, keeps.
 
     Args:
         order: the names of the prunable tensors, as `network_order` gives them.
@@ -131,18 +131,20 @@ def _kept(mask: PackedMask, name: str) -> Kept:
 
 
 def canonical(expression: str) -> str:
-    """A composition as repositories name it: without spaces."""
+    """Return a composition as repositories name it: without spaces."""
     return "".join(expression.split())
 
 
 def compared_names(tickets: Tickets) -> list[str]:
-    """The tickets whose predictions are shown beside that of the ticket chosen: core, union, and the specialists."""
+    """Return the tickets whose predictions are shown beside that of the ticket chosen: core, union, and the
+    specialists.
+    """
     specialists = [f"specialist_{k}" for k in range(len(tickets.partitions))]
     return ["core", "union", *specialists[:MOST_SPECIALISTS]]
 
 
 def weights_note(tickets: Tickets, name: str) -> str:
-    """With which weights a ticket predicts here, and, where these are not trained, what that means.
+    """Say with which weights a ticket predicts here, and, where these are not trained, what that means.
 
     Example:
         >>> weights_note(tickets, "specialist_0")
@@ -158,5 +160,5 @@ def weights_note(tickets: Tickets, name: str) -> str:
 
 
 def has_trained(tickets: Tickets, name: str) -> bool:
-    """Whether the repository holds trained weights of this ticket."""
+    """Return whether the repository holds trained weights of this ticket."""
     return canonical(name) in tickets.config.materialised

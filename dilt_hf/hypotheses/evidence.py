@@ -39,7 +39,7 @@ class _Comparison:
         self.specialists = [f"specialist_{k}" for k in self.partitions]
 
     def measured(self) -> dict[str, Measured]:
-        """All criteria that the networks of the run allow."""
+        """Return all criteria that the networks of the run allow."""
         tickets = ["core", *self.specialists, *(f"partition_{k}" for k in self.partitions)]
         found = {
             "core_steps": self._measured(self._saved(), ("core", "LTH", "COLT"), self.densities, step=0.0),
@@ -75,7 +75,7 @@ class _Comparison:
         matched: Sequence[float | None] = (None,),
         step: float | None = None,
     ) -> Measured:
-        """Values with the stages of these networks, as found or at these densities."""
+        """Return values with the stages of these networks, as found or at these densities."""
         cited = [e for e in self.results.entries if e.name in names and e.matched in matched and e.seed in values]
         return Measured(
             values, self.step if step is None else step, tuple(dict.fromkeys(entry.stage for entry in cited))
@@ -88,7 +88,7 @@ class _Comparison:
         return self._of(name, lambda entry: entry.accuracy(k))
 
     def _matched(self, one: str, other: str) -> Measured:
-        """The difference of accuracies at one density, averaged over the densities that have both."""
+        """Return the difference of accuracies at one density, averaged over the densities that have both."""
         each = [_less(self._of(one, matched=d), self._of(other, matched=d)) for d in self.densities]
         known = [values for values in each if values]
         return self._measured(_mean(known), (one, other), self.densities, self.step / max(1, len(known)))
@@ -106,7 +106,7 @@ class _Comparison:
         return _mean(each)
 
     def _worst(self, other: str) -> PerSeed:
-        """Accuracy of the core on the partition where it is lowest, less that of the other network there."""
+        """Return accuracy of the core on the partition where it is lowest, less that of the other network there."""
         cores, others = ([self._on(name, k) for k in self.partitions] for name in ("core", other))
         seeds = [seed for seed in cores[0] if seed in others[0]]
         worst = {seed: min(self.partitions, key=lambda k: cores[k][seed]) for seed in seeds}
@@ -185,8 +185,8 @@ def of_analysis(findings: Findings) -> dict[str, Measured]:
 
 
 def parted_depth(labels: np.ndarray) -> float:
-    """Mean depth of layers whose copies lie in different modules less that of layers whose copies lie in one, from -1
-    to 1; 0 where all layers are of one kind, so that nothing is divided.
+    """Return mean depth of layers whose copies lie in different modules less that of layers whose copies lie in one,
+    from -1 to 1; 0 where all layers are of one kind, so that nothing is divided.
 
     Args:
         labels: int (N, L); -1 for constant layers, which are left out.
@@ -218,12 +218,12 @@ def _less(one: Mapping[int, float], other: Mapping[int, float]) -> PerSeed:
 
 
 def _extreme(choose: Callable[[list[float]], float], each: Sequence[Mapping[int, float]]) -> PerSeed:
-    """The largest or smallest value of each seed that all of them have."""
+    """Return the largest or smallest value of each seed that all of them have."""
     seeds = [seed for seed in each[0] if all(seed in values for values in each)]
     return {seed: choose([values[seed] for values in each]) for seed in seeds}
 
 
 def _mean(each: Sequence[Mapping[int, float]]) -> PerSeed:
-    """The mean of each seed that all of them have."""
+    """Return the mean of each seed that all of them have."""
     seeds = [seed for seed in each[0] if all(seed in values for values in each)] if each else []
     return {seed: float(np.mean([values[seed] for values in each])) for seed in seeds}

@@ -111,7 +111,7 @@ class Verdict:
 
 
 def judge(criterion: Criterion, measured: Measured) -> Judged:
-    """Mean, interval and p of one criterion.
+    """Return mean, interval and p of one criterion.
 
     Raises:
         RunError: for fewer than two seeds, or numbers that are not finite.
@@ -166,7 +166,7 @@ def verdicts(hypotheses: Sequence[Hypothesis], evidence: Mapping[str, Measured])
 
 
 def holm(p: Mapping[str, float]) -> dict[str, float]:
-    """p corrected for their number (Holm 1979): whatever is true, the chance that any true null is rejected stays.
+    """Correct p-values for their number (Holm 1979): whatever is true, the chance that any true null is rejected stays.
 
     Example:
         >>> holm({"a": 0.01, "b": 0.04, "c": 0.02})

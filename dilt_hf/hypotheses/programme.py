@@ -44,7 +44,7 @@ TRANSFORMERS = ("vit", "deit")  # whose names mark networks that a structured me
 
 
 def benchmark(config: DiltConfig, group: ProcessGroup) -> str | None:
-    """Core, union and published methods at the same densities. The first process gets what there is to say."""
+    """Return core, union and published methods at the same densities. The first process gets what there is to say."""
     methods = [*BENCHMARK_METHODS, *(STRUCTURED if (config.model.architecture or "").startswith(TRANSFORMERS) else ())]
     run = dataclasses.replace(
         config.run, methods=config.run.methods or methods, tickets=config.run.tickets or ["core", "union"]
@@ -57,7 +57,7 @@ def benchmark(config: DiltConfig, group: ProcessGroup) -> str | None:
 
 
 def disentanglement(config: DiltConfig, layers: LayerConfig, group: ProcessGroup) -> str | None:
-    """The layers of the partitions' networks beside those of networks trained on the same classes."""
+    """Return the layers of the partitions' networks beside those of networks trained on the same classes."""
     config = with_known_seeds(config, "layers")
     _prune(config, group)
     if not group.is_world_zero:
@@ -75,7 +75,7 @@ def disentanglement(config: DiltConfig, layers: LayerConfig, group: ProcessGroup
 
 
 def specialisation(config: DiltConfig, group: ProcessGroup) -> str | None:
-    """Every ticket trained on all classes, specialists removed from the union, and specialists trained alone."""
+    """Return every ticket trained on all classes, specialists removed from the union, and specialists trained alone."""
     run = dataclasses.replace(config.run, methods=[], tickets=[], matched_density=[], controls=True)
     results = find_tickets(dataclasses.replace(config, run=run), group)
     found = specialise(with_known_seeds(config, "specialists"), group)
@@ -95,8 +95,10 @@ def specialisation(config: DiltConfig, group: ProcessGroup) -> str | None:
 
 
 def transferral(config: DiltConfig, source: SourceConfig, group: ProcessGroup) -> str | None:
-    """Masks of a run, on new weights for the data that `config` names. Where no run is named, one on other classes of
-    the same data is made."""
+    """Return masks of a run, on new weights for the data that `config` names.
+
+    Where no run is named, one on other classes of the same data is made.
+    """
     folder = Path(config.run.output_dir) / "transfer"
     config = with_known_seeds(config, "transfer", "rewound")
     run = dataclasses.replace(config.run, output_dir=str(folder / "target"))
@@ -111,7 +113,7 @@ def transferral(config: DiltConfig, source: SourceConfig, group: ProcessGroup) -
 
 
 def _found_on_source(config: DiltConfig, source: SourceConfig, folder: Path, group: ProcessGroup) -> Iterator[Path]:
-    """The folders of searches on the source's classes, each once its pruning is done."""
+    """Yield the folders of searches on the source's classes, each once its pruning is done."""
     data = dataclasses.replace(config.data, classes=source.source_classes)
     for k in source.source_rewind_steps:
         where = folder / (f"source_theta_{k}" if k else "source")
@@ -138,8 +140,9 @@ def _prune(config: DiltConfig, group: ProcessGroup, siblings: bool = True) -> No
 
 
 def with_known_seeds(config: DiltConfig, *experiments: str) -> DiltConfig:
-    """The configuration with the seeds that these experiments have evidence of too: evidence is of all seeds or none,
-    and what they take is found on disk."""
+    """Return the configuration with the seeds that these experiments have evidence of too: evidence is of all seeds or
+    none, and what they take is found on disk.
+    """
     folder = Path(config.run.output_dir)
     known = {
         seed
@@ -157,12 +160,12 @@ def keep_comparison(config: DiltConfig, results: Results) -> None:
 
 
 def keep_specialists(config: DiltConfig, found: Mapping[int, Specialists]) -> None:
-    """The same of lesions, and of specialists trained alone."""
+    """Keep the same of lesions, and of specialists trained alone."""
     _keep(config, "specialists", of_specialists(found, _images(config)))
 
 
 def keep_layers(config: DiltConfig, findings: Findings) -> None:
-    """The same of an analysis of the layers."""
+    """Keep the same of an analysis of the layers."""
     _keep(config, "layers", of_analysis(findings))
 
 

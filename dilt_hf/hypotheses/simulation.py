@@ -104,7 +104,7 @@ EXPLAINED = World(
 
 
 def evidence(world: World, rng: np.random.Generator, seeds: int = 5) -> dict[str, Measured]:
-    """What a programme of all four experiments would measure in this world.
+    """Return what a programme of all four experiments would measure in this world.
 
     Example:
         >>> found = evidence(TRUE, np.random.default_rng(0))
@@ -121,7 +121,7 @@ def evidence(world: World, rng: np.random.Generator, seeds: int = 5) -> dict[str
 
 
 def results(world: World, rng: np.random.Generator, seeds: int = 5) -> Results:
-    """Trained and scored networks on two partitions."""
+    """Return trained and scored networks on two partitions."""
     entries: list[Entry] = []
     for seed in range(seeds):
         common = rng.normal(0, 3)
@@ -146,7 +146,7 @@ def results(world: World, rng: np.random.Generator, seeds: int = 5) -> Results:
 
 
 def _accuracy(percent: float, rng: np.random.Generator, noise: float = 0.4, images: int = PICTURES // 2) -> float:
-    """A fraction of so many images."""
+    """Return a fraction of so many images."""
     share = np.clip(percent + rng.normal(0, noise), 0, 100) / 100
     return float(rng.binomial(images, share) / images)
 
@@ -192,7 +192,7 @@ def _centred(values: np.ndarray) -> np.ndarray:
 
 
 def _compared(apart: bool, chain: bool, far: np.ndarray, disjoint: np.ndarray, rng: np.random.Generator) -> Compared:
-    """Two networks of one seed. Layers are points, between which G is the squared distance.
+    """Return two networks of one seed. Layers are points, between which G is the squared distance.
 
     Args:
         apart: whether late layers of the two lie apart.
@@ -237,7 +237,7 @@ def _squared(points: np.ndarray) -> np.ndarray:
 
 
 def _matrix(values: np.ndarray) -> GwMatrix:
-    """Values of G, at each of which the identity is the best coupling."""
+    """Return values of G, at each of which the identity is the best coupling."""
     certain, unknown = np.ones(values.shape, bool), np.full(len(values), np.nan)
     return GwMatrix(
         layers_a=LAYER_NAMES,

@@ -32,7 +32,7 @@ def save_evidence(folder: Path, experiment: str, evidence: Mapping[str, Measured
 
 
 def load_evidence(folder: Path, experiment: str = "*") -> dict[str, Measured]:
-    """What the experiments of a run, or one of them, have measured.
+    """Return what the experiments of a run, or one of them, have measured.
 
     Raises:
         RunError: when a file is damaged.
@@ -52,7 +52,7 @@ def _measured(stored: Mapping[str, Any]) -> Measured:
 
 
 def judge_folder(folder: Path) -> list[Verdict]:
-    """The verdicts on all that has been measured in a run's folder, also written there.
+    """Return the verdicts on all that has been measured in a run's folder, also written there.
 
     Raises:
         RunError: when evidence is damaged.
@@ -64,12 +64,13 @@ def judge_folder(folder: Path) -> list[Verdict]:
 
 
 def verdict_text(found: Sequence[Verdict]) -> str:
-    """The verdicts and the criteria that they rest on, as Markdown."""
+    """Return the verdicts and the criteria that they rest on, as Markdown."""
     return f"{verdict_table(found)}\n\n{VERDICT_CAPTION}\n\n{criterion_table(found)}\n\n{CRITERION_CAPTION}\n"
 
 
 def verdict_lines(found: Sequence[Verdict], width: int = 100) -> str:
-    """The verdicts for a terminal: hypothesis and verdict in a line, what decided it below; the untested ones by name.
+    """Return the verdicts for a terminal: hypothesis and verdict in a line, what decided it below; the untested ones by
+    name.
 
     Example:
         >>> print(verdict_lines(verdicts(HYPOTHESES, {}))[:22])
@@ -90,13 +91,13 @@ def verdict_lines(found: Sequence[Verdict], width: int = 100) -> str:
 
 
 def verdict_table(found: Sequence[Verdict]) -> str:
-    """One row a hypothesis."""
+    """Return one row a hypothesis."""
     rows = [[each.hypothesis.key, each.hypothesis.claim, each.verdict, p_words(each.p), each.reason] for each in found]
     return markdown_table(["", "hypothesis", "verdict", "p", "because"], rows, numbers=False)
 
 
 def criterion_table(found: Sequence[Verdict]) -> str:
-    """One row for each criterion that was measured."""
+    """Return one row for each criterion that was measured."""
     rows = [
         [
             each.hypothesis.key,
@@ -126,7 +127,7 @@ CRITERION_CAPTION = (
 
 
 def p_words(p: float) -> str:
-    """A p-value for tables.
+    """Return a p-value for tables.
 
     Example:
         >>> p_words(0.00001), p_words(0.03), p_words(float("nan"))
@@ -138,5 +139,5 @@ def p_words(p: float) -> str:
 
 
 def interval_words(judged: Judged) -> str:
-    """Mean, interval and unit."""
+    """Return mean, interval and unit."""
     return f"{judged.mean:+.2f} [{judged.low:+.2f}, {judged.high:+.2f}] {judged.criterion.unit}"

@@ -54,7 +54,7 @@ class DeferredMask(Mapping[str, Tensor]):
 
 
 def core(partitions: Iterable[Mapping[str, Tensor]]) -> Masks:
-    """AND of the partition masks: the weights that every partition kept.
+    """Return AND of the partition masks: the weights that every partition kept.
 
     Example:
         >>> a, b = {"w": torch.tensor([True, True, False])}, {"w": torch.tensor([True, False, True])}
@@ -65,7 +65,7 @@ def core(partitions: Iterable[Mapping[str, Tensor]]) -> Masks:
 
 
 def union(partitions: Iterable[Mapping[str, Tensor]]) -> Masks:
-    """OR of the partition masks: the weights that at least one partition kept.
+    """Return OR of the partition masks: the weights that at least one partition kept.
 
     Example:
         >>> a, b = {"w": torch.tensor([True, True, False])}, {"w": torch.tensor([False, True, False])}
@@ -76,7 +76,7 @@ def union(partitions: Iterable[Mapping[str, Tensor]]) -> Masks:
 
 
 def consensus(partitions: Sequence[Mapping[str, Tensor]], votes: int) -> Masks:
-    """The weights that at least `votes` of the N partitions kept: N votes is the core, 1 vote the union.
+    """Return the weights that at least `votes` of the N partitions kept: N votes is the core, 1 vote the union.
 
     Example:
         >>> a, b = {"w": torch.tensor([True, True, False])}, {"w": torch.tensor([True, False, False])}
@@ -113,7 +113,7 @@ def _fold(partitions: Iterable[Mapping[str, Tensor]], combine: Callable[[Tensor,
 
 
 def specialist(partitions: Sequence[Mapping[str, Tensor]], index: int) -> Masks:
-    """The weights that partition `index` kept and no other partition did.
+    """Return the weights that partition `index` kept and no other partition did.
 
     Example:
         >>> a, b = {"w": torch.tensor([True, True, False])}, {"w": torch.tensor([True, False, True])}
@@ -133,8 +133,9 @@ def _only(tensors: Sequence[Tensor], index: int) -> Tensor:
 def _tensor_by_tensor(
     formula: Callable[[Sequence[Tensor]], Tensor], partitions: Sequence[Mapping[str, Tensor]]
 ) -> Masks:
-    """What `formula` makes of the masks' tensors of each name; of masks that are made when looked at, the tensors of
-    one name are held at a time."""
+    """Return what `formula` makes of the masks' tensors of each name; of masks that are made when looked at, the
+    tensors of one name are held at a time.
+    """
     names = set(partitions[0])
     for position, mask in enumerate(partitions):
         if set(mask) != names:
@@ -148,7 +149,7 @@ def _tensor_by_tensor(
 
 
 def subtract(mask: Mapping[str, Tensor], removed: Mapping[str, Tensor]) -> Masks:
-    """The weights of `mask` that are not in `removed`."""
+    """Return the weights of `mask` that are not in `removed`."""
     check_alike([mask, removed])
     return {name: mask[name] & ~removed[name] for name in mask}
 
@@ -157,7 +158,7 @@ _TERM = re.compile(r"([+-]?)\s*([a-z]+(?:_\d+)?)\s*")
 
 
 def ticket_names(partition_count: int) -> list[str]:
-    """The basic ticket names that N partitions give; `compose` also takes sums and differences of them.
+    """Return the basic ticket names that N partitions give; `compose` also takes sums and differences of them.
 
     Example:
         >>> ticket_names(2)
@@ -168,7 +169,7 @@ def ticket_names(partition_count: int) -> list[str]:
 
 
 def compose(expression: str, partitions: Sequence[Mapping[str, Tensor]]) -> Masks:
-    """The mask that an expression such as ``core+specialist_0`` or ``union-specialist_1`` names.
+    """Return the mask that an expression such as ``core+specialist_0`` or ``union-specialist_1`` names.
 
     `+` adds weights (OR), `-` takes them away; terms are applied from left to right. Partitions count from 0.
 
@@ -186,7 +187,7 @@ def compose(expression: str, partitions: Sequence[Mapping[str, Tensor]]) -> Mask
 def ticket_formula(
     expression: str, partition_count: int, consensus: Callable[[Sequence[Tensor], int], Tensor] = _at_least
 ) -> Callable[[Sequence[Tensor]], Tensor]:
-    """What an expression makes of the N partitions' tensors of one name.
+    """Return what an expression makes of the N partitions' tensors of one name.
 
     It is made of &, | and ~ alone, so it holds for bool tensors and for packed bits; only counting votes differs, and
     `consensus` does that.
@@ -238,17 +239,17 @@ def _named(name: str, tensors: Sequence[Tensor], consensus: Callable[[Sequence[T
 
 
 def count_kept(mask: Mapping[str, Tensor]) -> int:
-    """How many weights stay, over all tensors."""
+    """Return how many weights stay, over all tensors."""
     return sum(int(tensor.count_nonzero()) for tensor in mask.values())
 
 
 def count_total(mask: Mapping[str, Tensor]) -> int:
-    """How many prunable weights there are, over all tensors."""
+    """Return how many prunable weights there are, over all tensors."""
     return sum(tensor.numel() for tensor in mask.values())
 
 
 def density(mask: Mapping[str, Tensor]) -> float:
-    """Kept fraction of the prunable weights, in [0, 1].
+    """Return kept fraction of the prunable weights, in [0, 1].
 
     Example:
         >>> density({"a": torch.tensor([True, False]), "b": torch.tensor([True, True])})
@@ -258,7 +259,7 @@ def density(mask: Mapping[str, Tensor]) -> float:
 
 
 def density_per_tensor(mask: Mapping[str, Tensor]) -> dict[str, float]:
-    """Kept fraction of each tensor, in [0, 1], in the order of `mask`."""
+    """Return kept fraction of each tensor, in [0, 1], in the order of `mask`."""
     return {name: int(tensor.count_nonzero()) / tensor.numel() for name, tensor in mask.items()}
 
 
@@ -266,12 +267,12 @@ def density_per_tensor(mask: Mapping[str, Tensor]) -> dict[str, float]:
 
 
 def full_like(tensors: Mapping[str, Tensor]) -> Masks:
-    """The dense mask: every weight of every tensor stays."""
+    """Return the dense mask: every weight of every tensor stays."""
     return {name: torch.ones(tensor.shape, dtype=torch.bool) for name, tensor in tensors.items()}
 
 
 def random_like(mask: Mapping[str, Tensor], generator: torch.Generator) -> Masks:
-    """Control: as many weights in total as `mask`, every tensor at (nearly) one density, positions at random.
+    """Return control: as many weights in total as `mask`, every tensor at (nearly) one density, positions at random.
 
     It keeps neither the positions nor the division over layers that `mask` chose, so it is what plain random pruning
     gives. Counts are exact: each tensor gets its share of the total, and the rounding remainders go to the tensors
@@ -286,7 +287,7 @@ def random_like(mask: Mapping[str, Tensor], generator: torch.Generator) -> Masks
 
 
 def shuffle_like(mask: Mapping[str, Tensor], generator: torch.Generator) -> Masks:
-    """Control: `mask` shuffled inside each tensor, so the density of every layer stays and the positions do not.
+    """Return control: `mask` shuffled inside each tensor, so the density of every layer stays and the positions do not.
 
     This is the layer-wise shuffle of Frankle et al. (2021, arXiv 2009.08576, section 5), the strictest of the simple
     controls: a ticket that does not beat it has found layer densities, not weights.

@@ -23,7 +23,8 @@ _scratch = threading.local()
 
 
 def as_bits(tensor: Tensor) -> np.ndarray | None:
-    """The memory of a CPU tensor as a vector of integers, in the order in which it lies there; None where it has holes.
+    """Return the memory of a CPU tensor as a vector of integers, in the order in which it lies there; None where it has
+    holes.
 
     Example:
         >>> as_bits(torch.tensor([[1.0, 0.0]])).tolist()
@@ -36,7 +37,7 @@ def as_bits(tensor: Tensor) -> np.ndarray | None:
 
 
 def memory_order(tensor: Tensor) -> list[int]:
-    """The dimensions from the one that is farthest apart in memory to the closest: 0, 1, 2, … when contiguous."""
+    """Return the dimensions from the farthest apart in memory to the closest: 0, 1, 2, … when contiguous."""
     strides = [tensor.stride(d) if tensor.shape[d] > 1 else 0 for d in range(tensor.ndim)]
     if tensor.is_contiguous():
         return list(range(tensor.ndim))
@@ -44,14 +45,14 @@ def memory_order(tensor: Tensor) -> list[int]:
 
 
 def bits_for(tensor: Tensor, mask: PackedMask, name: str) -> np.ndarray:
-    """The packed mask of one tensor, in the order in which the tensor lies in memory."""
+    """Return the packed mask of one tensor, in the order in which the tensor lies in memory."""
     if tensor.is_contiguous():
         return mask.bits[name]
     return pack(mask[name].permute(memory_order(tensor)).contiguous())
 
 
 def masked_copies(tensors: Mapping[str, Tensor], mask: PackedMask) -> dict[str, Tensor]:
-    """Contiguous CPU tensors, copied, with 0 where `mask` removes a weight.
+    """Return contiguous CPU tensors, copied, with 0 where `mask` removes a weight.
 
     Example:
         >>> mask = PackedMask.of({"w": torch.tensor([True, False])})
@@ -112,7 +113,7 @@ def _hash(weights: Any) -> int:
 
 
 def _expanded(packed: np.ndarray, block: slice, like: np.ndarray) -> np.ndarray:
-    """The bits of a block, each as an integer of all ones or all zeros, in memory that the next call reuses."""
+    """Return the bits of a block, each as an integer of all ones or all zeros, in memory that the next call reuses."""
     flags = np.unpackbits(packed[block.start // 8 : -(-block.stop // 8)], bitorder="little").view(np.int8)
     np.negative(flags, out=flags)
     buffers = _scratch.__dict__.setdefault("buffers", {})

@@ -40,7 +40,7 @@ def save_masks(mask: Mapping[str, Tensor], path: str | os.PathLike) -> None:
 
 
 def masks_to_bytes(mask: Mapping[str, Tensor]) -> bytes:
-    """The bytes that `save_masks` writes: equal masks give equal bytes."""
+    """Return the bytes that `save_masks` writes: equal masks give equal bytes."""
     packed = PackedMask.of(mask)
     shapes = {name: list(shape) for name, shape in packed.shapes.items()}
     metadata = {METADATA_KEY: canonical_json({"format": FORMAT, "shapes": shapes})}
@@ -63,7 +63,10 @@ def load_masks(path: str | os.PathLike) -> Masks:
 
 
 def read_packed(path: str | os.PathLike) -> PackedMask:
-    """The mask in a file that `save_masks` wrote, in an eighth of a byte a weight. It raises what `load_masks` does."""
+    """Return the mask in a file that `save_masks` wrote, in an eighth of a byte a weight.
+
+    It raises what `load_masks` does.
+    """
     where = os.fspath(path)
     try:
         check_header_size(where)
@@ -94,7 +97,7 @@ def check_header_size(path: str | os.PathLike) -> None:
 
 
 def read_shapes(text: str | None, expected: str, where: str) -> dict[str, tuple[int, ...]]:
-    """The table of shapes in the metadata of a file of the expected format. `MaskError` when there is none."""
+    """Return the table of shapes in the metadata of a file of the expected format. `MaskError` when there is none."""
     if text is None:
         raise MaskError(f"{where} is not a file of this package: it lacks the metadata of '{expected}'.")
     try:

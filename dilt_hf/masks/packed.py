@@ -18,7 +18,7 @@ from dilt_hf.utils.errors import MaskError
 
 
 def pack(mask: Tensor) -> np.ndarray:
-    """A bool tensor of n weights as ⌈n/8⌉ bytes; `unpack` is the inverse.
+    """Return a bool tensor of n weights as ⌈n/8⌉ bytes; `unpack` is the inverse.
 
     Example:
         >>> pack(torch.tensor([[True, False], [True, True]]))
@@ -28,7 +28,7 @@ def pack(mask: Tensor) -> np.ndarray:
 
 
 def unpack(bits: np.ndarray, shape: tuple[int, ...]) -> Tensor:
-    """The bool tensor of `shape` that `pack` made `bits` from.
+    """Return the bool tensor of `shape` that `pack` made `bits` from.
 
     Example:
         >>> unpack(np.array([13], dtype=np.uint8), (2, 2))
@@ -72,7 +72,7 @@ class PackedMask(Mapping[str, Tensor]):
 
     @classmethod
     def of(cls, mask: Mapping[str, Tensor]) -> PackedMask:
-        """Any mask, packed; looked at tensor by tensor."""
+        """Return any mask, packed; looked at tensor by tensor."""
         if isinstance(mask, cls):
             return mask
         bits, shapes = {}, {}
@@ -83,7 +83,7 @@ class PackedMask(Mapping[str, Tensor]):
         return cls(bits, shapes)
 
     def renamed(self, names: Mapping[str, str]) -> PackedMask:
-        """The same mask with other names, from old to new."""
+        """Return the same mask with other names, from old to new."""
         bits = {new: self.bits[old] for old, new in names.items()}
         return PackedMask(bits, {new: self.shapes[old] for old, new in names.items()})
 
@@ -97,15 +97,15 @@ class PackedMask(Mapping[str, Tensor]):
         return unpack(self.bits[name], self.shapes[name])
 
     def count_kept(self) -> int:
-        """How many weights stay, over all tensors."""
+        """Return how many weights stay, over all tensors."""
         return sum(int(np.bitwise_count(vector).sum(dtype=np.int64)) for vector in self.bits.values())
 
     def count_total(self) -> int:
-        """How many prunable weights there are, over all tensors."""
+        """Return how many prunable weights there are, over all tensors."""
         return sum(math.prod(shape) for shape in self.shapes.values())
 
     def density(self) -> float:
-        """Kept fraction of the prunable weights, in [0, 1]."""
+        """Return kept fraction of the prunable weights, in [0, 1]."""
         return self.count_kept() / self.count_total()
 
     def __repr__(self) -> str:
@@ -113,7 +113,7 @@ class PackedMask(Mapping[str, Tensor]):
 
 
 def compose_packed(expression: str, partitions: Sequence[PackedMask]) -> PackedMask:
-    """`dilt_hf.masks.algebra.compose` on packed masks: the same tickets, in a fraction of the time and memory.
+    """Return `dilt_hf.masks.algebra.compose` on packed masks: the same tickets, in a fraction of the time and memory.
 
     Raises:
         MaskError: as `compose`.
@@ -133,7 +133,7 @@ def compose_packed(expression: str, partitions: Sequence[PackedMask]) -> PackedM
 
 
 def _at_least(tensors: Sequence[Tensor], votes: int) -> Tensor:
-    """Unused bits get no vote, so they stay 0."""
+    """Return unused bits get no vote, so they stay 0."""
     counts = np.zeros(8 * len(tensors[0]), np.int16)
     for tensor in tensors:
         counts += np.unpackbits(tensor.numpy(), bitorder="little")

@@ -12,7 +12,7 @@ from dilt_hf.utils.errors import MaskError
 
 
 def keep_largest(scores: Mapping[str, Tensor], kept: int, within: Mapping[str, Tensor] | None = None) -> Masks:
-    """The mask of the `kept` largest scores over all tensors together (global selection), exactly that many.
+    """Return the mask of the `kept` largest scores over all tensors together (global selection), exactly that many.
 
     Ties are settled by position: the earlier tensor, then the earlier element (row-major), stays. So equal scores
     never keep too many or too few, and the same scores always give the same mask.
@@ -36,7 +36,8 @@ def keep_largest(scores: Mapping[str, Tensor], kept: int, within: Mapping[str, T
 def keep_largest_per_tensor(
     scores: Mapping[str, Tensor], kept: Mapping[str, int], within: Mapping[str, Tensor] | None = None
 ) -> Masks:
-    """The mask of the `kept[name]` largest scores of each tensor (layer-wise selection); otherwise `keep_largest`.
+    """Return the mask of the `kept[name]` largest scores of each tensor (layer-wise selection); otherwise
+    `keep_largest`.
 
     Example:
         >>> keep_largest_per_tensor({"w": torch.tensor([1.0, 3.0]), "v": torch.tensor([0.1, 0.0])}, {"w": 1, "v": 1})
@@ -65,7 +66,7 @@ def _eligible(scores: Mapping[str, Tensor], within: Mapping[str, Tensor] | None)
 
 
 def _chosen_first(scores: Tensor, kept: int, where: str) -> Tensor:
-    """Bool vector of the `kept` largest entries, the earlier of equal ones first."""
+    """Return bool vector of the `kept` largest entries, the earlier of equal ones first."""
     if not 0 <= kept <= scores.numel():
         raise MaskError(f"cannot keep {kept} of {scores.numel()} weights in {where}.")
     if kept == 0:

@@ -42,7 +42,7 @@ class CifarResNetForImageClassification(ResNetForImageClassification):
 
 
 def _classified(logits, labels, states, return_dict):
-    """What transformers' image classifiers return."""
+    """Return what transformers' image classifiers return."""
     loss = None if labels is None else nn.functional.cross_entropy(logits, labels)
     hidden_states = None if states is None else tuple(states)
     output = ImageClassifierOutput(loss=loss, logits=logits, hidden_states=hidden_states)
@@ -189,7 +189,8 @@ class HeResNetForImageClassification(PreTrainedModel):
 
 class ThinViTConfig(ViTConfig):
     """A `ViTConfig` with `head_dim`, and with lists `heads_per_layer` and `widths_per_layer`: how many heads and hidden
-    units each layer has."""
+    units each layer has.
+    """
 
     model_type = "thin_vit"
 

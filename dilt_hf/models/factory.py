@@ -36,7 +36,7 @@ MOST_CONFIG_BYTES = 4 * 2**20  # ImageNet-21k's class names take 1.5 MB
 
 
 def build_model(config: ModelConfig, class_names: Sequence[str], image_size: int, seed: int) -> nn.Module:
-    """The network with its first weights, in float32 on the CPU: new ones drawn from `seed`, or a checkpoint's.
+    """Return the network with its first weights, in float32 on the CPU: new ones drawn from `seed`, or a checkpoint's.
 
     The head has one output per class, whatever the partitions are: they share θ0 and all mask shapes.
 
@@ -153,12 +153,12 @@ def _fill(model: nn.Module, config: ModelConfig) -> None:
 
 
 def _architecture_names(settings: Any) -> list[str] | None:
-    """DeiT has two image classifiers, and transformers 5 refuses to choose: take the plain one."""
+    """Return deiT has two image classifiers, and transformers 5 refuses to choose: take the plain one."""
     return ["DeiTForImageClassification"] if settings.model_type == "deit" else None
 
 
 def _from_timm(name: str, config: ModelConfig, image_size: int, labels: dict[str, Any]) -> nn.Module:
-    """A timm network inside transformers' wrapper, the form in which it can be saved and reloaded."""
+    """Return a timm network inside transformers' wrapper, the form in which it can be saved and reloaded."""
     import timm
     from transformers import AutoModelForImageClassification, TimmWrapperConfig
 
@@ -211,19 +211,21 @@ def checkpoint_activations(model: nn.Module) -> None:
 
 
 def logits_of(model: nn.Module, pixel_values: Tensor) -> Tensor:
-    """The classifier output (B, classes) of a transformers or a plain torch model."""
+    """Return the classifier output (B, classes) of a transformers or a plain torch model."""
     output = model(pixel_values)
     return output if isinstance(output, Tensor) else output.logits
 
 
 def has_own_code(folder: Path) -> bool:
-    """Whether a checkpoint is of one of this package's own architectures, whose code travels with it."""
+    """Return whether a checkpoint is of one of this package's own architectures, whose code travels with it."""
     return (folder / CODE_FILE).is_file()
 
 
 def write_own_code(folder: Path) -> None:
-    """Put this package's own architectures beside a checkpoint that refers to them. Only ever our own file: what a
-    stranger put there under that name is not passed on."""
+    """Put this package's own architectures beside a checkpoint that refers to them.
+
+    Only ever our own file: what a stranger put there under that name is not passed on.
+    """
     from dilt_hf.models import architectures
 
     config = read_json(folder / MODEL_CONFIG_FILE, MOST_CONFIG_BYTES, ModelError)
@@ -234,7 +236,7 @@ def write_own_code(folder: Path) -> None:
 
 @contextlib.contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """No progress bar for every small checkpoint, and no notice of what this file checks itself."""
+    """Silence transformers: no progress bar for every small checkpoint, no notice of what this file checks itself."""
     from transformers.utils import logging as transformers_logging
 
     level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()

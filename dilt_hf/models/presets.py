@@ -54,7 +54,7 @@ def _he_resnet(blocks_per_stage: int, /, **settings: Any) -> Any:
 
 
 def _sizeless(make: Callable[..., Any], *arguments: Any) -> Callable[..., Any]:
-    """ResNets do not depend on the image's size."""
+    """Return resNets do not depend on the image's size."""
     return lambda image_size, patch_size, /, **settings: make(*arguments, **settings)
 
 
@@ -81,7 +81,7 @@ PRESETS: dict[str, Callable[..., Any]] = {
 
 
 def default_patch_size(image_size: int) -> int:
-    """The largest of 16, 8, 4, 2, 1 that divides the image into at least 7x7 patches.
+    """Return the largest of 16, 8, 4, 2, 1 that divides the image into at least 7x7 patches.
 
     Example:
         >>> [default_patch_size(size) for size in (224, 112, 32, 28)]

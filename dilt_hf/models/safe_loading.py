@@ -30,7 +30,7 @@ MOST_NUMBER = 200_000  # classes, widths, layers: transformers makes a table as 
 
 
 def load_model(folder: str | os.PathLike, mask: PackedMask | None = None) -> nn.Module:
-    """The model of a checkpoint folder, in evaluation mode: a plain transformers model.
+    """Return the model of a checkpoint folder, in evaluation mode: a plain transformers model.
 
     Args:
         mask: weights that it removes are 0 from the start, so that the file's tensors are read once.
@@ -50,7 +50,8 @@ def load_model(folder: str | os.PathLike, mask: PackedMask | None = None) -> nn.
 
 
 def assemble(folder: Path, tensors: dict[str, Tensor]) -> nn.Module:
-    """The model that the config of `folder` describes, in evaluation mode, with `tensors` by their checkpoint names.
+    """Return the model that the config of `folder` describes, in evaluation mode, with `tensors` by their checkpoint
+    names.
 
     Raises:
         ModelError: as `load_model`.
@@ -78,7 +79,7 @@ def assemble(folder: Path, tensors: dict[str, Tensor]) -> nn.Module:
 
 
 def _read_config(folder: Path) -> Any:
-    """The transformers configuration of a folder."""
+    """Return the transformers configuration of a folder."""
     from transformers import CONFIG_MAPPING
 
     path = own_file(folder, MODEL_CONFIG_FILE, "so it is no checkpoint", ModelError)
@@ -119,7 +120,7 @@ def _check_timm(content: Mapping[str, Any], path: Path) -> None:
 
 
 def _read_tensors(path: Path, shapes: Mapping[str, tuple[int, ...]] | None) -> dict[str, Tensor]:
-    """The tensors of a weights file, mapped rather than read."""
+    """Return the tensors of a weights file, mapped rather than read."""
     own_file(path.parent, path.name, "so it is no checkpoint", ModelError)
     try:
         check_header_size(path)
@@ -137,7 +138,7 @@ def _read_tensors(path: Path, shapes: Mapping[str, tuple[int, ...]] | None) -> d
 
 
 def _model_class(config: Any) -> Any:
-    """The class that AutoModelForImageClassification would take."""
+    """Return the class that AutoModelForImageClassification would take."""
     from transformers import AutoModelForImageClassification
 
     mapping = AutoModelForImageClassification._model_mapping

@@ -27,7 +27,7 @@ TIMM_PREFIX = "timm_model."  # transformers' wrapper of a timm network puts it b
 
 
 def checkpoint_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """The live parameters and buffers of `model` by their names in the checkpoint file.
+    """Return the live parameters and buffers of `model` by their names in the checkpoint file.
 
     In transformers 5 some names differ between memory and file (ViT: `vit.layers.0.attention.q_proj.weight` against
     `vit.encoder.layer.0.attention.attention.query.weight`). For other modules, such as plain timm models, the
@@ -57,7 +57,7 @@ def checkpoint_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 def unwrapped(model: Any) -> Any:
-    """What `torch.compile` and wrappers for data parallelism wrap."""
+    """Return what `torch.compile` and wrappers for data parallelism wrap."""
     parallel = (nn.DataParallel, nn.parallel.DistributedDataParallel)
     while isinstance(model, parallel) or hasattr(model, "_orig_mod"):
         model = model.module if isinstance(model, parallel) else model._orig_mod
@@ -76,7 +76,7 @@ def _without_ties(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def prunable_parameters(model: nn.Module, include_head: bool = False) -> dict[str, nn.Parameter]:
-    """The weights that pruning may remove, by checkpoint name, in sorted order.
+    """Return the weights that pruning may remove, by checkpoint name, in sorted order.
 
     These are the weights of all `Conv2d` and `Linear` modules, a ViT's patch projection among them. Never biases,
     norms, position or class tokens; the classifier head only when `include_head`.
@@ -98,7 +98,7 @@ def prunable_parameters(model: nn.Module, include_head: bool = False) -> dict[st
 
 
 def head_modules(model: nn.Module) -> list[nn.Module]:
-    """The Linear and Conv2d modules that make up the classifier head.
+    """Return the Linear and Conv2d modules that make up the classifier head.
 
     For a timm network what its `get_classifier` gives; for a transformers model all that lies outside its base model.
     """
@@ -154,7 +154,7 @@ def load_weights(model: nn.Module, path: str | os.PathLike) -> None:
 
 
 def read_weights(path: str | os.PathLike, names: Iterable[str] | None = None) -> dict[str, Tensor]:
-    """The tensors of a weights file by checkpoint name, on the CPU; all, or those of `names`.
+    """Return the tensors of a weights file by checkpoint name, on the CPU; all, or those of `names`.
 
     Raises:
         ModelError: when the file is damaged or lacks one of them.
@@ -167,12 +167,12 @@ def read_weights(path: str | os.PathLike, names: Iterable[str] | None = None) ->
 
 
 def weights_sha256(folder: str | os.PathLike) -> str:
-    """The identity of a θ0: the sha256 of its one weights file."""
+    """Return the identity of a θ0: the sha256 of its one weights file."""
     return sha256_of_file(Path(folder, WEIGHTS_FILE))
 
 
 def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
-    """Hex sha256 of tensors with their names."""
+    """Return hex sha256 of tensors with their names."""
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype};".encode())

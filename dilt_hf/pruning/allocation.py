@@ -24,7 +24,7 @@ GLOBAL, UNIFORM, ERK = "global", "uniform", "erk"
 def select(
     scores: Mapping[str, Tensor], kept: int, distribution: str = GLOBAL, within: Mapping[str, Tensor] | None = None
 ) -> Masks:
-    """The mask of the `kept` best scores under a distribution, exactly that many; a tensor that dies is named.
+    """Return the mask of the `kept` best scores under a distribution, exactly that many; a tensor that dies is named.
 
     Args:
         scores: one real tensor per prunable tensor; the largest stay.
@@ -53,7 +53,7 @@ def select(
 
 
 def counts(shapes: Mapping[str, Sequence[int]], kept: int, distribution: str) -> dict[str, int]:
-    """How many of `kept` weights each tensor keeps.
+    """Return how many of `kept` weights each tensor keeps.
 
     Raises:
         MaskError: for another distribution than "uniform" and "erk", or more weights than there are.
@@ -72,7 +72,7 @@ def counts(shapes: Mapping[str, Sequence[int]], kept: int, distribution: str) ->
 
 
 def erk_counts(shapes: Mapping[str, Sequence[int]], kept: int) -> dict[str, int]:
-    """Erdős-Rényi-Kernel: the density of a tensor is ε·(sum of its dimensions) / (their product), at most 1.
+    """Return erdős-Rényi-Kernel: the density of a tensor is ε·(sum of its dimensions) / (their product), at most 1.
 
     ε is solved so that `kept` weights stay; where a tensor would be more than dense it becomes dense, and ε is solved
     again for the others (Evci et al. 2020, arXiv 1911.11134, section 3). Fractions of weights are rounded by the

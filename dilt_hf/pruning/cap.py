@@ -57,7 +57,7 @@ def cap_scores(
     settings: CapSettings | None = None,
     progress: Callable[[int], object] = lambda count: None,
 ) -> dict[str, Tensor]:
-    """The score of every weight of a trained network, float32 on the CPU; the largest stay.
+    """Return the score of every weight of a trained network, float32 on the CPU; the largest stay.
 
     For gradual pruning score again after some training, `within` the mask of the last time.
 
@@ -88,7 +88,8 @@ def cap_update(
     settings: CapSettings | None = None,
     progress: Callable[[int], object] = lambda count: None,
 ) -> dict[str, Tensor]:
-    """The weights after the removal of all that are off `mask`: zero there, and moved elsewhere to make up for it.
+    """Return the weights after the removal of all that are off `mask`: zero there, and moved elsewhere to make up for
+    it.
 
     Arguments and errors as for `cap_scores`.
     """
@@ -109,7 +110,7 @@ def _by_tensor(
     settings: CapSettings,
     progress: Callable[[int], object],
 ) -> dict[str, Tensor]:
-    """`work` on the name and the Fisher matrices of each tensor; nothing else holds on to them."""
+    """Return `work` on the name and the Fisher matrices of each tensor; nothing else holds on to them."""
     found: dict[str, Tensor] = {}
     for group in memory_groups(weights, settings):
         gradients = per_example_gradients(model, {name: weights[name] for name in group}, batches, settings, progress)
@@ -120,7 +121,7 @@ def _by_tensor(
 
 
 def memory_groups(weights: Mapping[str, Tensor], settings: CapSettings) -> list[list[str]]:
-    """The tensors in groups whose matrices fit into memory together; one that alone does not is a group."""
+    """Return the tensors in groups whose matrices fit into memory together; one that alone does not is a group."""
     groups: list[list[str]] = []
     filled = math.inf
     for name, weight in weights.items():
@@ -134,7 +135,7 @@ def memory_groups(weights: Mapping[str, Tensor], settings: CapSettings) -> list[
 
 
 def sweeps(weights: Mapping[str, Tensor], settings: CapSettings) -> int:
-    """How many times `cap_scores`, and again `cap_update`, differentiates all examples.
+    """Return how many times `cap_scores`, and again `cap_update`, differentiates all examples.
 
     Example:
         >>> sweeps({"w": torch.zeros(10, 10)}, CapSettings())
@@ -150,7 +151,7 @@ def per_example_gradients(
     settings: CapSettings,
     progress: Callable[[int], object] = lambda count: None,
 ) -> Iterator[dict[str, Tensor]]:
-    """Gradients of the cross-entropy of single examples, (S, n) by name, in evaluation mode.
+    """Yield gradients of the cross-entropy of single examples, (S, n) by name, in evaluation mode.
 
     Raises:
         TrainingError: when one is not finite.
@@ -182,7 +183,7 @@ def per_example_gradients(
 
 
 def block_fishers(gradients: Iterable[Mapping[str, Tensor]], settings: CapSettings) -> dict[str, Tensor]:
-    """λI + mean g gᵀ of each block, (blocks, B, B) by name; a last block that is too short is filled up.
+    """Return λI + mean g gᵀ of each block, (blocks, B, B) by name; a last block that is too short is filled up.
 
     In double precision: rounding of sums in single precision is larger than λ, and leaves matrices without an inverse.
     """
@@ -203,7 +204,8 @@ def block_fishers(gradients: Iterable[Mapping[str, Tensor]], settings: CapSettin
 
 class _BlockSums:
     """The sum of g gᵀ of each block of a tensor. Every addition passes all matrices through memory, so gradients wait
-    until there are B / 2."""
+    until there are B / 2.
+    """
 
     def __init__(self, gradient: Tensor, block: int):
         examples, size = gradient.shape
@@ -213,14 +215,14 @@ class _BlockSums:
         self.total = torch.zeros(blocks, block, block, device=gradient.device, dtype=torch.double)
 
     def add(self, gradient: Tensor) -> None:
-        """More gradients, (S, n), not more of them than in the beginning."""
+        """Add more gradients, (S, n), not more of them than in the beginning."""
         if self.filled + len(gradient) > len(self.waiting):
             self.finished()
         self.waiting[self.filled : self.filled + len(gradient), : gradient.shape[1]] = gradient
         self.filled += len(gradient)
 
     def finished(self) -> Tensor:
-        """The sum of all so far, (blocks, B, B)."""
+        """Return the sum of all so far, (blocks, B, B)."""
         by_block = _in_blocks(self.waiting[: self.filled], self.total.shape[1]).transpose(0, 1)  # (blocks, S, B)
 
         def add(total: Tensor, vectors: Tensor) -> None:
@@ -233,7 +235,7 @@ class _BlockSums:
 
 
 def removal_losses(fishers: Tensor, weight: Tensor, there: Tensor) -> Tensor:
-    """The score of each weight of a tensor: the loss of its block when it goes, after all that go before it.
+    """Return the score of each weight of a tensor: the loss of its block when it goes, after all that go before it.
 
     Args:
         fishers: (blocks, B, B).
@@ -258,7 +260,7 @@ def removal_losses(fishers: Tensor, weight: Tensor, there: Tensor) -> Tensor:
 
 
 def compensated(fishers: Tensor, weight: Tensor, there: Tensor, mask: Tensor) -> Tensor:
-    """A tensor after the removal of all its weights off `mask`, with the optimal update of those that stay.
+    """Return a tensor after the removal of all its weights off `mask`, with the optimal update of those that stay.
 
     The change δ that removes the weights Q and raises the loss ½ δᵀFδ least has δ_K = F_KK⁻¹ F_KQ w_Q on those that
     stay: where one-by-one elimination leads, in whatever order.
@@ -283,7 +285,7 @@ def compensated(fishers: Tensor, weight: Tensor, there: Tensor, mask: Tensor) ->
 
 
 def _for_chunks(work: Callable[..., Result], matrices: Tensor, *others: Tensor) -> list[Result]:
-    """`work` on some blocks at a time, with matrices of `CHUNK_BYTES` in double precision, on all threads."""
+    """Return `work` on some blocks at a time, with matrices of `CHUNK_BYTES` in double precision, on all threads."""
     size = max(1, CHUNK_BYTES // (8 * matrices.shape[1] ** 2))
     chunks = zip(*(each.split(size) for each in (matrices, *others)), strict=True)
     with single_threaded(torch.get_num_threads()) as pool:
@@ -291,12 +293,12 @@ def _for_chunks(work: Callable[..., Result], matrices: Tensor, *others: Tensor) 
 
 
 def _restricted(matrices: Tensor, live: Tensor) -> Tensor:
-    """Without the rows and columns of weights that are not there: those of the identity in their place."""
+    """Return without the rows and columns of weights that are not there: those of the identity in their place."""
     both = live[:, :, None] & live[:, None, :]
     return torch.where(both, matrices, 0.0) + torch.diag_embed((~live).to(matrices.dtype))
 
 
 def _in_blocks(values: Tensor, block: int) -> Tensor:
-    """The last dimension in blocks, the last of them filled up with zeros: (…, n) to (…, blocks, B)."""
+    """Return the last dimension in blocks, the last of them filled up with zeros: (…, n) to (…, blocks, B)."""
     missing = -values.shape[-1] % block
     return nn.functional.pad(values, (0, missing)).unflatten(-1, (-1, block))

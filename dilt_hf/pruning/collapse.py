@@ -38,14 +38,15 @@ class Similarity:
     @property
     def beyond(self) -> float:
         """The share of the way from chance (0) to equality (1); it, and not the Jaccard index, stays where density
-        alone changes."""
+        alone changes.
+        """
         return (self.jaccard - self.chance) / (1 - self.chance) if self.chance < 1 else math.nan
 
 
 def collapse(
     curve: Sequence[Similarity], factor: float = FACTOR, least: float = LEAST_CHANGE, direction: str = "either"
 ) -> int | None:
-    """Where similarity first changes sharply; None where it never does.
+    """Return where similarity first changes sharply; None where it never does.
 
     The change is that of `Similarity.beyond` per factor e of density. It is sharp where it is `factor` times as large
     as the median of those before it, and at least `least`.
@@ -83,7 +84,7 @@ def collapse(
 
 
 def turn(curve: Sequence[Similarity], least: float = LEAST_RISE) -> int | None:
-    """Where similarity rises again after it had fallen; None where it never does.
+    """Return where similarity rises again after it had fallen; None where it never does.
 
     Subnetworks of different data first grow apart as weights go, and then, when there is hardly anything left but what
     any network needs, together. The turn is where `Similarity.beyond`, having fallen by `least` from its peak, first

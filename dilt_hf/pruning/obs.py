@@ -16,7 +16,7 @@ _compiled = numba.njit(nogil=True, cache=True, error_model="numpy", fastmath={"c
 
 @_compiled
 def removal_losses(inverses, weights, live):  # type: ignore[no-untyped-def]
-    """The loss of each block up to and including the removal of each of its weights.
+    """Compute the loss of each block up to and including the removal of each of its weights.
 
     Removing weight q costs w_q² / 2[F⁻¹]_qq and moves the others by −F⁻¹[:, q] w_q / [F⁻¹]_qq, and the inverse for the
     others is what is left after eliminating q from F⁻¹.

@@ -85,7 +85,7 @@ class Rewiring:
         return 0 < step < self.end and step % self.every == 0
 
     def drop_share(self, step: int) -> float:
-        """f(t), the share of each tensor's weights that are dropped (section 3)."""
+        """Return f(t), the share of each tensor's weights that are dropped (section 3)."""
         return self.share / 2 * (1 + math.cos(math.pi * step / self.end))
 
     def update(self, step: int, weights: Mapping[str, Tensor], gradients: Mapping[str, Tensor]) -> Masks:
@@ -101,7 +101,7 @@ class Rewiring:
 def rewire(
     weights: Mapping[str, Tensor], growth: Mapping[str, Tensor], masks: Mapping[str, Tensor], share: float
 ) -> Masks:
-    """In each tensor drop ⌊share · kept⌋ weights, the smallest, and grow as many where `growth` is largest.
+    """Return in each tensor drop ⌊share · kept⌋ weights, the smallest, and grow as many where `growth` is largest.
 
     What was dropped may grow again, as in the paper's algorithm and the authors' code.
 

@@ -47,7 +47,7 @@ class Structure:
 
 
 def find_structure(model: nn.Module, batches: Batches, target: float, at_once: int = 16) -> Structure:
-    """What stays of a trained transformers ViT or DeiT at the share `target` of its operations.
+    """Return what stays of a trained transformers ViT or DeiT at the share `target` of its operations.
 
     Args:
         model: left as it was.
@@ -66,7 +66,7 @@ def find_structure(model: nn.Module, batches: Batches, target: float, at_once: i
 
 
 def open_gates(model: nn.Module) -> dict[str, Tensor]:
-    """A gate of 1 for each head (L, H), unit (L, W) and channel (D,)."""
+    """Return a gate of 1 for each head (L, H), unit (L, W) and channel (D,)."""
     shape = shape_of(model)
     like = next(model.parameters())
     sizes = {HEADS: (shape.layers, shape.heads), UNITS: (shape.layers, shape.units), CHANNELS: (shape.channels,)}
@@ -75,8 +75,10 @@ def open_gates(model: nn.Module) -> dict[str, Tensor]:
 
 @contextlib.contextmanager
 def gated(model: nn.Module, gates: Mapping[str, Tensor]) -> Iterator[None]:
-    """Multiply heads, units and channels by their gates as long as it lasts. A channel is scaled wherever something is
-    added to it."""
+    """Multiply heads, units and channels by their gates as long as it lasts.
+
+    A channel is scaled wherever something is added to it.
+    """
     handles = []
 
     def channels(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
@@ -105,7 +107,7 @@ def gated(model: nn.Module, gates: Mapping[str, Tensor]) -> Iterator[None]:
 
 
 def gate_scores(model: nn.Module, batches: Batches, at_once: int = 16) -> dict[str, Tensor]:
-    """Mean over examples of the squared derivative of the loss in each gate, in the shapes of `open_gates`."""
+    """Return mean over examples of the squared derivative of the loss in each gate, in the shapes of `open_gates`."""
     from torch.func import grad, vmap
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -126,7 +128,7 @@ def gate_scores(model: nn.Module, batches: Batches, at_once: int = 16) -> dict[s
 
 
 def interactions(model: nn.Module, batches: Batches, scores: Mapping[str, Tensor]) -> Tensor:
-    """C: how the loss curves when kinds are lowered together, float64 (3, 3) in the order of `KINDS`.
+    """Return c: how the loss curves when kinds are lowered together, float64 (3, 3) in the order of `KINDS`.
 
     C_st = u_sᵀ H u_t with H the Hessian of the mean loss in the gates and u_s the direction of `directions`, so that
     rᵀCr / 2 is what removing the shares r costs. Directions of falling curvature, which would reward removal, count as
@@ -152,8 +154,10 @@ def interactions(model: nn.Module, batches: Batches, scores: Mapping[str, Tensor
 
 
 def directions(scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """How gates of each kind are lowered when its share r goes, per r: 2 for the lower-scoring half, which goes first,
-    0 for the others. All of them together would not do: layer norm does not see it when all channels are lowered."""
+    """Return how gates of each kind are lowered when its share r goes, per r: 2 for the lower-scoring half, which goes
+    first, 0 for the others. All of them together would not do: layer norm does not see it when all channels are
+    lowered.
+    """
     found = {}
     for kind, score in scores.items():
         lower = torch.zeros(score.numel(), dtype=score.dtype, device=score.device)
@@ -198,7 +202,9 @@ class Shape:
     classes: int
 
     def operations(self, heads: int, units: int, channels: int) -> int:
-        """Of one image, two for a multiply-add, with so many heads and units over all layers, and channels."""
+        """Count operations of one image, two for a multiply-add, with so many heads and units over all layers, and
+        channels.
+        """
         attention = heads * self.head_dim * (4 * self.tokens * channels + 2 * self.tokens**2)
         mlp = 2 * units * self.tokens * channels
         return 2 * (attention + mlp + self.patches * self.patch_inputs * channels + channels * self.classes)
@@ -209,7 +215,7 @@ class Shape:
 
 
 def shape_of(model: nn.Module) -> Shape:
-    """The sizes of a transformers ViT or DeiT.
+    """Return the sizes of a transformers ViT or DeiT.
 
     Raises:
         ModelError: for another architecture.
@@ -231,8 +237,8 @@ def shape_of(model: nn.Module) -> Shape:
 
 
 def best_structure(shape: Shape, scores: Mapping[str, Tensor], together: Tensor, target: float) -> Structure:
-    """The parts that stay: for every share of heads and of units on a grid as many channels as the target allows, and
-    of all these the one of least rᵀCr.
+    """Return the parts that stay: for every share of heads and of units on a grid as many channels as the target
+    allows, and of all these the one of least rᵀCr.
 
     Raises:
         ModelError: when nothing meets the target.
@@ -265,7 +271,7 @@ def best_structure(shape: Shape, scores: Mapping[str, Tensor], together: Tensor,
 
 
 def _largest(scores: Tensor, count: int) -> tuple[Tensor, ...]:
-    """The numbers of the best parts over all layers, by layer; the best of each layer stays in any case."""
+    """Return the numbers of the best parts over all layers, by layer; the best of each layer stays in any case."""
     ranked = scores.detach().cpu().double()
     sure = ranked.argmax(dim=1, keepdim=True)
     ranked = ranked.scatter(1, sure, torch.inf)
@@ -278,7 +284,7 @@ def _largest(scores: Tensor, count: int) -> tuple[Tensor, ...]:
 
 
 def structured_mask(model: nn.Module, structure: Structure) -> Masks:
-    """The structure as a mask of the model's own prunable weights, by checkpoint name."""
+    """Return the structure as a mask of the model's own prunable weights, by checkpoint name."""
     kept = _kept_of(model, structure)
     masks = {}
     for name, parameter in prunable_parameters(model).items():
@@ -292,8 +298,9 @@ def structured_mask(model: nn.Module, structure: Structure) -> Masks:
 
 
 def shrunk(model: nn.Module, structure: Structure) -> nn.Module:
-    """A smaller transformers model of the parts that stay, with their weights; `save_pretrained` writes it with its
-    code, so that plain `from_pretrained(..., trust_remote_code=True)` opens it anywhere."""
+    """Return a smaller transformers model of the parts that stay, with their weights; `save_pretrained` writes it with
+    its code, so that plain `from_pretrained(..., trust_remote_code=True)` opens it anywhere.
+    """
     from dilt_hf.models import architectures
 
     register_architectures()
@@ -325,7 +332,7 @@ def shrunk(model: nn.Module, structure: Structure) -> nn.Module:
 
 
 def _kept_of(model: nn.Module, structure: Structure) -> dict[int, dict[int, Tensor]]:
-    """What stays of each parameter: numbers by dimension, by the parameter's `id`."""
+    """Return what stays of each parameter: numbers by dimension, by the parameter's `id`."""
     kept: dict[int, dict[int, Tensor]] = {id(parameter): {} for parameter in model.parameters()}
 
     def keep(parameter: Tensor | None, numbers: dict[int, Tensor]) -> None:

@@ -26,8 +26,9 @@ BAR_WIDTH, BAR_HEIGHT = 220, 22
 
 
 def themed(svg: str, name: str) -> str:
-    """An SVG file of matplotlib as a part of the page: its colours are the page's, it is as wide as there is room, and
-    its ids begin with `name`, so that several can stand on one page."""
+    """Return an SVG file of matplotlib as a part of the page: its colours are the page's, it is as wide as there is
+    room, and its ids begin with `name`, so that several can stand on one page.
+    """
     body = svg[svg.index("<svg") :]
     body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
     body = re.sub(r' (?:width|height)="[\d.]+pt"', "", body, count=2)
@@ -40,7 +41,7 @@ def themed(svg: str, name: str) -> str:
 
 
 def interval_bar(judged: Judged) -> str:
-    """A criterion's mean and interval beside what the mean must exceed, which is the ground on the right."""
+    """Return a criterion's mean and interval beside what the mean must exceed, which is the ground on the right."""
     least = judged.criterion.least
     low, high = min(judged.low, least), max(judged.high, least)
     margin = 0.15 * (high - low or 1.0)
@@ -61,7 +62,8 @@ def interval_bar(judged: Judged) -> str:
 
 
 def heat_map(values: np.ndarray, networks: Sequence[str], layers: int, name: str) -> str:
-    """All layers of all networks against each other: one square for each pair, one path for all squares of a colour.
+    """Return all layers of all networks against each other: one square for each pair, one path for all squares of a
+    colour.
 
     Args:
         values: non-negative, float (N·L, N·L); NaN, of constant layers, has a colour of its own.
@@ -92,7 +94,7 @@ def heat_map(values: np.ndarray, networks: Sequence[str], layers: int, name: str
 
 
 def colour_scale(top: float, name: str) -> str:
-    """The colours of the heat map `name` from 0 to `top`."""
+    """Return the colours of the heat map `name` from 0 to `top`."""
     from matplotlib import colormaps
     from matplotlib.colors import to_hex
 

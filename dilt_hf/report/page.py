@@ -1,5 +1,6 @@
 """The report as one HTML file: nothing is loaded from elsewhere, and without JavaScript only the magnifying glass of
-the heat maps is missing."""
+the heat maps is missing.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +48,7 @@ def write_report(folder: Path) -> Path:
 
 
 def render(content: Content, title: str) -> str:
-    """The whole page.
+    """Return the whole page.
 
     Args:
         title: the name of the run.
@@ -101,7 +102,7 @@ def _tally(verdicts: Sequence[Verdict]) -> dict[str, int]:
 
 
 def _facts(content: Content) -> list[tuple[str, str]]:
-    """What the run is, in a few words each."""
+    """Return what the run is, in a few words each."""
     data, model, partition, pruning, run = (
         content.settings[section] for section in ("data", "model", "partition", "pruning", "run")
     )
@@ -137,7 +138,7 @@ def _comparison_drawing(results: Results) -> str:
 
 
 def _network_table(results: Results) -> dict[str, Any]:
-    """Every network's test accuracy seed by seed, each with the stage of its training."""
+    """Return every network's test accuracy seed by seed, each with the stage of its training."""
     scores = {(each.name, each.matched, each.seed): (each.accuracy(), each.stage) for each in results.entries}
     return _seed_by_seed(scores, {row: results.density(*row) for row in results.rows})
 
@@ -146,7 +147,7 @@ def _seed_by_seed(
     scores: Mapping[tuple[str, Any, int], tuple[float, str]],
     densities: Mapping[tuple[str, Any], float],
 ) -> dict[str, Any]:
-    """Rows in the order of `densities`; a network is known by its name and the density that it was asked for."""
+    """Return rows in the order of `densities`; a network is known by its name and the density that it was asked for."""
     seeds = sorted({seed for *_, seed in scores})
     rows = [
         (name, f"{100 * density:.4g}", [scores.get((name, asked, seed)) for seed in seeds])
@@ -156,7 +157,7 @@ def _seed_by_seed(
 
 
 def _lesion_tables(found: Mapping[int, Specialists]) -> list[dict[str, Any]]:
-    """Means over seeds, a row a specialist and a column a partition's classes."""
+    """Return means over seeds, a row a specialist and a column a partition's classes."""
     if not found:
         return []
     captions = {
@@ -222,7 +223,7 @@ def _number(value: float) -> str:
 
 
 def _code_spans(text: str) -> Any:
-    """Escaped text in which `words` between backticks are code."""
+    """Return escaped text in which `words` between backticks are code."""
     from markupsafe import Markup, escape
 
     parts = [escape(part) for part in text.split("`")]

@@ -83,7 +83,8 @@ def comparison_figure(results: Results) -> Any:
 
 def methods_figure(results: Results) -> Any:
     """Test accuracy of every method with its interval: a panel a sparsity, a row a method; the band is that of random
-    masks, the dashed line the dense network."""
+    masks, the dashed line the dense network.
+    """
     points = compared(results)
     panels = {
         f"sparsity {100 * (1 - density):.4g} %": {p.method: p.accuracy for p in points if p.density == density}
@@ -93,8 +94,8 @@ def methods_figure(results: Results) -> Any:
 
 
 def panels_figure(panels: Mapping[str, Mapping[str, Estimate]], dense: Estimate | None) -> Any:
-    """Accuracies with their intervals: a panel for each comparison, a row for each network; the band is that of random
-    masks, the dashed line the dense network.
+    """Return accuracies with their intervals: a panel for each comparison, a row for each network; the band is that of
+    random masks, the dashed line the dense network.
 
     Args:
         panels: accuracies in percent by title and network.
@@ -132,7 +133,8 @@ def panels_figure(panels: Mapping[str, Mapping[str, Estimate]], dense: Estimate 
 
 def cost_figure(results: Results) -> Any:
     """Test accuracy of every method with its interval against the trainings and the operations that it took: a line a
-    method, from its densest to its sparsest network."""
+    method, from its densest to its sparsest network.
+    """
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter, LogLocator
 
@@ -152,7 +154,9 @@ def cost_figure(results: Results) -> Any:
 
 
 def _draw_lines(axes: Any, results: Results, position: Callable[[Point], float]) -> None:
-    """The methods in colours, and once these are used up again with open markers; those that find nothing are grey."""
+    """Draw the methods in colours, and once these are used up again with open markers; those that find nothing are
+    grey.
+    """
     points = compared(results)
     for number, method in enumerate(dict.fromkeys(point.method for point in points)):
         line = [point for point in points if point.method == method]
@@ -182,7 +186,7 @@ def _draw_lines(axes: Any, results: Results, position: Callable[[Point], float])
 
 
 def as_png(figure: Any) -> bytes:
-    """The PNG file of a figure."""
+    """Return the PNG file of a figure."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     buffer = io.BytesIO()
@@ -191,7 +195,7 @@ def as_png(figure: Any) -> bytes:
 
 
 def as_svg(figure: Any) -> str:
-    """The SVG file of a figure, with text as text; nothing in it tells one run from the next."""
+    """Return the SVG file of a figure, with text as text; nothing in it tells one run from the next."""
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 

@@ -36,14 +36,14 @@ class Point:
 
 
 def compared(results: Results) -> list[Point]:
-    """Every method at every density that all were compared at, the densest first, in the order they were named."""
+    """Return every method at every density that was compared, the densest first, in the order they were named."""
     named = {entry.name for entry in results.entries if not entry.control}
     rows = [(name, matched) for name, matched in results.rows if matched is not None and name in named]
     return [_point(results, name, matched) for name, matched in rows]
 
 
 def has_methods(results: Results) -> bool:
-    """Whether more was compared than tickets and LTH."""
+    """Return whether more was compared than tickets and LTH."""
     return any(point.method not in ("core", "union", "LTH") for point in compared(results))
 
 
@@ -64,13 +64,13 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def dense_accuracy(results: Results) -> Estimate | None:
-    """Of the dense network, in percent."""
+    """Return the accuracy of the dense network, in percent."""
     values = results.per_seed("dense", None, Entry.accuracy)
     return estimate(list(values.values())) if values else None
 
 
 def methods_table(results: Results) -> str:
-    """One row a method and sparsity, as a Markdown table that also reads well in a terminal."""
+    """Return one row a method and sparsity, as a Markdown table that also reads well in a terminal."""
     rows: list[list[str]] = []
     dense = dense_accuracy(results)
     head = ["method", "accuracy %", "beyond random", "rounds", "steps", "FLOPs", "sparse FLOPs", "seconds"]

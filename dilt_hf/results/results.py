@@ -60,7 +60,7 @@ class Entry:
         return 100 * (self.scores["accuracy"] if partition is None else self.scores["partition_accuracy"][partition])
 
     def summary(self) -> dict[str, Any]:
-        """The entry without recalls, for `dilt_config.json`."""
+        """Return the entry without recalls, for `dilt_config.json`."""
         scores = {name: value for name, value in self.scores.items() if name != "recall"}
         return dataclasses.asdict(self) | {"scores": scores}
 
@@ -84,7 +84,7 @@ class Results:
         return sorted(found, key=lambda row: -math.inf if row[1] is None else -row[1])
 
     def per_seed(self, name: str, matched: float | None, value: Callable[[Entry], float]) -> dict[int, float]:
-        """`value` of one network's entry for each seed that has it."""
+        """Return `value` of one network's entry for each seed that has it."""
         return {e.seed: value(e) for e in self.entries if (e.name, e.matched) == (name, matched)}
 
     def estimate(self, name: str, matched: float | None = None, partition: int | None = None) -> Estimate:
@@ -92,7 +92,7 @@ class Results:
         return estimate(list(self.per_seed(name, matched, lambda entry: entry.accuracy(partition)).values()))
 
     def density(self, name: str, matched: float | None = None) -> float:
-        """Mean density of one network over seeds, a fraction."""
+        """Return mean density of one network over seeds, a fraction."""
         return float(np.mean(list(self.per_seed(name, matched, lambda entry: entry.density).values())))
 
     def difference(
@@ -102,7 +102,7 @@ class Results:
         value: Callable[[Entry], float] = Entry.accuracy,
         matched: float | None = None,
     ) -> Estimate | None:
-        """Paired difference `one` - `other` over the seeds that have both; None where there are none."""
+        """Return paired difference `one` - `other` over the seeds that have both; None where there are none."""
         left, right = self.per_seed(one, matched, value), self.per_seed(other, matched, value)
         seeds = [seed for seed in left if seed in right]
         return estimate([left[seed] - right[seed] for seed in seeds]) if seeds else None

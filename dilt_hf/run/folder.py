@@ -53,7 +53,7 @@ class RunFolder:
 
 
 def open_folder(folder: Path, config: DiltConfig) -> RunFolder:
-    """The folder, if this run may go on in it. Nothing is written yet.
+    """Return the folder, if this run may go on in it. Nothing is written yet.
 
     Seeds, tickets, controls and the folder itself may differ: they only add work to a run.
 
@@ -102,7 +102,8 @@ def open_run_folder(
     progress: bool = True,
     check: Callable[[RunContext], object] = lambda ctx: None,
 ) -> RunContext:
-    """The folder of a run opened by all processes together, once data, model and settings are found to go together.
+    """Return the folder of a run opened by all processes together, once data, model and settings are found to go
+    together.
 
     Args:
         check: raises what else speaks against it; nothing is written then.
@@ -122,7 +123,7 @@ def open_run_folder(
 
 
 def stored_config(folder: Path, seeds: Sequence[int] = (), use_cpu: bool = False) -> DiltConfig:
-    """The configuration of the run in a folder, to work on with it there: nothing is tracked or published again.
+    """Return the configuration of the run in a folder, to work on with it there: nothing is tracked or published again.
 
     Args:
         seeds: only these; by default all of the run.
@@ -147,8 +148,10 @@ def stored_config(folder: Path, seeds: Sequence[int] = (), use_cpu: bool = False
 
 
 def save_results(folder: Path, entries: Sequence[Entry]) -> None:
-    """Write these entries together with those of other seeds and networks that the run has found before. Only one
-    process may do so at a time; what one that was killed left half-written is removed."""
+    """Write these entries together with those of other seeds and networks that the run has found before.
+
+    Only one process may do so at a time; what one that was killed left half-written is removed.
+    """
     for place in (folder, folder / TICKET_FOLDER):
         sweep(place)
     new = {(entry.seed, entry.name, entry.matched) for entry in entries}
@@ -170,17 +173,17 @@ def save_results(folder: Path, entries: Sequence[Entry]) -> None:
 
 
 def load_results(folder: Path) -> Results:
-    """What `save_results` wrote."""
+    """Return what `save_results` wrote."""
     return _with_overlaps(folder, Results.load_entries(folder / RESULTS_FILE))
 
 
 def ticket_folder(folder: Path, seed: int) -> Path:
-    """The ticket repository of one seed."""
+    """Return the ticket repository of one seed."""
     return folder / TICKET_FOLDER / f"seed_{seed}"
 
 
 def _with_overlaps(folder: Path, entries: Sequence[Entry]) -> Results:
-    """The entries with the overlap of the partition masks of each seed that has tickets."""
+    """Return the entries with the overlap of the partition masks of each seed that has tickets."""
     folders = [ticket_folder(folder, seed) for seed in sorted({entry.seed for entry in entries})]
     found = [read_config(each).overlap for each in folders if each.exists()]
     overlaps = [dataclasses.asdict(overlap) for overlap in found if overlap is not None]

@@ -25,7 +25,8 @@ def check_run(ctx: RunContext) -> None:
 @torch.no_grad()
 def check_model(ctx: RunContext) -> None:
     """Raise `ModelError` unless the model takes these images and has one output per class, and `ConfigError` unless
-    every step has enough images."""
+    every step has enough images.
+    """
     data, model = ctx.data, ctx.network.module
     classes, size = len(data.splits.class_names), data.image_size
     images = torch.zeros(2, size, size, data.channels, dtype=torch.uint8)

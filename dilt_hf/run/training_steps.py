@@ -176,7 +176,8 @@ def theta0(ctx: RunContext, seed: int) -> Stage:
 
 def rewind_point(ctx: RunContext, seed: int) -> Stage:
     """Return what all training runs of a seed start from: θ0, or θ_k, which is θ0 trained k steps on all classes and
-    shared by all partitions (Frankle et al. 2020, arXiv 1912.05671)."""
+    shared by all partitions (Frankle et al. 2020, arXiv 1912.05671).
+    """
     if seed not in ctx.starts:
         start = theta0(ctx, seed)
         k = ctx.config.pruning.rewind_step

@@ -39,7 +39,7 @@ def make_card(
     own_code: bool = False,
     published: str | None = None,
 ) -> str:
-    """The model card of a ticket repository, as Markdown with YAML metadata.
+    """Return the model card of a ticket repository, as Markdown with YAML metadata.
 
     Args:
         config: what the repository says of itself.
@@ -79,7 +79,7 @@ Span = tuple[int, int]  # of lines, from the opening marker to behind the closin
 
 
 def _sections(text: str) -> dict[str, list[Span]]:
-    """Where the generated sections lie: between two markers, each alone on its line and outside a person's code."""
+    """Find the generated sections: between two markers, each alone on its line and outside a person's code."""
     found: dict[str, list[Span]] = {}
     start, name, in_code = 0, "", False
     for number, line in enumerate(text.splitlines()):
@@ -95,7 +95,7 @@ def _sections(text: str) -> dict[str, list[Span]]:
 
 
 def _renewed(text: str, spans: Mapping[str, list[Span]], new_spans: Mapping[str, list[Span]], new: str) -> str:
-    """`text` with every generated section as it is in `new`; a section that `new` lacks stays."""
+    """Return `text` with every generated section as it is in `new`; a section that `new` lacks stays."""
     lines, fresh = text.splitlines(), new.splitlines()
     for name, (start, end) in sorted(((n, s) for n, each in spans.items() for s in each), key=lambda x: -x[1][0]):
         if name in new_spans:
@@ -105,7 +105,7 @@ def _renewed(text: str, spans: Mapping[str, list[Span]], new_spans: Mapping[str,
 
 
 def _own_words(text: str) -> str:
-    """What stands outside the generated sections."""
+    """Return what stands outside the generated sections."""
     lines = text.splitlines()
     for start, end in sorted((span for each in _sections(text).values() for span in each), reverse=True):
         del lines[start:end]
@@ -120,8 +120,9 @@ def _template() -> Any:
 
 
 def summary_table(config: TicketConfig, partitions: Sequence[PackedMask]) -> str:
-    """A table of the tickets: weights kept, density, and where they were measured, the test accuracy of the trained
-    ticket and of its layer-shuffled control; below it, how much the masks overlap, beside chance."""
+    """Return a table of the tickets: weights kept, density, and where they were measured, the test accuracy of the
+    trained ticket and of its layer-shuffled control; below it, how much the masks overlap, beside chance.
+    """
     count = len(partitions)
     listed = range(min(count, MOST_LISTED))
     names = ["core", "union", *(f"{kind}_{k}" for kind in ("partition", "specialist") for k in listed)]
@@ -147,7 +148,7 @@ def _overlap(config: TicketConfig, partitions: Sequence[PackedMask]) -> str:
 
 
 def _facts(config: TicketConfig, partitions: Sequence[PackedMask], repo_id: str) -> dict[str, Any]:
-    """What the template asks for."""
+    """Return what the template asks for."""
     materialised, comparison = config.materialised, config.comparison
     return {
         "title": f"{repo_id.split('/')[-1]}: disentangled lottery tickets",
@@ -199,7 +200,7 @@ def _partitions(config: TicketConfig) -> str:
 
 
 def _plain(text: object) -> str:
-    """Text on one line that is no HTML, and so cannot end a generated section."""
+    """Return text on one line that is no HTML, and so cannot end a generated section."""
     return " ".join(_no_html(text).split())
 
 
@@ -277,7 +278,7 @@ def _metadata(config: TicketConfig, repo_id: str) -> dict[str, Any]:
 
 
 def _split(card: str) -> tuple[dict[str, Any], str]:
-    """Metadata and text of a card."""
+    """Return metadata and text of a card."""
     import yaml
 
     if len(card) > MOST_CARD_BYTES:

@@ -109,7 +109,8 @@ class Scores:
 @dataclasses.dataclass(frozen=True)
 class Spent:
     """What something cost: optimizer steps, images, training operations (dense-equivalent, sparse-theoretical), wall
-    time."""
+    time.
+    """
 
     steps: int = 0
     examples: int = 0
@@ -301,7 +302,8 @@ MIGRATIONS: Mapping[int, Callable[[Mapping[str, Any]], dict[str, Any]]] = {1: _f
 
 def check_materialised_names(names: Mapping[str, Any], count: int, where: object) -> None:
     """Raise `TicketError` unless the names of tickets with trained weights can be believed: they are folders, so they
-    must be tickets and nothing else."""
+    must be tickets and nothing else.
+    """
     if len(names) > MOST_MATERIALISED:
         raise TicketError(f"{where} names {len(names)} tickets with trained weights; {MOST_MATERIALISED} are the most.")
     for name in names:
@@ -316,7 +318,7 @@ def check_materialised_names(names: Mapping[str, Any], count: int, where: object
 
 
 def read_partitions(folder: Path, config: TicketConfig) -> list[PackedMask]:
-    """The masks of a repository, each checked against its sha256 and all against each other.
+    """Return the masks of a repository, each checked against its sha256 and all against each other.
 
     Raises:
         TicketError: when one is missing, damaged, or does not belong to the others.
@@ -363,7 +365,7 @@ def check_theta0_identity(folder: Path, config: TicketConfig) -> None:
 
 
 def _sha256_of(path: Path) -> str:
-    """A file is read once: after that its size, time and inode vouch for it."""
+    """Return a file is read once: after that its size, time and inode vouch for it."""
     facts = path.stat()
     return _sha256_of_version(path, facts.st_size, facts.st_mtime_ns, facts.st_ino)
 

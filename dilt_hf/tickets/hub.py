@@ -59,7 +59,7 @@ class HubCommit:
 
 
 def is_repo_id(text: str | os.PathLike) -> bool:
-    """Whether this can name a repository on the Hub rather than a folder.
+    """Return whether this can name a repository on the Hub rather than a folder.
 
     Example:
         >>> is_repo_id("user/dilt-digits"), is_repo_id("runs/digits/tickets/seed_0"), is_repo_id("./digits")
@@ -72,8 +72,10 @@ def is_repo_id(text: str | os.PathLike) -> bool:
 def make_repository(
     repo_id: str, *, private: bool | None = None, token: str | None = None, branch: str | None = None
 ) -> str:
-    """Make the model repository, and the branch, on the Hub if they do not exist; its full id. The Hub's own errors
-    pass through."""
+    """Make the model repository, and the branch, on the Hub if they do not exist; its full id.
+
+    The Hub's own errors pass through.
+    """
     hub = HfApi(**LIBRARY, token=token)
     made = str(hub.create_repo(repo_id, private=private, exist_ok=True).repo_id)
     if branch is not None:

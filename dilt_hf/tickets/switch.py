@@ -98,7 +98,7 @@ class TicketSwitch:
         self._hold()
 
     def _in_place(self, key: str) -> bool:
-        """Whether a tensor and its dense weights lie in the CPU's memory, in one piece and in the same order."""
+        """Return whether a tensor and its dense weights lie in the CPU's memory, in one piece and in the same order."""
         live, kept = self._live[key], self._dense[key]  # type: ignore[index]
         on_cpu = live.device.type == kept.device.type == "cpu"
         return on_cpu and live.stride() == kept.stride() and self._state[key] != UNKNOWN and as_bits(live) is not None
@@ -117,8 +117,11 @@ class TicketSwitch:
             torch.autograd.graph.increment_version(self._live[key])
 
     def _exchange_anywhere(self, key: str, name: str | None) -> None:
-        """What `exchange` does, for weights on an accelerator or not in one piece. It may stop at any point: until the
-        end `_state` tells whether `live` still counts, or only the dense weights do."""
+        """Do what `exchange` does, for weights on an accelerator or not in one piece.
+
+        It may stop at any point: until the end `_state` tells whether `live` still counts, or only the dense weights
+        do.
+        """
         live, kept, state = self._live[key].detach(), self._dense[key], self._state[key]  # type: ignore[index]
         old, new = None if state == UNKNOWN else self._mask_of(state), self._mask_of(name)
         dense = kept.to(live.device)
@@ -134,12 +137,12 @@ class TicketSwitch:
         self._state[key] = name
 
     def _mask_of(self, name: str | None) -> PackedMask | None:
-        """The mask of a ticket under the model's names."""
+        """Return the mask of a ticket under the model's names."""
         return None if name is None else self.tickets.packed(name).renamed(self._names)
 
     @contextlib.contextmanager
     def disabled(self) -> Iterator[None]:
-        """The dense model for a while, then the present ticket again."""
+        """Use the dense model for a while, then the present ticket again."""
         active = self.active
         self.set_ticket(None)
         try:
@@ -176,7 +179,7 @@ class TicketSwitch:
 
 
 def _homes_of(model: nn.Module, tensors: Mapping[str, Tensor]) -> list[tuple[str, nn.Module, str]]:
-    """The module and attribute that hold each tensor."""
+    """Return the module and attribute that hold each tensor."""
     keys = {id(tensor): key for key, tensor in tensors.items()}
     return [
         (keys[id(parameter)], module, attribute)

@@ -52,7 +52,7 @@ logger = logging.getLogger(__name__)
 def from_pretrained(
     repository: str | os.PathLike, ticket: str = "core", *, trained: bool = False, **settings: Any
 ) -> nn.Module:
-    """The model of one ticket, in evaluation mode: a plain transformers model, ready to train or to run.
+    """Return the model of one ticket, in evaluation mode: a plain transformers model, ready to train or to run.
 
     Args:
         repository: a ticket repository: a folder, or an id on the Hub.
@@ -126,7 +126,7 @@ class Tickets:
     def found(
         cls, theta0: str | os.PathLike, partitions: Sequence[Mapping[str, Tensor]], facts: Mapping[str, Any]
     ) -> Tickets:
-        """New tickets: N ≥ 2 masks for the θ0 in a checkpoint folder.
+        """Return new tickets: N ≥ 2 masks for the θ0 in a checkpoint folder.
 
         Args:
             facts: what else `dilt_config.json` shall say: fields of `format.TicketConfig`, as JSON values; what
@@ -203,11 +203,11 @@ class Tickets:
         return tickets
 
     def names(self) -> list[str]:
-        """The basic tickets; `masks` and `load_model` also take compositions of them with + and -."""
+        """Return the basic tickets; `masks` and `load_model` also take compositions of them with + and -."""
         return ticket_names(len(self.partitions))
 
     def masks(self, name: str) -> Masks:
-        """The mask of a ticket: a bool tensor by checkpoint name, True = the weight stays.
+        """Return the mask of a ticket: a bool tensor by checkpoint name, True = the weight stays.
 
         Raises:
             MaskError: when there is no such ticket.
@@ -215,11 +215,13 @@ class Tickets:
         return dict(self.packed(name))
 
     def packed(self, name: str) -> PackedMask:
-        """The mask of a ticket with one bit a weight, a 32nd of the memory of float32 weights; otherwise as `masks`."""
+        """Return the mask of a ticket with one bit a weight, a 32nd of the memory of float32 weights; otherwise as
+        `masks`.
+        """
         return compose_packed(name, self.partitions)
 
     def load_model(self, name: str | None = None, *, trained: bool = False) -> nn.Module:
-        """θ0 under the mask of ticket `name`, or dense θ0 when it is None; a plain transformers model.
+        """Return θ0 under the mask of ticket `name`, or dense θ0 when it is None; a plain transformers model.
 
         Args:
             trained: with the trained weights that the repository holds for this ticket (see `materialise`).
@@ -240,8 +242,8 @@ class Tickets:
         return model
 
     def theta0_folder(self) -> Path:
-        """The folder that plain transformers opens for θ0 and its image processor; of a repository on the Hub, what is
-        missing of them is fetched first.
+        """Return the folder that plain transformers opens for θ0 and its image processor; of a repository on the Hub,
+        what is missing of them is fetched first.
 
         Raises:
             TicketError: when the masks do not fit that θ0.
@@ -299,7 +301,7 @@ class Tickets:
         write_card(self.folder, self.partitions, self._own_config(), comparison, path)
 
     def _own_config(self) -> TicketConfig:
-        """The configuration as it stands on the disk, to be changed there."""
+        """Return the configuration as it stands on the disk, to be changed there."""
         if self.source is not None or not (self.folder / CONFIG_FILE).is_file():
             raise TicketError(f"{self.folder} cannot be added to; save the tickets to a folder first.")
         return read_config(self.folder)
@@ -315,8 +317,9 @@ class Tickets:
         return load_trained(self.folder, name, facts)
 
     def save_pretrained(self, folder: str | os.PathLike) -> None:
-        """Write the whole repository to a new folder: all of it, or nothing. Of a repository on the Hub, tickets with
-        trained weights come along where they were fetched before.
+        """Write the whole repository to a new folder: all of it, or nothing.
+
+        Of a repository on the Hub, tickets with trained weights come along where they were fetched before.
 
         Raises:
             TicketError: when the folder already holds something.
@@ -361,11 +364,11 @@ class Tickets:
         return push_repository(self.folder, self.partitions, self.config, destination)
 
     def is_theta0(self, tensors: Mapping[str, Tensor]) -> bool:
-        """Whether these tensors, by checkpoint name, are bit for bit θ0's where the masks cover them."""
+        """Return whether these tensors, by checkpoint name, are bit for bit θ0's where the masks cover them."""
         return tensors_sha256(tensors) == self.config.theta0.prunable_sha256
 
     def summary(self) -> str:
-        """A table of the tickets: how many weights each keeps and how it scored, and how much the masks overlap."""
+        """Return a table of the tickets: how many weights each keeps, how it scored, and how much the masks overlap."""
         return summary_table(self.config, self.partitions)
 
     @property
@@ -379,5 +382,5 @@ class Tickets:
 
 
 def _folder_of(name: str) -> str:
-    """The folder of a ticket with trained weights."""
+    """Return the folder of a ticket with trained weights."""
     return "".join(name.split())

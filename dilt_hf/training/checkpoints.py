@@ -87,7 +87,7 @@ def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
 
 
 def _optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The optimizer's tensors, and its other values, by '<number of the parameter>/<name>'."""
+    """Return the optimizer's tensors, and its other values, by '<number of the parameter>/<name>'."""
     tensors: dict[str, Tensor] = {}
     numbers: dict[str, Any] = {}
     for position, parameter in enumerate(_parameters(optimizer)):

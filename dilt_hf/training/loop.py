@@ -163,15 +163,16 @@ class Loop:
     # --- stepping ---
 
     def batches(self, epoch: int, end: int, per_epoch: int) -> Any:
-        """The batches from the present step to step `end` of the same epoch."""
+        """Return the batches from the present step to step `end` of the same epoch."""
         first, last = self.step - epoch * per_epoch, end - epoch * per_epoch
         if len(self.turns) == 1:
             return _pass(self.turns[0], (*self.key, epoch), first, last)
         return self._in_turn(epoch, first, last)
 
     def _in_turn(self, epoch: int, first: int, last: int) -> Iterator[Batch]:
-        """The batches of all routes, one of each after the other; the first position of the epoch is the first
-        route's."""
+        """Yield the batches of all routes, one of each after the other; the first position of the epoch is the first
+        route's.
+        """
         count = len(self.turns)
         streams = [
             _repeated(turn, (*self.key, number, epoch), len(range(number, first, count)))
@@ -308,7 +309,7 @@ class Loop:
                 )
 
     def mean_loss(self, begin: int, end: int) -> float:
-        """Over the steps from `begin` to `end`; they must have been checked."""
+        """Return over the steps from `begin` to `end`; they must have been checked."""
         return float(self.losses[begin:end].mean())
 
     @property
@@ -334,7 +335,7 @@ class Loop:
 
 
 def _pass(turn: Turn, key: Sequence[int | str], first: int, last: int) -> Iterator[Batch]:
-    """Some batches of one pass over the rows of a route."""
+    """Yield some batches of one pass over the rows of a route."""
     feed = turn.feed
     return epoch_batches(
         feed.images,
@@ -350,7 +351,7 @@ def _pass(turn: Turn, key: Sequence[int | str], first: int, last: int) -> Iterat
 
 
 def _repeated(turn: Turn, key: Sequence[int | str], number: int) -> Iterator[Batch]:
-    """The batches of a route from a number on, pass after pass, each in another order."""
+    """Yield the batches of a route from a number on, pass after pass, each in another order."""
     while True:
         lap, first = divmod(number, turn.batches)
         for batch in _pass(turn, (*key, lap), first, turn.batches):

@@ -22,7 +22,9 @@ class ClassLoss:
             self.position[self.classes] = torch.arange(len(self.classes), device=device)
 
     def __call__(self, logits: Tensor, labels: Tensor, partners: Tensor | None = None, share: float = 1.0) -> Tensor:
-        """The mean loss; with `partners`, of targets that are `share` parts label and the rest the partner's label."""
+        """Return the mean loss; with `partners`, of targets that are `share` parts label and the rest the partner's
+        label.
+        """
         if self.classes is not None:
             logits, labels = logits.index_select(1, self.classes), self.position[labels]
             partners = None if partners is None else self.position[partners]
@@ -49,7 +51,7 @@ class Teacher:
     temperature: float = 1.0
 
     def teach(self, loss: Tensor, logits: Tensor, pixels: Tensor) -> Tensor:
-        """The loss on the labels, mixed with the divergence from the teacher."""
+        """Return the loss on the labels, mixed with the divergence from the teacher."""
         with torch.no_grad():
             wanted = logits_of(self.model, pixels).float() / self.temperature
         mine = nn.functional.log_softmax(logits.float() / self.temperature, dim=1)

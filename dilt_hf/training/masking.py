@@ -14,7 +14,9 @@ from dilt_hf.models.weights import checkpoint_tensors
 
 
 class MaskedWeights:
-    """Holds a mask on a model's parameters during training, in any loop. By itself, with one more line:
+    """Holds a mask on a model's parameters during training, in any loop.
+
+    By itself, with one more line:
 
         masked = MaskedWeights(model, masks)
         masked.hold(optimizer)

@@ -2,7 +2,7 @@
 
 Data parallelism alone would normalise each process's share by its own statistics, and the result would depend on the
 number of processes. `torch.nn.SyncBatchNorm` does this on GPUs only and replaces modules; here the one function that
-all batch norms call (those of timm too) is intercepted while a team trains.
+all batch norms call (those of timm too) is intercepted while a process group trains.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from torch.overrides import TorchFunctionMode
 
 
 class SharedBatchNorm(TorchFunctionMode):
-    """Inside this context training-mode batch norm takes its statistics from all members of the process group.
+    """Inside this context training-mode batch norm takes its statistics from all ranks of the process group.
 
-    Ioffe and Szegedy (2015, arXiv 1502.03167), algorithm 1, over the union of the members' images, which need not be
+    Ioffe and Szegedy (2015, arXiv 1502.03167), algorithm 1, over the union of the ranks' images, which need not be
     equally many. The running variance is the unbiased one, as in `torch.nn.functional.batch_norm`.
 
     Example:
@@ -71,7 +71,7 @@ def _batch_norm(
 
 
 class _AllReduce(torch.autograd.Function):
-    """The sum over the process group; the gradient of a sum that all members use is the sum of their gradients."""
+    """The sum over the process group; the gradient of a sum that all ranks use is the sum of their gradients."""
 
     @staticmethod
     def forward(ctx: Any, mine: Tensor) -> Tensor:

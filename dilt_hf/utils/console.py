@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def reporting_errors() -> Iterator[None]:
-    """Around a recipe: what goes wrong is one sentence, and exit status 1."""
+    """Report what goes wrong in a recipe as one sentence, with exit status 1."""
     logging.basicConfig(level=os.environ.get("DILT_LOG_LEVEL", "WARNING"), format="%(levelname)s: %(message)s")
     try:
         yield

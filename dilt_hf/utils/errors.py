@@ -16,7 +16,7 @@ class DiltError(Exception):
     """Base class of every error this package raises on purpose."""
 
     def __str__(self) -> str:
-        """The message; one that quotes a file at length (it may come from a stranger) is cut in the middle."""
+        """Return the message; one that quotes a file at length (it may come from a stranger) is cut in the middle."""
         text = " ".join(super().__str__().split())
         return text if len(text) <= LONGEST else f"{text[: LONGEST - 300]} … {text[-300:]}"
 
@@ -63,7 +63,7 @@ class ProcessGroupError(RunError):
 
 @contextlib.contextmanager
 def reading(what: str, kind: type[DiltError] = TicketError) -> Iterator[None]:
-    """Around code that uses facts from a configuration that may come from a stranger.
+    """Wrap code that uses facts from an untrusted source.
 
     Raises:
         kind: in place of whatever facts of an unexpected form lead to.

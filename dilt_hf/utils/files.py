@@ -78,12 +78,12 @@ def sweep(folder: str | os.PathLike) -> None:
 
 
 def canonical_json(value: Any) -> str:
-    """The one JSON text of `value`: sorted keys, no spaces, NaN refused. Equal values have equal texts."""
+    """Return the one JSON text of `value`: sorted keys, no spaces, NaN refused. Equal values have equal texts."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def json_values(value: Any) -> Any:
-    """The same with tuples as lists, and None for numbers that are not finite, which JSON does not have.
+    """Return the same with tuples as lists, and None for numbers that are not finite, which JSON does not have.
 
     Example:
         >>> json_values({"a": (1.0, float("nan"))})
@@ -97,12 +97,13 @@ def json_values(value: Any) -> Any:
 
 
 def pretty_json(value: Any) -> str:
-    """JSON for people, and for diffs: indented, keys in the order given, one newline at the end."""
+    """Return JSON for people, and for diffs: indented, keys in the order given, one newline at the end."""
     return json.dumps(value, indent=2, allow_nan=False) + "\n"
 
 
 def read_json(path: str | os.PathLike, most_bytes: int, error: type[Exception]) -> Any:
-    """The content of a JSON file that may come from a stranger: its objects take much more memory than their text.
+    """Return the content of a JSON file that may come from a stranger: its objects take much more memory than their
+    text.
 
     Raises:
         error: when it is longer than `most_bytes`, or not JSON.
@@ -125,8 +126,8 @@ def _no_number(text: str) -> None:
 
 
 def own_file(folder: Path, name: str, why: str, error: type[Exception]) -> Path:
-    """A file of a folder that may come from a stranger: it has to be there, and not to be a link to somewhere else on
-    this machine. In the Hub's cache files are links into `blobs`, beside the folder of commits.
+    """Return a file of a folder that may come from a stranger: it has to be there, and not to be a link to somewhere
+    else on this machine. In the Hub's cache files are links into `blobs`, beside the folder of commits.
 
     Raises:
         error: when it is not.
@@ -142,12 +143,12 @@ def own_file(folder: Path, name: str, why: str, error: type[Exception]) -> Path:
 
 
 def sha256_of_json(value: Any) -> str:
-    """Hex sha256 of `canonical_json(value)`."""
+    """Return hex sha256 of `canonical_json(value)`."""
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()
 
 
 def sha256_of_file(path: str | os.PathLike) -> str:
-    """Hex sha256 of a file's bytes."""
+    """Return hex sha256 of a file's bytes."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

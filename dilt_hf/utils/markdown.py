@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 
 def markdown_table(head: Sequence[str], body: Sequence[Sequence[str]], numbers: bool = True) -> str:
-    """A table whose first column is text, aligned left, and whose others are numbers, aligned right, or text too.
+    """Write a table whose first column is text, aligned left, and whose others are numbers, aligned right, or text too.
 
     Example:
         >>> print(markdown_table(["ticket", "kept"], [["core", "12"]]))
@@ -47,7 +47,7 @@ class Items:
 
 
 def read_blocks(text: str) -> Iterator[Table | Items | str]:
-    """The blocks of a text made of `markdown_table`, lists of single lines and paragraphs.
+    """Yield the blocks of a text made of `markdown_table`, lists of single lines and paragraphs.
 
     Example:
         >>> table, words = read_blocks(markdown_table(["ticket", "kept"], [["core", "1|2"]]) + "\\n\\nThat is all.")

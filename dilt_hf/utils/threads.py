@@ -12,13 +12,13 @@ from threadpoolctl import threadpool_limits
 
 
 def cores() -> int:
-    """The cores that this process may use."""
+    """Return the cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextlib.contextmanager
 def single_threaded(workers: int) -> Iterator[ThreadPoolExecutor]:
-    """A pool of threads, in each of which torch and BLAS use no further threads.
+    """Open a pool of threads, in each of which torch and BLAS use no further threads.
 
     Example:
         >>> with single_threaded(2) as pool:

@@ -126,7 +126,7 @@ def test_a_share_of_a_streamed_epoch_is_that_share_of_the_whole():
         return [list(loader.epoch(source, rows, 12, normalize, crops, ("k", turn), **part)) for turn in (0, 1)]
 
     whole = run(0)
-    mine = loader.shares(12, passes=2, members=2)[1]
+    mine = loader.shares(12, passes=2, processes=2)[1]
     for theirs, share in ((run(2), torch.arange(12)), (run(2, mine=torch.cat(mine)), torch.cat(mine))):
         for turn in (0, 1):
             assert len(whole[turn]) == len(theirs[turn]) == 4

@@ -59,7 +59,8 @@ class Colt(Method):
 @dataclasses.dataclass(frozen=True)
 class ImpAtColtPace(Method):
     """IMP on all classes that removes as many weights in each round as COLT did: what is left of COLT's advantage when
-    the steps are equally large."""
+    the steps are equally large.
+    """
 
     name: str = "IMP-COLT"
     in_benchmark = False

@@ -32,7 +32,8 @@ SHRUNK = Kind("shrunk", version=1, code=("run.methods.savit", "pruning.savit"))
 @dataclasses.dataclass(frozen=True)
 class Savit(Method):
     """Cut heads, hidden units and channels until as many operations are left as masks leave that keep the wanted
-    fraction of every tensor. It does not keep that fraction exactly."""
+    fraction of every tensor. It does not keep that fraction exactly.
+    """
 
     name: str = "SAViT"
     is_structured = True
