@@ -187,7 +187,7 @@ def draw_modules(findings: Findings) -> tuple[Any, dict[str, Any]]:
 
 
 def draw_link(findings: Findings) -> tuple[Any, dict[str, Any]]:
-    """Draw, per module, the overlap of the masks beyond chance beside G of its layers to their counterparts, with 95 %
+    """Draw, per module, the overlap of the masks beyond chance and G of its layers to their counterparts, with 95 %
     intervals over seeds; and layer by layer the one against the other, with depth as colour.
     """
     modules = findings.modules

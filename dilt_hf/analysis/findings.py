@@ -1,4 +1,4 @@
-"""What the analysis of several seeds comes to: profile over depth, modules, overlap per module, link, verdict."""
+"""What the analysis of several seeds shows: profile over depth, modules, overlap per module, link, verdict."""
 
 from __future__ import annotations
 

@@ -152,7 +152,7 @@ def weights_of_layers(model: nn.Module, pixels: Tensor, layers: Sequence[str]) -
     Read off the graph of operations: from a layer's output backwards, along every path, until another layer's output
     or the input. So the weights of a skip connection belong to the block that it ends in, and weights that are used
     twice to both layers. Weights that no layer depends on (such as the last, behind all of them) are nobody's. Hidden
-    states may be copies that lie beside the path; each has the weights that those before it have not.
+    states may be copies that lie off the path; each has the weights that those before it have not.
 
     Returns:
         Names as in `prunable_parameters`, sorted, by layer.

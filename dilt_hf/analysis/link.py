@@ -1,12 +1,12 @@
 """Do layers whose masks overlap more also do more alike? The link between mask overlap and Gromov-Wasserstein distance.
 
 Both go with depth for reasons that have nothing to do with each other, so their plain correlation over layers says
-little: where no link exists it is significant more often than not. Reported beside it are the correlation of ranks with
-their linear trend over depth taken out, and that of the differences from one layer to the next. But kinds of layers
-differ too (1x1 and 3x3 convolutions, shortcuts), and what is common to an architecture correlates in every seed. So a
-verdict needs pairs of networks trained on the same classes (siblings), which share all that the architecture makes:
-their values are subtracted layer by layer, and a verdict is given only where both corrected correlations of what is
-left agree, over at least three seeds.
+little: where no link exists it is significant more often than not. Reported alongside it are the correlation of ranks
+with their linear trend over depth taken out, and that of the differences from one layer to the next. But kinds of
+layers differ too (1x1 and 3x3 convolutions, shortcuts), and what is common to an architecture correlates in every seed.
+So a verdict needs pairs of networks trained on the same classes (siblings), which share all that the architecture
+makes: their values are subtracted layer by layer, and a verdict is given only where both corrected correlations of what
+is left agree, over at least three seeds.
 
 Source: Kendall, Partial rank correlation (1942), with depth as the third variable; Freedman and Lane, A nonstochastic
 interpretation of reported significance levels (1983), for the permutation of residuals. One permutation of the layers

@@ -165,7 +165,7 @@ def gw_matrix(
         device: where the products are computed; assignments run on the host.
         workers: threads, by default one per core.
         resume_in: a folder for finished pairs.
-        progress: whether to show a bar on a terminal; or what shall be told how many more pairs are done.
+        progress: whether to show a bar on a terminal; or what is called with how many more pairs are done.
 
     Raises:
         AnalysisError: for values that are not finite, fewer than two probes, unequal numbers of paired probes, or
@@ -241,7 +241,7 @@ class _Work:
     store: Stages | None
 
     def solve(self, pairs: Sequence[tuple[MetricSpace, MetricSpace]], done: Callable[[int], Any]) -> list[Pair]:
-        """Return the pairs, in their order; `done` is told how many more are finished."""
+        """Return the pairs, in their order; `done` is called with how many more are finished."""
         found: list[Pair] = []
         for first in range(0, len(pairs), BLOCK):
             found += self._block(pairs[first : first + BLOCK], done)

@@ -8,7 +8,7 @@ How many modules there are is the user's to say. What is proposed rests on two f
 is the adjusted Rand index between the modules found with all probes and those found with a random half of them (at the
 couplings found with all), averaged over halves; and the separation, the least G between modules over the widest link
 that holds one together. A smooth chain of layers is cut at the same places by every sample, but its parts are not
-separate. The gap in the eigenvalues, often used alone and often wrong, is reported beside them.
+separate. The gap in the eigenvalues, often used alone and often wrong, is reported alongside them.
 
 Source: Ng, Jordan and Weiss, On spectral clustering (2001); von Luxburg, A tutorial on spectral clustering (2007),
 section 8.3, for the gap; Ben-Hur, Elisseeff and Guyon, A stability based method for discovering structure in clustered

@@ -35,8 +35,8 @@ class DataConfig:
         0.1, "Share of each class's training rows held out for validation when the dataset brings no such split."
     )
     split_seed: int = option(0, "Seed of the held-out rows. It is the same for all training seeds.")
-    max_train_samples: int | None = option(None, "Use only so many training rows, evenly from each class.")
-    max_eval_samples: int | None = option(None, "Use only so many validation and so many test rows.")
+    max_train_samples: int | None = option(None, "Use only this number of training rows, evenly from each class.")
+    max_eval_samples: int | None = option(None, "Use only this number of validation rows, and of test rows.")
     image_size: int | None = option(
         None, "Side of the square model input in pixels; by default the short side of the first image, at most 224."
     )
@@ -92,7 +92,7 @@ class PartitionConfig:
 
     _argument_group_name: ClassVar[str] = "partitions"
 
-    num_partitions: int = option(2, "N, the number of partitions and of independent pruning processes.")
+    num_partitions: int = option(2, "N, the number of partitions and of independent IMP runs.")
     partition_by: Literal["range", "random", "explicit", "clusters", "image_clusters", "column", "sibling"] = option(
         "range",
         "range: equal runs of class ids; random: random classes; explicit: --partition_classes or --partition_file; "

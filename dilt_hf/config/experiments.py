@@ -1,4 +1,4 @@
-"""The knobs of the experiments that follow a search, like those of `dilt_hf.config.run`."""
+"""The options of the experiments that follow a search, like those of `dilt_hf.config.run`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the dataclasses of the knobs are made of: a field with its help, and a condition with its message."""
+"""What the dataclasses of the options are made of: a field with its help, and a condition with its message."""
 
 from __future__ import annotations
 

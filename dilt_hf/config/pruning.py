@@ -56,7 +56,7 @@ class PruningConfig:
         return (1 - self.target_sparsity) / (num_partitions if self.target_ticket == "union" else 1)
 
     def kept_per_round(self, total: int, num_partitions: int) -> list[int]:
-        """Return how many of `total` weights stay after each round.
+        """Return how many of `total` weights are kept after each round.
 
         Removing p keeps exactly round((1 - p) * remaining); the last round hits the target exactly.
 
@@ -89,7 +89,7 @@ class PruningConfig:
 
 @dataclass(frozen=True)
 class MethodConfig:
-    """The knobs of the published methods that tickets are compared with; the defaults are those of their papers."""
+    """The options of the published methods that tickets are compared with; the defaults are those of their papers."""
 
     _argument_group_name: ClassVar[str] = "methods"
 
@@ -104,7 +104,9 @@ class MethodConfig:
     gate_examples: int = option(1024, "SAViT: training images that heads, units and channels are scored on.")
     distillation: float = option(0.5, "SAViT: share of the loss that is agreement with the dense network; 0 is none.")
     temperature: float = option(1.0, "SAViT: what logits are divided by where networks are compared.")
-    cap_cycles: int = option(1, "CAP: prune in so many equal shares of what is left, each followed by a training.")
+    cap_cycles: int = option(
+        1, "CAP: prune in this number of equal fractions of what is left, each followed by a training run."
+    )
 
     def __post_init__(self) -> None:
         counts = ("update_every", "scoring_examples", "fisher_examples", "fisher_block", "gate_examples", "cap_cycles")

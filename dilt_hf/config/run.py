@@ -1,4 +1,4 @@
-"""The knobs, all of them: frozen dataclasses that recipes parse and `dilt_config.json` stores.
+"""The options, all of them: frozen dataclasses that recipes parse and `dilt_config.json` stores.
 
 A field's `help` is what `--help` prints. Names follow transformers' `run_image_classification_no_trainer.py` where it
 has one. Each class checks itself on creation and raises `ConfigError`; what depends on the data is checked where the

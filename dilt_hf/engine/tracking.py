@@ -28,7 +28,7 @@ def check_trackers(names: Sequence[str]) -> None:
 
 
 class TrackedRun:
-    """One pruning process, or the training of one network, as a run of each tracker; opened with its first message.
+    """One IMP run, or the training of one network, as a run of each tracker; opened with its first message.
 
     Args:
         accelerator: its main process sends, rank 0 of the group.

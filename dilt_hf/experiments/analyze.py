@@ -48,7 +48,7 @@ SAMPLED_PAIRS = 4
 
 
 def analyze(config: AnalyzeConfig, data_config: DataConfig, progress: bool = True) -> Findings:
-    """Compare the networks of every seed layer by layer, find modules, and set them beside the overlap of the masks.
+    """Compare the networks of every seed layer by layer, find modules, and compare them with the overlap of the masks.
 
     Leaves in the output folder: `analysis.json` (all numbers), `analysis.md`, `gw_seed_<s>.safetensors` (the matrices
     of each pair of networks), `figures/` (SVG, PNG and JSON), and `stages/`.

@@ -1,4 +1,4 @@
-"""The main job: from data to tickets, each trained and scored beside its controls.
+"""The main job: from data to tickets, each trained and scored alongside its controls.
 
     θ0 ─> (θ_k) ─> N independent IMP processes ─> core, union, specialists ─> training ─> scores, repository, figure
                 └> LTH on all classes, random and shuffled masks: the controls

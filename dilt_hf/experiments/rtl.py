@@ -57,7 +57,7 @@ def route(
 ) -> Routes | None:
     """Extract subnetworks, train them jointly, score them, look for the collapse. The first process gets the result.
 
-    Leaves in the output folder, beside what `find_tickets` leaves of the same pruning processes: `routes.json`,
+    Leaves in the output folder, next to what `find_tickets` leaves of the same IMP runs: `routes.json`,
     `routes.md`, `routes.png`.
 
     Raises:
@@ -109,7 +109,7 @@ class Routing:
         )
         time = duration(steps * seconds_per_step(ctx) / ctx.group.count)
         return (
-            f"{seeds} seed(s) x ({rounds} rounds x {routes + 1} pruning processes + {each} joint trainings of {routes} "
+            f"{seeds} seed(s) x ({rounds} rounds x {routes + 1} IMP runs + {each} joint training runs of {routes} "
             f"routes + {each} single networks + {alone} networks alone) = {steps:,} steps, about {time} "
             "with the processes that were launched; finished steps are not repeated."
         )

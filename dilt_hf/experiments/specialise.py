@@ -65,7 +65,8 @@ class Specialists:
 def specialise(
     config: DiltConfig, group: ProcessGroup | None = None, progress: bool = True
 ) -> dict[int, Specialists] | None:
-    """Return lesions, and trainings on single partitions, for each seed of a run. The first process gets the result.
+    """Measure lesions, and training runs on single partitions, for each seed of a run. The first process gets the
+    result.
 
     What the run has found before is used; what it has not is found first. Leaves `specialists.json` in its folder.
 
@@ -103,7 +104,7 @@ class Specialisation:
         training = self.ctx.config.training.for_tickets()
         steps = self.count * sum(self.ctx.steps_of(subset, training) for subset in self.ctx.subsets)
         return (
-            f"{self.count * (1 + DRAWS) + 1} networks with weights removed, and {self.count**2} trainings of "
+            f"{self.count * (1 + DRAWS) + 1} networks with weights removed, and {self.count**2} training runs of "
             f"specialists on single partitions, {steps:,} steps, after the union is trained; finished ones are not "
             "repeated."
         )

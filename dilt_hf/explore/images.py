@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 DIGITS = "scikit-learn's digits"  # as `dilt_config.json` names the built-in dataset
-MOST_BYTES, MOST_PIXELS = 2**16, 4096  # of the file; of a side: a repository may come from a stranger
+MOST_BYTES, MOST_PIXELS = 2**16, 4096  # of the file; of a side: a repository may come from an untrusted source
 
 
 def load_processor(tickets: Tickets) -> Any:

@@ -1,4 +1,4 @@
-"""The explorer's texts and tables as HTML. All that comes from a repository is escaped: it may be a stranger's."""
+"""The explorer's texts and tables as HTML. All that comes from a repository is escaped: it is untrusted."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def headline(view: TicketView, references: Sequence[TicketView]) -> str:
 
 
 def density_table(view: TicketView, references: Sequence[TicketView]) -> str:
-    """Return the density of every tensor, one a row, beside that of the references."""
+    """Return the density of every tensor, one per row, next to that of the references."""
     heads = ["no.", "tensor", "density %", *(f"{each.name} %" for each in references), "kept", "of"]
     rows = []
     for number, (name, kept) in enumerate(view.tensors.items(), start=1):

@@ -52,7 +52,7 @@ class Networks:
             MaskError: when there is no such ticket.
             DiltError: when the repository lacks an image processor, or is damaged.
         """
-        self.tickets.packed(name)  # a wrong name is told as it was typed
+        self.tickets.packed(name)  # a wrong name is quoted as it was typed
         return probabilities(self.load(canonical(name)), self.processor, image)
 
     def _load(self, name: str) -> nn.Module:

@@ -136,7 +136,7 @@ def canonical(expression: str) -> str:
 
 
 def compared_names(tickets: Tickets) -> list[str]:
-    """Return the tickets whose predictions are shown beside that of the ticket chosen: core, union, and the
+    """Return the tickets whose predictions are shown next to that of the chosen ticket: core, union, and the
     specialists.
     """
     specialists = [f"specialist_{k}" for k in range(len(tickets.partitions))]

@@ -57,7 +57,7 @@ def benchmark(config: DiltConfig, group: ProcessGroup) -> str | None:
 
 
 def disentanglement(config: DiltConfig, layers: LayerConfig, group: ProcessGroup) -> str | None:
-    """Return the layers of the partitions' networks beside those of networks trained on the same classes."""
+    """Return the layers of the partitions' networks compared with those of networks trained on the same classes."""
     config = with_known_seeds(config, "layers")
     _prune(config, group)
     if not group.is_world_zero:
@@ -107,7 +107,7 @@ def transferral(config: DiltConfig, source: SourceConfig, group: ProcessGroup) -
         found = transfer(where, dataclasses.replace(config, run=run), source.densities, group)
         if found is not None:
             _keep(config, "rewound" if found.rewind_step else "transfer", of_transfer(found))
-            start = f"θ_{found.rewind_step}, trained so many steps" if found.rewind_step else "strict θ0"
+            start = f"θ_{found.rewind_step}, trained for that many steps" if found.rewind_step else "strict θ0"
             said.append(f"Masks found from {start}:\n\n{found.table()}")
     return "\n\n".join(said) or None
 

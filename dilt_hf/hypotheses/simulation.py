@@ -1,8 +1,8 @@
 """Simulated runs whose truth is known: what the judge is tested on, and how many seeds a verdict takes.
 
 Everything that experiments measure is simulated one step before evidence is made of it: accuracies of networks with
-what a seed does to all of them, noise, and the chance of so many test images; lesions; layers as points, with the
-Gromov-Wasserstein values and the masks' overlaps between them.
+what a seed does to all of them, noise, and the chance of a finite number of test images; lesions; layers as points,
+with the Gromov-Wasserstein values and the masks' overlaps between them.
 
 | world       | in it                                                                                     |
 |-------------|-------------------------------------------------------------------------------------------|
@@ -146,7 +146,7 @@ def results(world: World, rng: np.random.Generator, seeds: int = 5) -> Results:
 
 
 def _accuracy(percent: float, rng: np.random.Generator, noise: float = 0.4, images: int = PICTURES // 2) -> float:
-    """Return a fraction of so many images."""
+    """Draw the accuracy on a finite number of images, as a fraction."""
     share = np.clip(percent + rng.normal(0, noise), 0, 100) / 100
     return float(rng.binomial(images, share) / images)
 

@@ -239,7 +239,7 @@ def _named(name: str, tensors: Sequence[Tensor], consensus: Callable[[Sequence[T
 
 
 def count_kept(mask: Mapping[str, Tensor]) -> int:
-    """Return how many weights stay, over all tensors."""
+    """Return how many weights are kept, over all tensors."""
     return sum(int(tensor.count_nonzero()) for tensor in mask.values())
 
 
@@ -300,7 +300,7 @@ def shuffle_like(mask: Mapping[str, Tensor], generator: torch.Generator) -> Mask
 
 
 def apportion(total: int, sizes: Mapping[str, int]) -> dict[str, int]:
-    """Divide `total` weights that stay among tensors in proportion to their sizes, exactly (see `divide`).
+    """Divide `total` kept weights among tensors in proportion to their sizes, exactly (see `divide`).
 
     Example:
         >>> apportion(5, {"a": 4, "b": 2, "c": 2})

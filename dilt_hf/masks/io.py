@@ -24,7 +24,7 @@ from dilt_hf.utils.files import canonical_json, write_atomically
 
 FORMAT = "dilt-mask-1"
 METADATA_KEY = "dilt_mask"
-# A file from a stranger shall not cost more memory than its size explains: a table of names takes much more in memory
+# An untrusted file shall not cost more memory than its size explains: a table of names takes much more in memory
 # than on disk. The largest networks have some thousand tensors, some hundred kB of header.
 MOST_HEADER_BYTES = 8 * 2**20
 MOST_DIMENSIONS, MOST_WEIGHTS = 8, 2**40

@@ -1,4 +1,4 @@
-"""How much masks share, beside what they would share by chance."""
+"""How much masks share, compared with chance."""
 
 from __future__ import annotations
 

@@ -97,7 +97,7 @@ class PackedMask(Mapping[str, Tensor]):
         return unpack(self.bits[name], self.shapes[name])
 
     def count_kept(self) -> int:
-        """Return how many weights stay, over all tensors."""
+        """Return how many weights are kept, over all tensors."""
         return sum(int(np.bitwise_count(vector).sum(dtype=np.int64)) for vector in self.bits.values())
 
     def count_total(self) -> int:

@@ -1,4 +1,4 @@
-"""Choosing which weights stay: so many of the largest scores, exactly, and always the same for the same scores."""
+"""Choosing which weights are kept: exactly N of the largest scores, and always the same for the same scores."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def keep_largest(scores: Mapping[str, Tensor], kept: int, within: Mapping[str, T
 
     Args:
         scores: one real tensor per prunable tensor, for magnitude pruning the absolute weights.
-        kept: how many weights stay in total.
+        kept: how many weights are kept in total.
         within: only weights of this mask may stay; all may when it is None.
 
     Raises:

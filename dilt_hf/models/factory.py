@@ -222,9 +222,9 @@ def has_own_code(folder: Path) -> bool:
 
 
 def write_own_code(folder: Path) -> None:
-    """Put this package's own architectures beside a checkpoint that refers to them.
+    """Put this package's own architectures next to a checkpoint that refers to them.
 
-    Only ever our own file: what a stranger put there under that name is not passed on.
+    Only ever our own file: what somebody else put there under that name is not passed on.
     """
     from dilt_hf.models import architectures
 

@@ -1,5 +1,5 @@
-"""Opening a checkpoint that may come from a stranger: no code runs, no pickle is read, no file outside the folder is
-opened, and neither memory nor time goes beyond what the size of its files explains.
+"""Opening a checkpoint that may come from an untrusted source: no code runs, no pickle is read, no file outside the
+folder is opened, and neither memory nor time goes beyond what the size of its files explains.
 """
 
 from __future__ import annotations

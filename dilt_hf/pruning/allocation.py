@@ -1,4 +1,4 @@
-"""How the weights that stay are divided among the tensors of a network.
+"""How the kept weights are divided among the tensors of a network.
 
 Scores say which weights are worth keeping; a *distribution* says among which others they compete: all of them
 ("global"), or those of their own tensor, where every tensor keeps the same share ("uniform") or its share by
@@ -28,7 +28,7 @@ def select(
 
     Args:
         scores: one real tensor per prunable tensor; the largest stay.
-        kept: how many weights stay in total.
+        kept: how many weights are kept in total.
         distribution: "global", "uniform" or "erk".
         within: only weights of this mask may stay; all may when it is None.
 

@@ -34,7 +34,7 @@ Batches = Callable[[], Iterable[tuple[Tensor, Tensor]]]
 
 @dataclasses.dataclass(frozen=True)
 class CapSettings:
-    """The knobs of CAP, with the paper's values for vision transformers (appendix B).
+    """The options of CAP, with the paper's values for vision transformers (appendix B).
 
     Attributes:
         block: B, weights whose interactions are modelled, consecutive in memory.
@@ -66,7 +66,7 @@ def cap_scores(
         weights: its prunable parameters, by checkpoint name.
         batches: gives the examples anew each time: pixel values (B, C, H, W) and class ids (B,).
         within: the weights that are still there; all when it is None.
-        progress: told how many more examples have been differentiated, `sweeps` times all of them in the end.
+        progress: called with how many more examples have been differentiated, `sweeps` times all of them in the end.
 
     Raises:
         TrainingError: when a gradient is not finite.

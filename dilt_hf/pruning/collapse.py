@@ -29,7 +29,7 @@ DIRECTIONS = ("either", "up", "down")
 
 @dataclasses.dataclass(frozen=True)
 class Similarity:
-    """How alike the masks of all subsets are where each keeps so many weights: mean over pairs."""
+    """How alike the masks of all subsets are where each keeps a given number of weights: mean over pairs."""
 
     density: float
     jaccard: float

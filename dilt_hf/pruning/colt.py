@@ -1,6 +1,6 @@
 """COLT (Hossain et al. 2022, arXiv 2212.12770, algorithm 1): prune jointly by consensus.
 
-N models, one per partition, start from one θ0. In each round every model is trained under the common mask and lets go
+N models, one per partition, start from one θ0. In each round every model is trained under the common mask and prunes
 of its smallest remaining weights; the next common mask is the AND of all. DiLT differs exactly here: its processes know
 nothing of each other and meet only at the end. A round removes between p and N·p of the weights, so rounds and gradient
 steps must be compared, not only accuracy.
@@ -25,7 +25,7 @@ def consensus_round(weights: Sequence[Weights], mask: Masks, fraction: float, le
     Args:
         weights: gives the prunable weights of each model after the round's training.
         mask: the common mask of the round.
-        fraction: the share of the remaining weights that each model lets go of.
+        fraction: the share of the remaining weights that each model prunes.
         least: the target count, at most what `mask` keeps.
 
     Example:

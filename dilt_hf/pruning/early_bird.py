@@ -24,7 +24,7 @@ class EarlyBird:
 
     Args:
         before: the mask that the round trains under.
-        kept: how many weights stay after it.
+        kept: how many weights are kept after it.
         threshold: ε, a share of the weights of `before`.
 
     Attributes:

@@ -19,7 +19,7 @@ class GradualPruning:
 
     Args:
         masks: what the training starts with, by checkpoint name; usually everything.
-        kept: how many weights stay in the end, exactly.
+        kept: how many weights are kept in the end, exactly.
         steps: of the whole training.
         every: steps from one pruning to the next.
         begin, end: the share of the training where pruning begins and where the final count is reached.
@@ -66,7 +66,7 @@ class GradualPruning:
         return step == self.last or (self.first < step < self.last and (step - self.first) % self.every == 0)
 
     def kept_at(self, step: int) -> int:
-        """Return how many weights stay from this step on: equation 1, for the removed share."""
+        """Return how many weights are kept from this step on: equation 1, for the removed share."""
         left = 1 - min(1.0, (step - self.first) / (self.last - self.first))
         return self.kept + round((self.at_first - self.kept) * left**3)
 

@@ -48,7 +48,7 @@ def iterative_magnitude_pruning(
 
     Args:
         prunable: the prunable tensors of θ0, for their names and shapes.
-        kept_per_round: how many weights stay after each round (`PruningConfig.kept_per_round`), never growing.
+        kept_per_round: how many weights are kept after each round (`PruningConfig.kept_per_round`), never growing.
         train_round: given the round's number and mask, trains from the rewind point and returns a function that gives
             the trained prunable weights.
         prune: `prune_smallest`, or something that gives the same from a store.

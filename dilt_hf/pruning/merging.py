@@ -81,7 +81,8 @@ def consensus_merge(
     scale: float = SCALE,
     threshold: float = NEEDED,
 ) -> dict[str, Tensor]:
-    """Return the start plus the sum of all changes, where at least so many tasks need it (section 4.2): the changes of
+    """Return the start plus the sum of all changes, where at least the given number of tasks need it (section 4.2): the
+    changes of
     weights that no task or only one needs are left out.
 
     Args:

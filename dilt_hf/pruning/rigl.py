@@ -2,7 +2,7 @@
 
 RigL (Evci et al. 2020, arXiv 1911.11134, algorithm 1): every ΔT steps each tensor drops the share f(t) of its weights
 that are smallest and grows as many where the dense gradient is largest. f anneals by a cosine; the authors' code
-anneals by a constant unless told otherwise. The update replaces that step's weight update. SET (Mocanu et al. 2018,
+anneals by a constant by default. The update replaces that step's weight update. SET (Mocanu et al. 2018,
 arXiv 1707.04780) grows at random; here it shares RigL's schedule, as in the comparison of the RigL paper.
 """
 

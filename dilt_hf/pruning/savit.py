@@ -202,7 +202,8 @@ class Shape:
     classes: int
 
     def operations(self, heads: int, units: int, channels: int) -> int:
-        """Count operations of one image, two for a multiply-add, with so many heads and units over all layers, and
+        """Count operations of one image, two for a multiply-add, with a given number of heads and units over all
+        layers, and of
         channels.
         """
         attention = heads * self.head_dim * (4 * self.tokens * channels + 2 * self.tokens**2)

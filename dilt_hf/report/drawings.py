@@ -41,7 +41,7 @@ def themed(svg: str, name: str) -> str:
 
 
 def interval_bar(judged: Judged) -> str:
-    """Return a criterion's mean and interval beside what the mean must exceed, which is the ground on the right."""
+    """Return a criterion's mean and interval next to what the mean must exceed, which is the ground on the right."""
     least = judged.criterion.least
     low, high = min(judged.low, least), max(judged.high, least)
     margin = 0.15 * (high - low or 1.0)

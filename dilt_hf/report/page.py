@@ -123,8 +123,8 @@ def _methods_drawings(results: Results | None) -> list[tuple[str, str]]:
         return []
     sparsity = "Test accuracy of every method at each sparsity, with 95 % intervals over seeds; the band: random masks"
     cost = (
-        "Test accuracy against trainings and operations that finding and training the networks took; each line goes "
-        "from the densest to the sparsest network"
+        "Test accuracy against training runs and operations that finding and training the networks took; each line "
+        "goes from the densest to the sparsest network"
     )
     return [
         (sparsity, themed(as_svg(methods_figure(results)), "methods")),

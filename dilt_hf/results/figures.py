@@ -132,7 +132,8 @@ def panels_figure(panels: Mapping[str, Mapping[str, Estimate]], dense: Estimate 
 
 
 def cost_figure(results: Results) -> Any:
-    """Test accuracy of every method with its interval against the trainings and the operations that it took: a line a
+    """Test accuracy of every method with its interval against the training runs and the operations that it took: a line
+    a
     method, from its densest to its sparsest network.
     """
     from matplotlib.figure import Figure
@@ -141,7 +142,7 @@ def cost_figure(results: Results) -> Any:
     figure = Figure(figsize=(10.2, 4.6), layout="constrained", dpi=130)
     left, right = figure.subplots(1, 2, sharey=True)
     _draw_lines(left, results, lambda point: point.rounds)
-    left.set_xlabel("trainings before the mask is found")
+    left.set_xlabel("sequential training runs before the mask is found")
     left.set_ylabel("test accuracy in %, 95 % interval over seeds")
     _draw_lines(right, results, lambda point: point.dense_flops)
     right.set_xscale("log")

@@ -20,7 +20,7 @@ class Point:
     Attributes:
         accuracy: on the test split, in percent.
         beyond: the paired difference to random masks of the same density, in points; None where there are none.
-        rounds: trainings, one after the other, that finding the mask took.
+        rounds: sequential training runs that finding the mask took.
         steps, dense_flops, sparse_flops, seconds: of finding it and of the final training, means over seeds.
     """
 
@@ -109,7 +109,7 @@ def methods_caption(results: Results, structured: Sequence[str] = ()) -> str:
     interval = f"mean ± 95 % t-interval over {seeds} seeds" if seeds > 1 else "one seed, so no interval"
     return (
         f"Test accuracy in %, {interval}; beyond random: paired difference to random masks with one density in every "
-        "layer, in points. Rounds: trainings, one after the other, before the mask is found. Steps, FLOPs (as dense "
+        "layer, in points. Rounds: sequential training runs before the mask is found. Steps, FLOPs (as dense "
         "hardware runs them, and of kept weights only) and seconds: of finding the mask and of the final training."
         + "".join(
             f" {method}: a smaller network with as many operations as masks of that sparsity leave, from the trained "

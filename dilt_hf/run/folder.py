@@ -4,7 +4,7 @@ run.json                  the configuration
 stages/                   all finished steps
 tickets/seed_<s>/         a ticket repository per seed
 results.{jsonl,md,png}    the comparison: for notebooks, for reading, as a image
-methods.md, methods_by_{sparsity,cost}.png    published methods beside one another, where some were asked for
+methods.md, methods_by_{sparsity,cost}.png    published methods compared, where some were asked for
 """
 
 from __future__ import annotations

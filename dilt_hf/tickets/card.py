@@ -121,7 +121,7 @@ def _template() -> Any:
 
 def summary_table(config: TicketConfig, partitions: Sequence[PackedMask]) -> str:
     """Return a table of the tickets: weights kept, density, and where they were measured, the test accuracy of the
-    trained ticket and of its layer-shuffled control; below it, how much the masks overlap, beside chance.
+    trained ticket and of its layer-shuffled control; below it, how much the masks overlap, compared with chance.
     """
     count = len(partitions)
     listed = range(min(count, MOST_LISTED))

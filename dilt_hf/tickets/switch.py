@@ -35,7 +35,7 @@ class TicketSwitch:
     Args:
         model: a dense model of the tickets' architecture: transformers or timm, compiled or not, on any device.
         tickets: the tickets to choose from.
-        device: where the one copy of the dense weights is kept, such as "cpu"; by default beside each weight.
+        device: where the one copy of the dense weights is kept, such as "cpu"; by default next to each weight.
 
     Raises:
         ModelError: when the model does not have the weights that the masks cover, in the same shapes.
@@ -168,7 +168,7 @@ class TicketSwitch:
             self._held.hold(self._optimizer)
 
     def merge(self) -> None:
-        """Make the present ticket permanent: what it masks is given up, and the optimizer is let go."""
+        """Make the present ticket permanent: what it masks is given up, and the optimizer is released."""
         self._optimizer = None
         self._hold()
         self._dense = None

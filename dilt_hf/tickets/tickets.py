@@ -235,8 +235,8 @@ class Tickets:
         if trained:
             return self._load_trained(name or "")
         folder = self.theta0_folder()
-        with ThreadPoolExecutor(1) as beside:
-            identity = beside.submit(check_theta0_identity, folder, self.config)
+        with ThreadPoolExecutor(1) as pool:
+            identity = pool.submit(check_theta0_identity, folder, self.config)
             model = load_model(folder, mask)
             identity.result()
         return model

@@ -16,7 +16,9 @@ class DiltError(Exception):
     """Base class of every error this package raises on purpose."""
 
     def __str__(self) -> str:
-        """Return the message; one that quotes a file at length (it may come from a stranger) is cut in the middle."""
+        """Return the message; one that quotes a file at length (it may come from an untrusted source) is cut in the
+        middle.
+        """
         text = " ".join(super().__str__().split())
         return text if len(text) <= LONGEST else f"{text[: LONGEST - 300]} … {text[-300:]}"
 

@@ -102,7 +102,8 @@ def pretty_json(value: Any) -> str:
 
 
 def read_json(path: str | os.PathLike, most_bytes: int, error: type[Exception]) -> Any:
-    """Return the content of a JSON file that may come from a stranger: its objects take much more memory than their
+    """Return the content of a JSON file that may come from an untrusted source: its objects take much more memory than
+    their
     text.
 
     Raises:
@@ -126,8 +127,9 @@ def _no_number(text: str) -> None:
 
 
 def own_file(folder: Path, name: str, why: str, error: type[Exception]) -> Path:
-    """Return a file of a folder that may come from a stranger: it has to be there, and not to be a link to somewhere
-    else on this machine. In the Hub's cache files are links into `blobs`, beside the folder of commits.
+    """Return a file of a folder that may come from an untrusted source: it has to be there, and not to be a link to
+    somewhere
+    else on this machine. In the Hub's cache files are links into `blobs`, next to the folder of commits.
 
     Raises:
         error: when it is not.

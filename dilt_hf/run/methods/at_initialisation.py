@@ -67,7 +67,7 @@ class AtInitialisation(Method):
         scores: from the network (left as it was), its prunable weights and batches of pixel values (B, C, H, W) and
             class ids (B,) to a score for each prunable weight; the largest are kept.
         passes: of the three passes of a training step, how many scoring an image takes (a gradient: 1).
-        iterations: remove in so many equal fractions of what is left, scoring anew before each.
+        iterations: remove in this number of equal fractions of what is left, scoring anew before each.
         is_data_free: whether only the shape of an image matters.
     """
 
@@ -167,6 +167,6 @@ def scoring_inputs(ctx: RunContext, start: Stage, rows: Tensor) -> dict[str, Any
 
 
 def gradients_cost(ctx: RunContext, count: int) -> Cost:
-    """Return what the gradients of so many images cost."""
+    """Return the cost of the gradients of `count` images."""
     operations = float(TRAINING_PASSES * count * ctx.network.forward.total)
     return Cost(examples=count, dense_flops=operations, sparse_flops=operations)

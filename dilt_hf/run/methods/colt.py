@@ -167,7 +167,7 @@ class _Rounds:
     above: Sequence[str] = ()
 
     def train(self, mask: Masks) -> list[Stage]:
-        """Train the networks of one round; process groups that come to it at once take different ones."""
+        """Train the networks of one round; process groups that reach it at once take different ones."""
         ctx, seed = self.search.ctx, self.search.seed
         start = rewind_point(ctx, seed)
         networks: list[Stage] = []
