@@ -104,15 +104,15 @@ def test_more_seeds_and_tickets_add_to_the_results(quick_config, change):
     assert [entry.ticket for entry in metrics] == ["core", "union", "specialist_1"]
 
 
-def test_changed_pictures_behind_the_same_settings_do_not_replace_tickets(quick_config, tmp_path, image_folder):
+def test_changed_images_behind_the_same_settings_do_not_replace_tickets(quick_config, tmp_path, image_folder):
     shutil.copytree(image_folder, tmp_path / "images")
-    source = DataConfig(train_dir=str(tmp_path / "pictures/train"), test_dir=str(tmp_path / "pictures/test"))
+    source = DataConfig(train_dir=str(tmp_path / "images/train"), test_dir=str(tmp_path / "images/test"))
     config = dataclasses.replace(quick_config, data=source)
     config = dataclasses.replace(config, training=dataclasses.replace(config.training, global_train_batch_size=8))
     run(config)
     before = files(folder_of(config) / SEED_0)
-    for file in (tmp_path / "pictures/train/dark").iterdir():
-        shutil.copy(tmp_path / "pictures/train/light/0.png", file)
+    for file in (tmp_path / "images/train/dark").iterdir():
+        shutil.copy(tmp_path / "images/train/light/0.png", file)
     with pytest.raises(RunError, match="holds tickets of other data"):
         run(config)
     assert files(folder_of(config) / SEED_0) == before
