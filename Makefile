@@ -4,14 +4,17 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: demo test golden lint format bench clean
+.PHONY: demo test test-fast golden lint format bench clean
 
 demo: $(INSTALLED)
 	ACCELERATE_USE_CPU=true OMP_NUM_THREADS=1 $(BIN)/accelerate launch --multi_gpu --num_machines 1 --num_processes 2 \
 		--main_process_port 0 --mixed_precision no --dynamo_backend no recipes/dilt_digits.py $(ARGS)
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder $(ARGS)
+
+test-fast: ARGS += -m "not slow"
+test-fast: test
 
 # Record the numbers and the code of cached steps, after a version was raised or code was edited: see CONTRIBUTING.md
 golden: $(INSTALLED)
@@ -39,5 +42,5 @@ $(INSTALLED): pyproject.toml constraints.txt
 		$(PYTHON) -m venv .bootstrap; .bootstrap/bin/python -m pip install --quiet uv; uv=.bootstrap/bin/uv; \
 	fi; \
 	$$uv venv --quiet --allow-existing --python $(PYTHON) .venv; \
-	$$uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[dev]'
+	$$uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --compile-bytecode --editable '.[dev]'
 	touch $@

@@ -18,6 +18,17 @@ hypothesis.settings.register_profile("noisy machines", deadline=None)
 hypothesis.settings.load_profile("noisy machines")
 
 
+def pytest_xdist_make_scheduler(config, log):
+    """Keep the tests of a file together, for their fixtures; those of processes too, for the server that forks them."""
+    from xdist.scheduler import LoadGroupScheduling
+
+    class FilesAndGroups(LoadGroupScheduling):
+        def _split_scope(self, nodeid):
+            return super()._split_scope(nodeid).split("::")[0]
+
+    return FilesAndGroups(config, log)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _private_caches(tmp_path_factory):
     """Nothing is left in the user's own caches."""

@@ -2,6 +2,7 @@
 
 import ast
 import doctest
+import functools
 import graphlib
 import importlib
 import subprocess
@@ -40,6 +41,7 @@ FLOORS = {
 }
 
 
+@functools.cache
 def modules():
     names = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in ROOT.rglob("*.py")]
     return sorted(name for name in names if not name.endswith("__init__"))
@@ -71,14 +73,17 @@ def test_every_public_name_of_the_analysis_exists():
         _ = analysis.nothing
 
 
-def imports_of(path):
-    """The modules of this package that a file imports, wherever in the file."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+@functools.cache
+def imports_of(name):
+    """The modules of this package that one of them imports, wherever in its file."""
+    found = set()
+    for node in ast.walk(ast.parse((ROOT / f"{name.replace('.', '/')}.py").read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names if alias.name.startswith("dilt_hf."))
+            found |= {alias.name for alias in node.names if alias.name.startswith("dilt_hf.")}
         elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "dilt_hf":
             inside = [f"{node.module}.{alias.name}" for alias in node.names]
-            yield from (name if name.removeprefix("dilt_hf.") in modules() else node.module for name in inside)
+            found |= {each if each.removeprefix("dilt_hf.") in modules() else node.module for each in inside}
+    return found
 
 
 def room_of(module):
@@ -89,7 +94,7 @@ def test_rooms_import_only_from_lower_floors():
     """The public face, which names things of all rooms and loads them when they are used, is exempt as an importer."""
     upwards = []
     for name in modules():
-        for target in imports_of(ROOT / f"{name.replace('.', '/')}.py"):
+        for target in imports_of(name):
             here, there = room_of(f"dilt_hf.{name}"), room_of(target)
             if here != there and FLOORS[there] >= FLOORS[here]:
                 upwards.append(f"{name} imports {target}")
@@ -98,7 +103,7 @@ def test_rooms_import_only_from_lower_floors():
 
 
 def test_no_room_holds_a_circle_of_imports():
-    graph = {f"dilt_hf.{n}": set(imports_of(ROOT / f"{n.replace('.', '/')}.py")) for n in modules()}
+    graph = {f"dilt_hf.{n}": imports_of(n) for n in modules()}
     graphlib.TopologicalSorter(graph).prepare()  # CycleError names the circle
 
 

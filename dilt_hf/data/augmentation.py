@@ -30,7 +30,7 @@ class Augmentation:
     Attributes:
         kind: "none", "shift", "shift_flip" or "resized_crop_flip".
         auto_augment: a timm policy such as "rand-m9-mstd0.5-inc1", applied by the workers that decode.
-        random_erasing: the probability that a rectangle of a image is replaced by noise.
+        random_erasing: the probability that a rectangle of an image is replaced by noise.
         mixup, cutmix: the α of their Beta distributions; 0 leaves them out. With both, each batch draws one of them.
     """
 

@@ -90,7 +90,7 @@ def _fit(image: Any, size: int) -> Any:
 
 
 def image_processor(size: int, mean: Sequence[float], std: Sequence[float], channels: int) -> Any:
-    """Return the transformers image processor that prepares a image as this package does, for
+    """Return the transformers image processor that prepares an image as this package does, for
     `preprocessor_config.json`.
     """
     from transformers import BitImageProcessor

@@ -188,7 +188,7 @@ def open_images(
     streamed.
 
     Raises:
-        DataError: for a image that cannot be decoded; the message names the row.
+        DataError: for an image that cannot be decoded; the message names the row.
         ConfigError: for an augmentation that needs workers on a set that stays resident.
     """
     resident = sum(len(split) for _, split in splits.items()) * size * size * channels <= config.max_resident_gb * 1e9

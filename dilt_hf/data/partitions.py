@@ -1,4 +1,4 @@
-"""Splitting the training data into N disjoint, covering partitions, without decoding a image.
+"""Splitting the training data into N disjoint, covering partitions, without decoding an image.
 
 A `Partitioning` says for every row of any split which partition it belongs to. Class partitions keep the global class
 ids: a partition is a subset of the ids and the rows that carry them. Partitions by column and the sibling split divide

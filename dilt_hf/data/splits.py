@@ -33,7 +33,7 @@ class Split:
 
     Attributes:
         name: train, validation or test.
-        dataset: the rows as `datasets` has them; nothing here decodes a image.
+        dataset: the rows as `datasets` has them; nothing here decodes an image.
         image_column: the column of images.
         labels: global class ids, int64 (n,).
         source: the split of the dataset that the rows come from.

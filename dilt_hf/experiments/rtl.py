@@ -3,7 +3,7 @@
     masks of the partitions ─> joint training ─> each test image through the subnetwork of its partition
     similarity of the masks over densities ─> where they collapse, said without a label
 
-Who routes knows the partition of a image, and where partitions are of classes that gives away part of the answer. So
+Who routes knows the partition of an image, and where partitions are of classes that gives away part of the answer. So
 the single network is scored twice: among all classes, and among those of the image's partition.
 """
 

@@ -1,4 +1,4 @@
-"""The ticket explorer: look at the tickets of a repository, compose them and try them on a image, in a browser.
+"""The ticket explorer: look at the tickets of a repository, compose them and try them on an image, in a browser.
 
     python -m dilt_hf.explore runs/digits/tickets/seed_0
 

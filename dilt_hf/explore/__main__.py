@@ -1,4 +1,4 @@
-"""Look at the tickets of a repository, compose them and try them on a image, in a browser.
+"""Look at the tickets of a repository, compose them and try them on an image, in a browser.
 
 python -m dilt_hf.explore runs/digits/tickets/seed_0
 python -m dilt_hf.explore user/tickets --revision v1 --port 8000

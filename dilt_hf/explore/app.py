@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 STYLE = Path(__file__).with_name("style.css")
 FIRST = "core"  # the ticket shown at the start
 LONGEST = 200  # characters of a composition
-LARGEST = "20mb"  # of a image's file
+LARGEST = "20mb"  # of an image's file
 ABOUT = "Subnetworks of one network, found by pruning it on disjoint classes from one start, θ0."
 ABOUT_TABLE = (
     "Density is the kept share of the prunable weights. Accuracy, where it was measured, is the trained ticket's on "
@@ -152,7 +152,7 @@ def _ticket_section(explorer: _Explorer) -> gr.State:
 
 
 def _image_section(explorer: _Explorer, chosen: gr.State) -> None:
-    """Give the tickets a image, and see their predictions side by side."""
+    """Give the tickets an image, and see their predictions side by side."""
     gr.Markdown(f"## A image\n{ABOUT_IMAGE}")
     examples = example_images(explorer.tickets)
     with gr.Row():

@@ -20,7 +20,7 @@ MOST_BYTES, MOST_PIXELS = 2**16, 4096  # of the file; of a side: a repository ma
 
 
 def load_processor(tickets: Tickets) -> Any:
-    """Return the image processor of a repository, so that a image is prepared as those of the training were.
+    """Return the image processor of a repository, so that an image is prepared as those of the training were.
 
     Raises:
         DataError: when the repository has none, or none that transformers can use without running its code.

@@ -22,7 +22,7 @@ MOST_MODELS, MOST_BYTES = 16, 10**9  # kept in memory, in number and in weights;
 
 
 class Networks:
-    """Predictions of tickets for a image.
+    """Predictions of tickets for an image.
 
     Args:
         tickets: the repository.

@@ -14,7 +14,7 @@ from dilt_hf.models.weights import checkpoint_tensors
 from dilt_hf.tickets.format import Theta0
 from dilt_hf.tickets.tickets import Tickets
 
-MOST_CLASSES, MOST_PARTITIONS, MOST_SPECIALISTS = 30, 12, 12  # listed, listed, compared on a image
+MOST_CLASSES, MOST_PARTITIONS, MOST_SPECIALISTS = 30, 12, 12  # listed, listed, compared on an image
 UNTRAINED = "θ0, untrained: predictions mean nothing"
 REWOUND = "θ0, trained for {steps} steps only: predictions mean little"
 CHECKPOINT = "checkpoint under the mask, not fine-tuned"

@@ -186,7 +186,7 @@ class Shape:
     Attributes:
         layers, heads, head_dim, units, channels: of the whole network; heads and units of each layer.
         tokens: patches and class tokens.
-        patches: of a image.
+        patches: of an image.
         patch_inputs: numbers in a patch.
         classes: outputs.
     """

@@ -3,7 +3,7 @@
 run.json                  the configuration
 stages/                   all finished steps
 tickets/seed_<s>/         a ticket repository per seed
-results.{jsonl,md,png}    the comparison: for notebooks, for reading, as a image
+results.{jsonl,md,png}    the comparison: for notebooks, for reading, as an image
 methods.md, methods_by_{sparsity,cost}.png    published methods compared, where some were asked for
 """
 

@@ -28,7 +28,7 @@ class ConfigError(DiltError):
 
 
 class DataError(DiltError):
-    """A dataset that cannot be read as image classification, or a image in it that cannot be decoded."""
+    """A dataset that cannot be read as image classification, or an image in it that cannot be decoded."""
 
 
 class PartitionError(DiltError):

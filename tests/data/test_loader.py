@@ -4,6 +4,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
+from helpers.crew import prepared
 from helpers.small import encoded
 from helpers.tables import parquet, table
 from PIL import Image
@@ -14,8 +15,15 @@ from dilt_hf.data.augmentation import Augmentation
 from dilt_hf.data.splits import Split, Splits, load_splits
 from dilt_hf.utils.errors import ConfigError, DataError
 
+pytestmark = pytest.mark.xdist_group("processes")
 CPU = torch.device("cpu")
 SHIFT = Augmentation("shift")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _workers():
+    """Those of a `DataLoader` are forked from the server of all processes."""
+    prepared()
 
 
 def test_an_image_folder_opens_unchanged(image_folder):
@@ -46,7 +54,7 @@ def test_unusable_tables_are_one_clear_error(tmp_path, tables, message):
 def broken_table():
     good = encoded(Image.new("RGB", (4, 4)))
     cells = [good] * 20
-    cells[13] = {"bytes": b"not a image", "path": None}
+    cells[13] = {"bytes": b"not an image", "path": None}
     features = datasets.Features({"image": datasets.Image(decode=False), "label": datasets.ClassLabel(num_classes=2)})
     made = datasets.Dataset.from_dict({"image": cells, "label": [0, 1] * 10}, features=features)
     return made.cast_column("image", datasets.Image())

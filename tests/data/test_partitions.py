@@ -1,4 +1,4 @@
-"""Disjoint, covering partitions, made without decoding a image."""
+"""Disjoint, covering partitions, made without decoding an image."""
 
 import json
 

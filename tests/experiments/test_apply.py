@@ -1,11 +1,10 @@
 """Tickets put on a checkpoint: scored before and after, on every partition, once for equal masks."""
 
 import dataclasses
-import subprocess
-import sys
 
 import pytest
 import torch
+from helpers.recipes import run_recipe
 from helpers.small import changed, digits_feed, network, quick_run
 from safetensors.torch import load_file
 
@@ -115,16 +114,10 @@ def test_weights_files_fill_an_architecture_or_are_refused(found, tmp_path):
 
 
 def test_the_recipes_say_what_is_wrong_in_one_sentence(tmp_path):
-    for recipe, arguments in (
-        (
-            "apply_ticket.py",
-            ["--repositories", "nowhere/at/all", "--dataset_name", "digits", "--architecture", "conv3"],
-        ),
-        ("push_tickets.py", [str(tmp_path), "me/x"]),
-    ):
-        done = subprocess.run([sys.executable, f"recipes/{recipe}", *arguments], capture_output=True, text=True)
-        assert done.returncode == 1
-        assert done.stderr.strip().splitlines()[-1].startswith("error: ")
+    nowhere = ["--repositories", "nowhere/at/all", "--dataset_name", "digits", "--architecture", "conv3"]
+    for recipe, arguments in (("apply_ticket", nowhere), ("push_tickets", [tmp_path, "me/x"])):
+        with pytest.raises(SystemExit, match=r"^error: [^\n]+$"):
+            run_recipe(recipe, arguments)
 
 
 def test_a_he_resnet_has_the_published_size_and_reads_digits():

@@ -2,7 +2,6 @@
 
 import functools
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -19,31 +18,16 @@ from dilt_hf.experiments.find import find_tickets
 from dilt_hf.masks import algebra as M
 from dilt_hf.masks.io import load_masks
 
+pytestmark = pytest.mark.xdist_group("processes")
 WORKER = Path(__file__).parents[1] / "helpers/find_worker.py"
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
 SEED_0 = Path("tickets/seed_0")
 
 
-def launch_command(processes, folder, partitions, network, fault="none", *options):
-    options = options or ("--main_process_port", "0")
-    return [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "--multi_gpu",
-        "--num_processes",
-        str(processes),
-        *options,
-        str(WORKER),
-        str(folder),
-        str(partitions),
-        network,
-        fault,
-    ]
-
-
-def launch(*arguments):
-    command = launch_command(*arguments)
+def launch(processes, *arguments):
+    """The worker under the real launcher."""
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(processes)]
+    command += ["--main_process_port", "0", str(WORKER), *map(str, arguments)]
     return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False, timeout=240)
 
 
@@ -121,8 +105,8 @@ def test_a_partition_that_fails_does_not_stop_the_others(alone, tmp_path):
     assert before.items() <= after.items()
 
 
-def test_a_member_that_fails_fails_its_team_and_no_other(tmp_path):
-    codes, output = Crew(4, tmp_path, work, tmp_path / "run", 2, "vit", "member").finish()
+def test_a_rank_that_fails_fails_its_group_and_no_other(tmp_path):
+    codes, output = Crew(4, tmp_path, work, tmp_path / "run", 2, "vit", "rank").finish()
     assert codes[0] == 1, output
     assert "the same command tries only these again" in output
     descriptions = [stage.description for stage in Stages(tmp_path / "run/stages").all()]
@@ -144,38 +128,9 @@ def test_after_a_killed_rank_the_same_command_goes_on_mid_round(alone, tmp_path)
 
 
 def test_two_machines_find_what_one_process_finds(alone, tmp_path):
-    """Two launches that meet over the network (here the loopback), each believing to be one of two machines."""
-    partitions = 4
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    machines = [
-        subprocess.Popen(
-            launch_command(
-                2,
-                tmp_path / "shared",
-                partitions,
-                "conv",
-                "none",
-                "--num_machines",
-                "2",
-                "--machine_rank",
-                str(rank),
-                "--main_process_ip",
-                "127.0.0.1",
-                "--main_process_port",
-                port,
-            ),
-            env=ENVIRONMENT,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    outputs = [machine.communicate(timeout=240)[0] for machine in machines]
-    assert [machine.returncode for machine in machines] == [0, 0], outputs
-    assert_same_tickets(alone(partitions, "conv") / SEED_0, tmp_path / "shared" / SEED_0)
+    codes, output = Crew(4, tmp_path, work, tmp_path / "shared", 4, "conv", machines=2).finish()
+    assert codes == [0] * 4, output
+    assert_same_tickets(alone(4, "conv") / SEED_0, tmp_path / "shared" / SEED_0)
 
 
 def work_in(folder, tmp_path):

@@ -56,7 +56,7 @@ def test_a_lesion_costs_what_it_costs_a_network_put_together_by_hand(run):
     whole = accuracies({})
     for k in range(2):
         cost = whole - accuracies(specialist(search.partitions, k))
-        np.testing.assert_allclose(found.lesions[k], cost, atol=2.0)  # the order of a sum may turn a image
+        np.testing.assert_allclose(found.lesions[k], cost, atol=2.0)  # the order of a sum may turn an image
 
 
 def test_random_lesions_are_as_large_in_every_layer_and_spare_the_specialist(run):

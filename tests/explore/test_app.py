@@ -1,17 +1,20 @@
 """The explorer in a real browser: what a reader clicks and types, and what the page must not do."""
 
-import os
 import re
-import subprocess
 import sys
+import time
 
 import pytest
 from helpers.browser import open_browser, sticks_out
+from helpers.crew import Crew, loopback_hub
+from helpers.explore_repository import explore
 from helpers.hub_user import User
-from helpers.loopback_hub import LoopbackHub
 from PIL import Image
 
+from dilt_hf.explore.__main__ import main
+
 pytest.importorskip("gradio", reason="gradio is not installed")
+pytestmark = pytest.mark.xdist_group("processes")
 
 
 @pytest.fixture(scope="module")
@@ -114,41 +117,44 @@ def test_a_picture_of_ones_own_is_classified(browser, address, tickets, tmp_path
 
 
 def test_a_repository_on_the_hub_is_explored_by_its_id(browser, repository, tickets, tmp_path):
-    with LoopbackHub() as hub:
-        user = User(hub, tmp_path / "home")
-        assert "Error" not in user.ask("push", repository, "someone/digits", {})
-        user.end()
-        environment = os.environ | hub.environment | {"HF_HOME": str(tmp_path / "home"), "PYTHONUNBUFFERED": "1"}
-        command = [sys.executable, "-m", "dilt_hf.explore", "someone/digits"]
-        with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as explorer:
-            try:
-                page = browser.open(re.search(r"http://\S+", explorer.stdout.readline()).group())
-                headline(page, "core")
-                assert page.get_by_text("someone/digits").first.is_visible()
-                compose(page, "union-specialist_0")
-                headline(page, "union-specialist_0")
-                kept = tickets.packed("union-specialist_0").count_kept()
-                assert page.get_by_text(f"of the prunable weights stay: {kept:,} of").is_visible()
-                page.locator("#examples button").first.click()
-                page.locator("#predictions").get_by_text("%").nth(20).wait_for()
-                assert "trained weights" in cards(page)[1]
-            finally:
-                explorer.terminate()
+    loopback_hub().forget_all()
+    user = User(tmp_path)
+    assert "Error" not in user.ask("push", repository, "someone/digits", {})
+    user.end()
+    explorer = Crew(1, tmp_path, explore, "someone/digits", launched=False)
+    try:
+        page = browser.open(address_of(explorer))
+        headline(page, "core")
+        assert page.get_by_text("someone/digits").first.is_visible()
+        compose(page, "union-specialist_0")
+        headline(page, "union-specialist_0")
+        kept = tickets.packed("union-specialist_0").count_kept()
+        assert page.get_by_text(f"of the prunable weights stay: {kept:,} of").is_visible()
+        page.locator("#examples button").first.click()
+        page.locator("#predictions").get_by_text("%").nth(20).wait_for()
+        assert "trained weights" in cards(page)[1]
+    finally:
+        explorer.processes[0].terminate()
     assert browser.complaints == []
 
 
-def test_the_command_says_in_one_sentence_what_is_wrong(tmp_path):
-    program = (
-        "import runpy, sys; sys.modules['gradio'] = None; sys.argv = ['explore', 'nowhere']; "
-        "runpy.run_module('dilt_hf.explore', run_name='__main__')"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert done.returncode == 1
-    assert done.stderr == "error: the explorer needs gradio; install it with `pip install 'dilt-hf[explore]'`.\n"
+def address_of(explorer):
+    """The address that it prints once it answers."""
+    while explorer.processes[0].is_alive():
+        if found := re.search(r"http://\S+", explorer.output):
+            return found.group()
+        time.sleep(0.05)
+    raise AssertionError(explorer.output)
+
+
+def test_the_command_says_in_one_sentence_what_is_wrong(monkeypatch):
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    monkeypatch.delitem(sys.modules, "dilt_hf.explore.app")
+    said = r"^error: the explorer needs gradio; install it with `pip install 'dilt-hf\[explore\]'`\.$"
+    with pytest.raises(SystemExit, match=said):
+        main(["nowhere"])
 
 
 def test_the_command_refuses_what_is_no_repository(tmp_path, capsys):
-    from dilt_hf.explore.__main__ import main
-
     with pytest.raises(SystemExit, match=r"error: .* lacks dilt_config\.json, so it is no ticket repository\."):
         main([str(tmp_path)])

@@ -1,4 +1,4 @@
-"""What the explorer says of a repository, a ticket and a image, against the masks and plain transformers."""
+"""What the explorer says of a repository, a ticket and an image, against the masks and plain transformers."""
 
 import dataclasses
 import json

@@ -1,6 +1,7 @@
 """A small ticket repository of the digits for the explorer to show."""
 
 from dilt_hf.data.decoding import image_processor
+from dilt_hf.explore.__main__ import main
 from dilt_hf.models import factory
 from dilt_hf.tickets.tickets import Tickets
 from helpers.small import masks_of, network
@@ -23,3 +24,8 @@ def make_repository(folder, facts=FACTS):
     masks = [masks_of(model, 0.4, seed) for seed in (1, 2)]
     Tickets.found(folder / "theta0", masks, facts).save_pretrained(folder / "tickets")
     return folder / "tickets"
+
+
+def explore(repository):
+    """What `python -m dilt_hf.explore REPOSITORY` does."""
+    main([repository])

@@ -1,39 +1,38 @@
 """A user of the loopback Hub, in a process of its own."""
 
-import json
-import os
-import subprocess
-import sys
+import multiprocessing
 from pathlib import Path
+
+from helpers.crew import Crew
+from helpers.hub_worker import serve
 
 
 class User:
-    """A process that uses the Hub; `ask` does a step of hub_worker.py."""
+    """A process that uses the Hub; `ask` does a step of hub_worker.py.
 
-    def __init__(self, hub, home, **environment):
-        settings = (
-            os.environ
-            | hub.environment
-            | {"HF_HOME": str(home), "PYTHONPATH": str(Path(__file__).parents[1])}
-            | environment
-        )
-        command = [sys.executable, "-m", "helpers.hub_worker"]
-        self.log = open(home.parent / f"{home.name}.log", "w+")  # noqa: SIM115 (open as long as the process)
-        self.process = subprocess.Popen(
-            command, env=settings, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, text=True
-        )
+    Args:
+        home: a new folder; the cache of the user is in it.
+        fresh: variables for an interpreter of its own, which the client reads when it is imported.
+    """
+
+    def __init__(self, home, fresh=None):
+        home.mkdir(parents=True, exist_ok=True)
+        self.connection, theirs = multiprocessing.Pipe()
+        self.crew = Crew(1, home, serve, theirs, launched=False, fresh=fresh)
+        self.process = self.crew.processes[0]
+        theirs.close()
 
     def ask(self, *step):
-        self.process.stdin.write(json.dumps([str(part) if isinstance(part, Path) else part for part in step]) + "\n")
-        self.process.stdin.flush()
-        for line in self.process.stdout:
-            if line.startswith("answer: "):
-                return line.removeprefix("answer: ").strip()
-        self.log.seek(0)
-        raise AssertionError(self.log.read()[-3000:])
+        self.begin(*step)
+        try:
+            return self.connection.recv()
+        except EOFError:
+            raise AssertionError(self.crew.output[-3000:]) from None
+
+    def begin(self, *step):
+        """Ask, and do not wait for the answer."""
+        self.connection.send([str(part) if isinstance(part, Path) else part for part in step])
 
     def end(self):
-        self.process.stdin.close()
-        self.process.wait(60)
-        self.process.stdout.close()
-        self.log.close()
+        self.connection.close()
+        self.process.join(60)

@@ -1,16 +1,14 @@
-"""What users do with the Hub, in a process of its own, because the client reads its settings when it is imported.
+"""What users do with the Hub, in a process of their own: the client reads its settings when it is imported.
 
-hub_worker.py reads steps from its input, one JSON list a line,
+Steps come as lists,
     ["push", FOLDER, REPOSITORY, {SETTINGS}]            publish the tickets of a folder
     ["load", REPOSITORY, TICKET, OUT, {SETTINGS}]       write the model of a ticket to OUT/model.safetensors
     ["save", REPOSITORY, OUT, {SETTINGS}]               write the whole repository to OUT
     ["trained", REPOSITORY, TICKET, OUT, {SETTINGS}]    the same for a ticket with trained weights
     ["plain", REPOSITORY, SUBFOLDER, OUT]               the same with plain transformers
-and answers each with a line: what it returned, or its error.
+and each is answered by what it returned, or by its error.
 """
 
-import json
-import sys
 from pathlib import Path
 
 from dilt_hf.models.weights import save_weights
@@ -46,11 +44,14 @@ def write(model, out):
     save_weights(model, Path(out, "model.safetensors"))
 
 
-if __name__ == "__main__":
-    for line in sys.stdin:
-        step, *arguments = json.loads(line)
+def serve(connection):
+    while True:
+        try:
+            step, *arguments = connection.recv()
+        except EOFError:  # the user has ended
+            return
         try:
             answer = globals()[step](*arguments)
         except Exception as error:
             answer = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        print(f"answer: {answer}", flush=True)
+        connection.send(str(answer))

@@ -45,6 +45,7 @@ class LoopbackHub:
             "HF_HUB_DISABLE_XET": "1",
             "HF_HUB_OFFLINE": "0",
             "HF_HUB_DISABLE_TELEMETRY": "1",
+            "HF_HOME": "hf_home",  # of each process where it works
         }
 
     def ask(self, what, **arguments):
@@ -60,6 +61,10 @@ class LoopbackHub:
 
     def behave(self):
         self.ask("behave")
+
+    def forget_all(self):
+        """Be as it was at the start."""
+        self.ask("forget_all")
 
     def files(self, repository, revision="main"):
         found = self.ask("files", repository=repository, revision=revision)
@@ -123,6 +128,8 @@ class State:
             self.faults.clear()
         elif what == "forget":
             self.objects.clear()
+        elif what == "forget_all":
+            self.__init__()
         elif what == "files":
             found = repository.files(asked["revision"]) if repository else {}
             return encoded(found)

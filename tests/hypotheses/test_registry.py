@@ -1,19 +1,14 @@
 """Every hypothesis names an experiment that there is, and every criterion has a producer."""
 
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
+from helpers.recipes import run_recipe
 
 from dilt_hf.hypotheses import evidence, simulation
 from dilt_hf.hypotheses.programme import EXPERIMENTS
 from dilt_hf.hypotheses.registry import HYPOTHESES, keys_of
 from dilt_hf.run.methods.registry import NAMES, method_of
 from dilt_hf.utils.errors import ConfigError, MaskError
-
-RECIPES = Path(__file__).parents[2] / "recipes"
 
 
 def produced():
@@ -45,10 +40,10 @@ def test_keys_are_unique_and_experiments_share_out_all_hypotheses():
     assert sorted(key for experiment in EXPERIMENTS for key in keys_of(experiment)) == sorted(keys)
 
 
-def test_help_lists_what_the_registries_hold():
-    script = RECIPES / "exp2_disentanglement.py"
-    done = subprocess.run([sys.executable, str(script), "--help"], capture_output=True, text=True, check=True)
-    assert "H4, H5, H6" in " ".join(done.stdout.split())
+def test_help_lists_what_the_registries_hold(capsys):
+    with pytest.raises(SystemExit, match=r"^0$"):
+        run_recipe("exp2_disentanglement", ["--help"])
+    assert "H4, H5, H6" in " ".join(capsys.readouterr().out.split())
 
 
 def test_methods_are_looked_up_by_name():

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from helpers.plain import open_in_plain_transformers
 from safetensors.torch import load_file, save_file
 
 from dilt_hf.config.model import ModelConfig
@@ -80,18 +81,9 @@ def test_the_seed_decides_the_weights_and_nothing_else_is_disturbed(tmp_path):
 
 def test_own_architectures_open_in_plain_transformers(tmp_path):
     """Their code travels with the checkpoint."""
-    import subprocess
-    import sys
-
     factory.save_model(build("resnet18-cifar", 32, {"depths": [1, 1, 1, 1]}), tmp_path / "m")
-    program = (
-        "import sys; from transformers import AutoModelForImageClassification as A; "
-        f"m = A.from_pretrained({str(tmp_path / 'm')!r}, trust_remote_code=True); "
-        "print(type(m).__name__, 'dilt_hf' in sys.modules)"
-    )
-    environment = {"HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1", "PATH": ""}
-    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["CifarResNetForImageClassification", "False"]
+    ((kind, _),) = open_in_plain_transformers([tmp_path / "m"], size=32)
+    assert kind == "CifarResNetForImageClassification"
 
 
 def test_a_checkpoint_is_a_starting_point_only_with_a_matching_head(tmp_path):

@@ -1,16 +1,12 @@
 """Methods side by side: paired differences, costs, two images; and the recipes that print them, on a slice."""
 
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
+from helpers.recipes import run_recipe
 
 from dilt_hf.results.figures import as_png, as_svg, cost_figure, methods_figure
 from dilt_hf.results.methods_table import compared, has_methods, methods_caption, methods_table
 from dilt_hf.results.results import Entry, Results
 
-RECIPES = Path(__file__).parents[2] / "recipes"
 SLICE = [
     "--max_train_samples",
     "120",
@@ -77,38 +73,24 @@ def test_tickets_alone_are_no_comparison_of_methods():
     assert not has_methods(Results([entry(0, "dense", None, 0.9), entry(0, "core", 0.1, 0.8)], [], 2))
 
 
-def run(recipe, folder, *options):
-    command = [sys.executable, str(RECIPES / recipe), "--output_dir", str(folder), *SLICE, *options]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=200)
-
-
-def test_the_benchmark_on_a_slice(tmp_path):
-    done = run("benchmark.py", tmp_path, "--methods", "LTH", "RigL", "SNIP", "--sparsities", "0.5", "0.8")
-    assert done.returncode == 0, done.stderr
-    assert "at sparsity 80 %:" in done.stdout
+def test_the_benchmark_on_a_slice(tmp_path, capsys):
+    options = ["--output_dir", tmp_path, *SLICE]
+    run_recipe("benchmark", [*options, "--methods", "LTH", "RigL", "SNIP", "--sparsities", "0.5", "0.8"])
+    printed = capsys.readouterr().out
+    assert "at sparsity 80 %:" in printed
     assert {"methods.md", "methods_by_sparsity.png", "methods_by_cost.png"} <= {p.name for p in tmp_path.iterdir()}
     assert not (tmp_path / "tickets").exists()
-    assert done.stdout.strip().splitlines()[-1] == f"Report: {tmp_path / 'report.html'}"
-    assert "Not tested: H1, H2" in done.stdout, "a single seed decides nothing"
+    assert printed.strip().splitlines()[-1] == f"Report: {tmp_path / 'report.html'}"
+    assert "Not tested: H1, H2" in printed, "a single seed decides nothing"
     assert (tmp_path / "report.html").is_file()
-    wrong = run("benchmark.py", tmp_path / "other", "--methods", "LHT")
-    assert wrong.returncode == 1
-    assert wrong.stderr.strip().splitlines()[-1].startswith("error: --methods knows core, union, LTH")
+    with pytest.raises(SystemExit, match=r"^error: --methods knows core, union, LTH"):
+        run_recipe("benchmark", ["--output_dir", tmp_path / "other", *SLICE, "--methods", "LHT"])
 
 
-def test_routing_on_a_slice(tmp_path):
-    done = run(
-        "rtl.py",
-        tmp_path,
-        "--sparsities",
-        "0.5",
-        "--partition_by",
-        "image_clusters",
-        "--num_rounds",
-        "4",
-        "--pruning_fraction",
-        "0.3",
-    )
-    assert done.returncode == 0, done.stderr
-    assert "single, told the partition" in done.stdout
-    assert "Collapse, alarm for a turn" in done.stdout
+def test_routing_on_a_slice(tmp_path, capsys):
+    clusters = ["--sparsities", "0.5", "--partition_by", "image_clusters"]
+    rounds = ["--num_rounds", "4", "--pruning_fraction", "0.3"]
+    run_recipe("rtl", ["--output_dir", tmp_path, *SLICE, *clusters, *rounds])
+    printed = capsys.readouterr().out
+    assert "single, told the partition" in printed
+    assert "Collapse, alarm for a turn" in printed

@@ -19,6 +19,7 @@ from dilt_hf.results.summary import results_caption, results_table
 from dilt_hf.run.context import open_run
 from dilt_hf.run.folder import load_results
 from dilt_hf.run.labels import network_labels
+from dilt_hf.run.methods.at_initialisation import AtInitialisation
 from dilt_hf.run.methods.colt import Colt, ImpAtColtPace
 from dilt_hf.run.methods.registry import METHODS, STRUCTURED, UNSTRUCTURED, method_of
 from dilt_hf.run.methods.tickets import LTH, Ticket
@@ -124,6 +125,8 @@ def test_every_method_finds_exact_masks_of_every_architecture(quick_config, chan
     for method in METHODS:
         if method.is_structured or isinstance(method, searching):
             continue
+        if isinstance(method, AtInitialisation):  # how many are enough to be exact does not matter
+            method = dataclasses.replace(method, iterations=min(method.iterations, 5))
         few = architecture.startswith("timm:") or method.name in ("CAP", "SynFlow")
         for wanted in (0.3,) if few else (0.5, 0.3, 0.1, 0.02):
             caplog.clear()

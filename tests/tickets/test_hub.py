@@ -1,22 +1,23 @@
 """Tickets to the Hub and back over real HTTP, with the unmodified client; the Hub behaves, or does not."""
 
-import json
-from pathlib import Path
-
 import pytest
+from helpers.crew import loopback_hub
 from helpers.hub_user import User
-from helpers.loopback_hub import LoopbackHub, encoded
+from helpers.loopback_hub import encoded
 from helpers.tickets import make_tickets
 
 from dilt_hf.models.weights import save_weights
 from dilt_hf.tickets.hub import is_repo_id
 from dilt_hf.tickets.tickets import Tickets, from_pretrained
 
+pytestmark = pytest.mark.xdist_group("processes")
+
 
 @pytest.fixture(scope="module")
 def hub():
-    with LoopbackHub() as hub:
-        yield hub
+    hub = loopback_hub()
+    hub.forget_all()
+    return hub
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +27,7 @@ def home(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def user(hub, home):
-    user = User(hub, home)
+    user = User(home)
     yield user
     user.end()
 
@@ -79,7 +80,7 @@ def test_from_push_to_offline_load(hub, user, home, found, tmp_path):
     assert {n: c for n, c in saved.items() if n != "dilt_config.json"} == {
         n: c for n, c in latest.items() if n != "dilt_config.json"
     }
-    offline = User(hub, home, HF_HUB_OFFLINE="1")
+    offline = User(home, fresh={"HF_HUB_OFFLINE": "1"})
     offline.ask("load", "me/t", "core", tmp_path / "offline", settings)
     offline.ask("load", "me/t", "core", tmp_path / "local", {"revision": commit, "local_files_only": True})
     offline.end()
@@ -127,10 +128,10 @@ def test_loading_a_ticket_fetches_theta0_masks_and_configurations_once_and_nothi
     assert hub.traffic()["sent"] == {}
 
 
-def test_publishing_what_came_from_the_hub_keeps_its_trained_tickets(hub, user, found):
+def test_publishing_what_came_from_the_hub_keeps_its_trained_tickets(hub, user, found, tmp_path):
     user.ask("push", found[1], "me/whole", {})
     before = hub.files("me/whole")
-    other = User(hub, Path(user.log.name).with_name("fresh"))
+    other = User(tmp_path)
     assert "/commit/" in other.ask("push", "me/whole", "me/whole", {"tag": "v2"})
     other.end()
     assert hub.files("me/whole", "v2") == before == hub.files("me/whole")
@@ -185,19 +186,18 @@ def test_a_push_that_fails_leaves_the_branch_as_it_was(hub, user, found, pattern
     assert "/commit/" in user.ask("push", found[1], repository, {})
 
 
-def test_a_killed_push_leaves_the_branch_as_it_was_and_the_next_one_sends_only_the_rest(hub, home, found):
+def test_a_killed_push_leaves_the_branch_as_it_was_and_the_next_one_sends_only_the_rest(hub, found, tmp_path):
     hub.misbehave("POST .*/commit/", "drop")
     hub.traffic()
-    victim = User(hub, home.parent / "victim")
-    victim.process.stdin.write(json.dumps(["push", str(found[0]), "me/killed", {}]) + "\n")
-    victim.process.stdin.flush()
+    victim = User(tmp_path / "victim")
+    victim.begin("push", found[0], "me/killed", {})
     while not any("/commit/" in request for request in hub.traffic()["requests"]):
-        assert victim.process.poll() is None
+        assert victim.process.is_alive()
     victim.process.kill()
     victim.end()
     assert set(hub.files("me/killed")) == {".gitattributes"}
     hub.behave()
-    again = User(hub, home.parent / "again")
+    again = User(tmp_path / "again")
     again.ask("push", found[0], "me/killed", {})
     again.end()
     assert not any(request.startswith("PUT") for request in hub.traffic()["requests"])

@@ -2,7 +2,6 @@
 
 import _thread
 import copy
-import shutil
 import signal
 import time
 
@@ -241,11 +240,12 @@ def test_replaced_parameters_are_noticed_and_switches_can_be_copied(tickets):
 
 
 def test_twenty_switches_compile_nothing_anew(tickets):
-    if shutil.which("g++") is None:
-        pytest.skip("torch.compile needs a C++ compiler on the CPU")
     torch._dynamo.reset()
     model = fresh(tickets)
-    plain, compiled = copy.deepcopy(model), torch.compile(model)
+    plain, compiled = (
+        copy.deepcopy(model),
+        torch.compile(model, backend="eager"),
+    )  # what matters is what is traced again
     switch, pixels = TicketSwitch(compiled, tickets), torch.randn(2, 3, 8, 8)
     reference = TicketSwitch(plain, tickets)
     counter = torch._dynamo.utils.counters["stats"]

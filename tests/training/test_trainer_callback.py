@@ -12,6 +12,8 @@ from dilt_hf.models.weights import checkpoint_tensors
 from dilt_hf.training.trainer_callback import TicketCallback
 from dilt_hf.utils.errors import ModelError
 
+pytestmark = pytest.mark.xdist_group("processes")
+
 
 def assert_masked(model, masks):
     tensors = checkpoint_tensors(model)
