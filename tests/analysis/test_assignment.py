@@ -18,6 +18,7 @@ def total(profit, columns):
     return int(profit[np.arange(len(columns)), columns].astype(np.int64).sum())
 
 
+@pytest.mark.slow
 @given(
     seed=st.integers(0, 2**32 - 1),
     n=st.integers(1, 60),

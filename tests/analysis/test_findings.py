@@ -8,6 +8,7 @@ from helpers.layers import findings
 from dilt_hf.analysis.figures import save_figures
 
 
+@pytest.mark.slow
 def test_the_numbers_of_planted_networks():
     found = findings()
     assert found.modules.names == ("core", "specialist-0", "specialist-1")
@@ -22,6 +23,7 @@ def test_the_numbers_of_planted_networks():
     assert found.to_dict()["gw"]["counterparts"] == found.diagonals.tolist()
 
 
+@pytest.mark.slow
 def test_one_seed_and_a_dead_layer(tmp_path):
     found = findings(1, dead=True)
     assert found.constant_layers() == ["layer_1"]

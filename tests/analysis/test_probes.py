@@ -27,7 +27,7 @@ def test_they_are_even_and_the_same_every_time(digits):
     assert len(choose_probes(split, images, 10_000)) <= len(split)
 
 
-def test_no_picture_is_taken_twice(digits):
+def test_no_image_is_taken_twice(digits):
     split, images = digits
     few = loader.ResidentImages(images.pixels.clone(), images.labels)
     few.pixels[5:] = few.pixels[5]

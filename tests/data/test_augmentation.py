@@ -21,7 +21,7 @@ def test_views_keep_shape_and_depend_on_the_generator_alone(kind):
     assert torch.equal(images, before)
 
 
-def test_shifts_are_whole_pixel_crops_of_the_reflected_picture():
+def test_shifts_are_whole_pixel_crops_of_the_reflected_image():
     images = torch.arange(8 * 8, dtype=torch.uint8).view(1, 8, 8, 1).repeat(64, 1, 1, 1)
     padded = np.pad(images[0, :, :, 0].numpy(), 1, mode="reflect")
     allowed = {padded[y : y + 8, x : x + 8].tobytes() for y in range(3) for x in range(3)}
@@ -37,7 +37,7 @@ def test_shifts_are_whole_pixel_crops_of_the_reflected_picture():
     assert seen & (flipped - allowed)
 
 
-def test_one_pixel_pictures_survive_every_view():
+def test_one_pixel_images_survive_every_view():
     for kind in ("none", "shift", "shift_flip", "resized_crop_flip"):
         view = augment(torch.full((2, 1, 1, 3), 9, dtype=torch.uint8), kind, torch.Generator())
         assert view.tolist() == [[[[9, 9, 9]]]] * 2
@@ -51,7 +51,7 @@ def test_a_share_of_a_batch_gets_the_views_that_the_whole_batch_would(kind):
     assert torch.equal(augment(images[mine], kind, torch.Generator().manual_seed(1), 16, mine), whole[mine])
 
 
-def test_erasing_replaces_one_rectangle_of_some_pictures_by_noise():
+def test_erasing_replaces_one_rectangle_of_some_images_by_noise():
     pixels = torch.full((200, 3, 20, 24), 9.0)
     all_of_them = torch.arange(200)
     erased = erase(pixels.clone(), 0.25, torch.Generator().manual_seed(0), 200, all_of_them)
@@ -70,7 +70,7 @@ def test_erasing_replaces_one_rectangle_of_some_pictures_by_noise():
 
 
 @given(st.integers(0, 2**40), st.integers(1, 9), st.sampled_from([(0.8, 0.0), (0.0, 1.0), (0.8, 1.0)]))
-def test_mixing_keeps_as_much_of_each_picture_as_its_label_says(seed, count, alphas):
+def test_mixing_keeps_as_much_of_each_image_as_its_label_says(seed, count, alphas):
     labels = torch.arange(count)
     pixels = labels.view(-1, 1, 1, 1).repeat(1, 3, 8, 8).float()
     mixed, partners, share = mix(pixels.clone(), labels, Augmentation(mixup=alphas[0], cutmix=alphas[1]), seed)
@@ -80,7 +80,7 @@ def test_mixing_keeps_as_much_of_each_picture_as_its_label_says(seed, count, alp
     assert all(abs(a - b) == 1 or a == b == count - 1 for a, b in zip(labels.tolist(), partners.tolist(), strict=True))
 
 
-def test_views_of_whole_pictures_depend_on_their_key_alone():
+def test_views_of_whole_images_depend_on_their_key_alone():
     from PIL import Image
 
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8))

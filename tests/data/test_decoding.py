@@ -44,7 +44,7 @@ def test_colour_modes_decode_to_the_same_rgb(mode):
     ],
     ids=lambda image: f"{image.mode}-{image.size}",
 )
-def test_grey_16_bit_tiny_and_thin_pictures_decode(image):
+def test_grey_16_bit_tiny_and_thin_images_decode(image):
     for channels in (1, 3):
         decoded = decoding.decode(encoded(image), 8, channels, "row 0")
         assert decoded.shape == (8, 8, channels)
@@ -64,7 +64,7 @@ def test_grey_16_bit_tiny_and_thin_pictures_decode(image):
         {"bytes": None, "path": "no/such/file.png"},
     ],
 )
-def test_broken_pictures_name_their_row(cell):
+def test_broken_images_name_their_row(cell):
     with pytest.raises(DataError, match="row 7 of the train split"):
         decoding.decode(cell, 8, 3, "row 7 of the train split")
 

@@ -20,12 +20,6 @@ CPU = torch.device("cpu")
 SHIFT = Augmentation("shift")
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _workers():
-    """Those of a `DataLoader` are forked from the server of all processes."""
-    prepared()
-
-
 def test_an_image_folder_opens_unchanged(image_folder):
     config = DataConfig(train_dir=str(image_folder / "train"), test_dir=str(image_folder / "test"))
     splits = load_splits(config)
@@ -60,8 +54,12 @@ def broken_table():
     return made.cast_column("image", datasets.Image())
 
 
-@pytest.mark.parametrize(("resident", "workers"), [(True, 0), (False, 0), (False, 1)])
-def test_a_corrupt_picture_is_one_error_that_names_the_row(resident, workers):
+@pytest.mark.parametrize(
+    ("resident", "workers"), [(True, 0), (False, 0), pytest.param(False, 1, marks=pytest.mark.slow)]
+)
+def test_a_corrupt_image_is_one_error_that_names_the_row(resident, workers):
+    if workers:
+        prepared()
     split = Split("train", broken_table(), "image", np.array([0, 1] * 10), "train", np.arange(100, 120))
     splits = Splits(split, split, split, ("a", "b"), "made up")
     config = DataConfig(dataset_name="x", max_resident_gb=1.0 if resident else 0.0, dataloader_num_workers=workers)
@@ -74,7 +72,9 @@ def test_a_corrupt_picture_is_one_error_that_names_the_row(resident, workers):
         read()
 
 
-def test_streamed_and_resident_pictures_are_the_same():
+@pytest.mark.slow
+def test_streamed_and_resident_images_are_the_same():
+    prepared()
     config = DataConfig(dataset_name="digits", max_train_samples=60, max_eval_samples=30)
     splits = load_splits(config)
     resident = loader.open_images(splits, config, 8, 3, CPU, progress=False)["train"]
@@ -121,8 +121,10 @@ def test_fingerprints_follow_content_not_place(tmp_path):
     assert fingerprint(table(60), "c") != fingerprint(changed, "d")
 
 
+@pytest.mark.slow
 def test_a_share_of_a_streamed_epoch_is_that_share_of_the_whole():
     """Random views are drawn by the workers, per image: whoever decodes it, it looks the same."""
+    prepared()
     config = DataConfig(dataset_name="digits", max_train_samples=60, max_eval_samples=30)
     split = load_splits(config).train
     normalize = decoding.Normalize([0.5], [0.5], 3, CPU)
@@ -146,7 +148,7 @@ def test_a_share_of_a_streamed_epoch_is_that_share_of_the_whole():
     assert not torch.equal(whole[0][0].pixels, whole[1][0].pixels)
 
 
-def test_shares_are_all_pictures_each_once_and_passes_do_not_depend_on_members():
+def test_shares_are_all_images_each_once_and_passes_do_not_depend_on_members():
     for size, passes, members in ((8, 2, 2), (9, 2, 3), (7, 3, 1), (16, 1, 4)):
         by_member = loader.shares(size, passes, members)
         alone = loader.shares(size, passes, 1)[0]
@@ -156,7 +158,7 @@ def test_shares_are_all_pictures_each_once_and_passes_do_not_depend_on_members()
         assert torch.equal(torch.cat(alone), torch.arange(size))
 
 
-def test_policies_need_pictures_that_workers_decode():
+def test_policies_need_images_that_workers_decode():
     config = DataConfig(dataset_name="digits", augmentation="resized_crop_flip", auto_augment="rand-m9-mstd0.5-inc1")
     with pytest.raises(ConfigError, match="--max_resident_gb 0"):
         loader.open_images(load_splits(config), config, 8, 3, CPU, progress=False)

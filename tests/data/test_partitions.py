@@ -159,7 +159,7 @@ def test_whatever_is_accepted_is_a_partition(lists):
         assert all(made)
 
 
-def test_pictures_are_clustered_by_what_they_show():
+def test_images_are_clustered_by_what_they_show():
     rng = np.random.default_rng(0)
     centres = np.eye(3) * 5
     kinds = {"train": np.repeat([0, 1, 2], [50, 30, 20]), "test": np.repeat([2, 0, 1], 4)}
@@ -172,7 +172,7 @@ def test_pictures_are_clustered_by_what_they_show():
         cluster_images({"train": np.full((9, 2), np.nan)}, 2)
 
 
-def test_partitions_of_pictures_say_what_determines_them():
+def test_partitions_of_images_say_what_determines_them():
     from dilt_hf.data.splits import load_splits
 
     digits = load_splits(DataConfig(dataset_name="digits", max_train_samples=100, max_eval_samples=40))

@@ -20,6 +20,7 @@ def found(tmp_path_factory):
     return golden.numbers_of(golden.programme(tmp_path_factory.mktemp("golden")))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(KINDS))
 def test_a_kind_computes_what_was_recorded_for_its_version(found, name):
     recorded = json.loads(golden.RECORDED.read_text())

@@ -38,6 +38,7 @@ def settings(run, tmp_path, **changes):
     return AnalyzeConfig(**({"sources": [str(run)]} | defaults | changes))
 
 
+@pytest.mark.slow
 def test_a_run_is_analysed_and_the_work_is_found_again(run, tmp_path, monkeypatch, capsys):
     config = settings(run, tmp_path, siblings=True)
     findings = analyze(config, SAME)
@@ -70,6 +71,7 @@ def test_a_run_is_analysed_and_the_work_is_found_again(run, tmp_path, monkeypatc
     assert again == first
 
 
+@pytest.mark.slow
 def test_masked_networks_and_tickets_of_a_run(run, tmp_path):
     masked = analyze(settings(run, tmp_path, networks=["masked"], seeds=[1]), SAME, progress=False)
     assert masked.networks == ("masked_0", "masked_1")
@@ -83,6 +85,7 @@ def test_masked_networks_and_tickets_of_a_run(run, tmp_path):
     assert tickets.siblings == []
 
 
+@pytest.mark.slow
 def test_ticket_repositories_are_analysed_on_the_data_that_they_name(run, tmp_path):
     sources = [str(run / "tickets" / f"seed_{seed}") for seed in (0, 1)]
     findings = analyze(settings(run, tmp_path, sources=sources, num_modules=2), SAME, progress=False)

@@ -188,7 +188,7 @@ def test_other_partitions_run_too(quick_config, change, by):
     assert len(results.entries[0].scores["partition_accuracy"]) == 3
 
 
-def test_an_image_folder_of_grey_pictures_runs_unchanged(quick_config, change, image_folder):
+def test_an_image_folder_of_grey_images_runs_unchanged(quick_config, change, image_folder):
     source = DataConfig(train_dir=str(image_folder / "train"), test_dir=str(image_folder / "test"))
     config = dataclasses.replace(quick_config, data=source, partition=PartitionConfig(partition_by="random"))
     config = change(change(config, "training", global_train_batch_size=8), "model", num_channels=1)

@@ -42,7 +42,7 @@ ARGUMENTS = [
 ]
 
 
-pytestmark = pytest.mark.xdist_group("processes")
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("processes")]
 
 
 def recipe(folder):

@@ -18,7 +18,7 @@ from dilt_hf.experiments.find import find_tickets
 from dilt_hf.masks import algebra as M
 from dilt_hf.masks.io import load_masks
 
-pytestmark = pytest.mark.xdist_group("processes")
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("processes")]
 WORKER = Path(__file__).parents[1] / "helpers/find_worker.py"
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
 SEED_0 = Path("tickets/seed_0")

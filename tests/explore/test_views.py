@@ -106,7 +106,7 @@ def test_untrained_tickets_predict_with_theta0_under_the_mask(tickets, networks,
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "RGBA", "CMYK"])
-def test_pictures_of_any_mode_are_looked_at(networks, image, mode):
+def test_images_of_any_mode_are_looked_at(networks, image, mode):
     assert sum(networks.predict("union", image.convert(mode)).values()) == pytest.approx(1, abs=1e-6)
 
 

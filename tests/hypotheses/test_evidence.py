@@ -17,17 +17,20 @@ def judged(seed, world):
     return {each.hypothesis.key: each.verdict for each in verdicts(HYPOTHESES, evidence)}
 
 
+@pytest.mark.slow
 def test_what_is_planted_is_supported():
     right = [all(judged(seed, TRUE)[key] == SUPPORTED for key in COMPARED) for seed in range(60)]
     assert np.mean(right) >= 0.95
     assert {key for key, verdict in judged(0, TRUE).items() if verdict != UNTESTED} == COMPARED
 
 
+@pytest.mark.slow
 def test_what_is_not_there_is_not_supported():
     """Nothing differs but by chance: H3 and H7 would then hold but for their controls."""
     assert np.mean([SUPPORTED in judged(seed, NOTHING).values() for seed in range(200)]) <= 0.05
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("world", [TRUE, NOTHING, EXPLAINED])
 def test_whole_programmes_are_judged_as_their_world_is(world):
     """Layers, lesions and transfer too. A thousand of each: benchmarks/verdicts.py."""

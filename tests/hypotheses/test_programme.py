@@ -27,6 +27,7 @@ def config(quick_config, change):
     return change(config, "methods", update_every=1, scoring_examples=2, fisher_examples=20, fisher_block=16)
 
 
+@pytest.mark.slow
 def test_every_hypothesis_is_judged_on_evidence_that_names_its_stages(config, change, monkeypatch):
     folder = Path(config.run.output_dir)
     assert "| union" in benchmark(config, ProcessGroup())

@@ -79,6 +79,7 @@ def test_the_seed_decides_the_weights_and_nothing_else_is_disturbed(tmp_path):
     assert weights_sha256(tmp_path / "a") == weights_sha256(tmp_path / "b")
 
 
+@pytest.mark.slow
 def test_own_architectures_open_in_plain_transformers(tmp_path):
     """Their code travels with the checkpoint."""
     factory.save_model(build("resnet18-cifar", 32, {"depths": [1, 1, 1, 1]}), tmp_path / "m")

@@ -16,7 +16,7 @@ NETWORKS = {"conv3": {}, "vit-tiny": TINY_VIT, "resnet18-cifar": {"hidden_sizes"
 
 
 @pytest.mark.parametrize("architecture", NETWORKS)
-def test_each_picture_goes_through_its_own_subnetwork(architecture):
+def test_each_image_goes_through_its_own_subnetwork(architecture):
     model = network(architecture=architecture, **NETWORKS[architecture])
     masks = [masks_of(model, kept=0.5, seed=seed) for seed in range(3)]
     generator = torch.Generator().manual_seed(0)

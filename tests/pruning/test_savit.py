@@ -148,6 +148,7 @@ def test_without_channels_the_smaller_model_computes_what_the_masked_one_does(mo
         torch.testing.assert_close(logits_of(shrunk(model, everything), pixels), logits_of(model, pixels))
 
 
+@pytest.mark.slow
 def test_the_smaller_models_open_without_this_package(tmp_path):
     expected = []
     for kind in ARCHITECTURES:

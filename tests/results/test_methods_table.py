@@ -73,6 +73,7 @@ def test_tickets_alone_are_no_comparison_of_methods():
     assert not has_methods(Results([entry(0, "dense", None, 0.9), entry(0, "core", 0.1, 0.8)], [], 2))
 
 
+@pytest.mark.slow
 def test_the_benchmark_on_a_slice(tmp_path, capsys):
     options = ["--output_dir", tmp_path, *SLICE]
     run_recipe("benchmark", [*options, "--methods", "LTH", "RigL", "SNIP", "--sparsities", "0.5", "0.8"])
@@ -87,6 +88,7 @@ def test_the_benchmark_on_a_slice(tmp_path, capsys):
         run_recipe("benchmark", ["--output_dir", tmp_path / "other", *SLICE, "--methods", "LHT"])
 
 
+@pytest.mark.slow
 def test_routing_on_a_slice(tmp_path, capsys):
     clusters = ["--sparsities", "0.5", "--partition_by", "image_clusters"]
     rounds = ["--num_rounds", "4", "--pruning_fraction", "0.3"]

@@ -129,7 +129,7 @@ def test_results_survive_disk(tmp_path):
     assert "T_full" in (tmp_path / "results.md").read_text()
 
 
-def test_the_picture_is_a_png_of_sensible_size():
+def test_the_image_is_a_png_of_sensible_size():
     image = Image.open(io.BytesIO(as_png(comparison_figure(results(0.05)))))
     assert image.format == "PNG"
     assert 600 < image.width < 2000

@@ -50,6 +50,7 @@ def configured(quick_config, change, optimizer="SGD", **run):
     return change(config, "run", **settings)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_every_method_keeps_exactly_what_was_asked_and_nothing_else(quick_config, change, optimizer):
     config = configured(quick_config, change, optimizer)
@@ -114,6 +115,7 @@ ARCHITECTURES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_every_method_finds_exact_masks_of_every_architecture(quick_config, change, architecture, caplog):
     config = configured(quick_config, change)

@@ -238,6 +238,7 @@ for path in map(Path, sys.argv[2:]):
 """
 
 
+@pytest.mark.slow
 def test_files_cost_no_more_memory_than_three_times_their_size_and_200_mb(honest, tmp_path):
     """Each file is of a kind that would blow up: names by the million, lists of lists, a long header, a large mask."""
     size = 20_000_000

@@ -10,7 +10,7 @@ from dilt_hf.models.weights import save_weights
 from dilt_hf.tickets.hub import is_repo_id
 from dilt_hf.tickets.tickets import Tickets, from_pretrained
 
-pytestmark = pytest.mark.xdist_group("processes")
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("processes")]
 
 
 @pytest.fixture(scope="module")

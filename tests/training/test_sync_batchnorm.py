@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from dilt_hf.training import sync_batchnorm
 from dilt_hf.training.sync_batchnorm import SharedBatchNorm
 
-pytestmark = pytest.mark.xdist_group("processes")
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("processes")]
 
 
 @pytest.fixture(scope="module")

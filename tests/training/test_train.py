@@ -283,6 +283,7 @@ def test_computing_activations_again_changes_nothing(feed, accelerator):
         checkpoint_activations(network(architecture="resnet-micro", hidden_sizes=[8, 8, 8], embedding_size=8))
 
 
+@pytest.mark.slow
 def test_a_compiled_network_trains_the_same_subnetwork(feed, accelerator):
     if shutil.which("g++") is None:
         pytest.skip("torch.compile needs a C++ compiler on the CPU")

@@ -104,6 +104,7 @@ def test_masks_that_do_not_fit_stop_before_the_first_step(tmp_path):
     assert all(torch.equal(before[name], tensor) for name, tensor in checkpoint_tensors(model).items())
 
 
+@pytest.mark.slow
 def test_two_processes_under_ddp_agree_with_one(tmp_path):
     """Two real processes, each with half of every batch: the same subnetwork as one process trains."""
     model = network()
