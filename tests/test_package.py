@@ -107,6 +107,20 @@ def test_no_room_holds_a_circle_of_imports():
     graphlib.TopologicalSorter(graph).prepare()  # CycleError names the circle
 
 
+def test_functions_take_few_arguments_and_fewer_without_a_name():
+    """Public functions of the analysis, whose options have defaults, are exempt from the first limit."""
+    many = []
+    for name in modules():
+        tree = ast.parse((ROOT / f"{name.replace('.', '/')}.py").read_text(encoding="utf-8"))
+        for each in ast.walk(tree):
+            if isinstance(each, ast.FunctionDef):
+                unnamed = [a.arg for a in (*each.args.posonlyargs, *each.args.args) if a.arg not in ("self", "cls")]
+                public = name.startswith("analysis.") and not each.name.startswith("_")
+                if len(unnamed) > 5 or (len(unnamed) + len(each.args.kwonlyargs) > 8 and not public):
+                    many.append(f"{name}.{each.name}")
+    assert not many
+
+
 # their examples speak of a ticket repository, a Trainer or a browser that is at hand
 ILLUSTRATED = {
     "explore.app",

@@ -47,7 +47,8 @@ def reassign(profit, columns, prices):  # type: ignore[no-untyped-def]
     n = profit.shape[0]
     prices -= prices.min()
     before = columns.copy()
-    owners = np.empty(n, np.int32)
+    work = np.empty((5, n), np.int32)
+    owners = work[0]
     for i in range(n):
         owners[columns[i]] = i
     free = np.empty(n, np.int32)
@@ -58,9 +59,8 @@ def reassign(profit, columns, prices):  # type: ignore[no-untyped-def]
             count += 1
     for f in range(count):
         owners[columns[free[f]]] = -1
-    scratch = np.empty((4, n), np.int32)
     for f in range(count):
-        _augment(profit, columns, owners, prices, free[f], scratch)
+        _augment(profit, columns, prices, free[f], work)
     gain = np.int64(0)
     for i in range(n):
         gain += np.int64(profit[i, columns[i]]) - np.int64(profit[i, before[i]])
@@ -70,9 +70,9 @@ def reassign(profit, columns, prices):  # type: ignore[no-untyped-def]
 
 
 @_compiled
-def _augment(profit, columns, owners, prices, start, scratch):  # type: ignore[no-untyped-def]
+def _augment(profit, columns, prices, start, work):  # type: ignore[no-untyped-def]
     """Give the free row `start` a column along the shortest path to one that nobody has."""
-    reach, costs, visited, lengths = scratch[0], scratch[1], scratch[2], scratch[3]
+    owners, reach, costs, visited, lengths = work[0], work[1], work[2], work[3], work[4]
     reach[:] = INFINITE  # length of the shortest path to each column that is not visited yet
     costs[:] = prices
     best = _best(profit[start], prices)

@@ -1,7 +1,7 @@
 """Images of a split as batches on the device.
 
 source = open_images(splits, ...)["train"]         # uint8 images, resident or fed by workers
-for batch in epoch(source, rows, ...):             # shuffled, augmented and normalised, on the device
+for batch in epoch(Feed(source, rows, ...), ...):  # shuffled, augmented and normalised, on the device
 """
 
 from __future__ import annotations
@@ -59,6 +59,7 @@ class StreamedImages:
         split: Split,
         size: int,
         channels: int,
+        *,
         workers: int,
         device: torch.device,
         persistent: bool = False,
@@ -182,7 +183,7 @@ def choose_image_size(splits: Splits, config: DataConfig) -> int:
 
 
 def open_images(
-    splits: Splits, config: DataConfig, size: int, channels: int, device: torch.device, progress: bool = True
+    splits: Splits, config: DataConfig, size: int, channels: int, device: torch.device, *, progress: bool = True
 ) -> dict[str, Images]:
     """Return the images of each split: resident on the device when all splits together fit `max_resident_gb`, else
     streamed.
@@ -194,10 +195,15 @@ def open_images(
     resident = sum(len(split) for _, split in splits.items()) * size * size * channels <= config.max_resident_gb * 1e9
     if not resident:
         logger.info("%s does not fit max_resident_gb=%s: decoding in workers.", splits.source, config.max_resident_gb)
-        workers = config.dataloader_num_workers
         return {
             name: StreamedImages(
-                split, size, channels, workers, device, persistent=name == "train", auto_augment=config.auto_augment
+                split,
+                size,
+                channels,
+                workers=config.dataloader_num_workers,
+                device=device,
+                persistent=name == "train",
+                auto_augment=config.auto_augment,
             )
             for name, split in splits.items()
         }
@@ -230,6 +236,16 @@ def fingerprint(split: Split, images: Images) -> str:
 
 
 # --- from images to batches ----------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Feed:
+    """Images, the rows of them to use, and how they are prepared."""
+
+    images: Images
+    rows: Tensor
+    normalize: Normalize
+    augmentation: Augmentation = dataclasses.field(default_factory=Augmentation)
 
 
 class Batch(NamedTuple):
@@ -271,35 +287,34 @@ def shares(batch_size: int, passes: int, processes: int) -> list[list[Tensor]]:
 
 
 def epoch(
-    source: Images,
-    rows: Tensor,
+    feed: Feed,
     batch_size: int,
-    normalize: Normalize,
-    augmentation: Augmentation,
     key: Sequence[int | str],
+    *,
     first: int = 0,
     last: int | None = None,
     mine: Tensor | None = None,
 ) -> Iterator[Batch]:
-    """Yield one pass over `rows` in random order.
+    """Yield one pass over the rows of a feed in random order.
 
     The order depends on `key` alone, and the views of a batch on `key` and its number: the pass can be entered at any
     batch. Only batches `first` to `last` (excluded) are made, and of each only the positions `mine` (default: all).
     """
-    order = rows[torch.randperm(len(rows), generator=generator_for(*key, "order"))]
-    last = steps_per_epoch(len(rows), batch_size) if last is None else last
-    batch_size = min(batch_size, len(rows))
+    count, augmentation = len(feed.rows), feed.augmentation
+    order = feed.rows[torch.randperm(count, generator=generator_for(*key, "order"))]
+    last = steps_per_epoch(count, batch_size) if last is None else last
+    batch_size = min(batch_size, count)
     mine = torch.arange(batch_size) if mine is None else mine
     places = (torch.arange(first, last)[:, None] * batch_size + mine).flatten()
     taken = order[places]
     kind = augmentation.kind
-    if isinstance(source, StreamedImages) and kind == "resized_crop_flip":
+    if isinstance(feed.images, StreamedImages) and kind == "resized_crop_flip":
         kind = "none"  # the workers crop, from the whole images
-        batches = source.batches(taken, len(mine), views=(places, (*key, "view")))
+        batches = feed.images.batches(taken, len(mine), views=(places, (*key, "view")))
     else:
-        batches = source.batches(taken, len(mine))
+        batches = feed.images.batches(taken, len(mine))
     for number, (images, labels) in enumerate(batches, first):
-        pixels = normalize(augment(images, kind, generator_for(*key, "views", number), batch_size, mine))
+        pixels = feed.normalize(augment(images, kind, generator_for(*key, "views", number), batch_size, mine))
         if augmentation.random_erasing:
             erase(pixels, augmentation.random_erasing, generator_for(*key, "erase", number), batch_size, mine)
         if augmentation.mixup or augmentation.cutmix:
@@ -313,13 +328,3 @@ def in_order(source: Images, rows: Tensor, batch_size: int, normalize: Normalize
     """Yield all of `rows`, unchanged and in the order given, for scoring."""
     for images, labels in source.batches(rows, batch_size):
         yield normalize(images), labels
-
-
-@dataclasses.dataclass(frozen=True)
-class Feed:
-    """Images, the rows of them to use, and how they are prepared."""
-
-    images: Images
-    rows: Tensor
-    normalize: Normalize
-    augmentation: Augmentation = dataclasses.field(default_factory=Augmentation)

@@ -42,7 +42,9 @@ class OpenData:
     @cached_property
     def images(self) -> Mapping[str, Images]:
         """The images by split name: decoded and resident on the device, or streamed by workers."""
-        return open_images(self.splits, self.config, self.image_size, self.channels, self.device, self.progress)
+        return open_images(
+            self.splits, self.config, self.image_size, self.channels, self.device, progress=self.progress
+        )
 
     @cached_property
     def normalize(self) -> Normalize:

@@ -34,7 +34,7 @@ class ProcessGroup:
     """
 
     def __init__(
-        self, index: int = 0, count: int = 1, rank: int = 0, size: int = 1, store: Any = None, launch: str = ""
+        self, index: int = 0, count: int = 1, rank: int = 0, size: int = 1, *, store: Any = None, launch: str = ""
     ):
         self.index, self.count, self.rank, self.size, self.store = index, count, rank, size, store
         self.launch = launch or f"process {os.getpid()}"
@@ -166,4 +166,4 @@ def join_process_group(partitions: int, cpu: bool = False) -> ProcessGroup:
     )
     if rank == 0:
         store.set("launch", f"{os.getpid()}@{os.uname().nodename}")
-    return ProcessGroup(index, count, rank_in_group, size, store, store.get("launch").decode())
+    return ProcessGroup(index, count, rank_in_group, size, store=store, launch=store.get("launch").decode())

@@ -53,6 +53,7 @@ def cap_scores(
     model: nn.Module,
     weights: Mapping[str, Tensor],
     batches: Batches,
+    *,
     within: Mapping[str, Tensor] | None = None,
     settings: CapSettings | None = None,
     progress: Callable[[int], object] = lambda count: None,
@@ -76,7 +77,7 @@ def cap_scores(
     def score(name: str, fisher: Tensor) -> Tensor:
         return removal_losses(fisher, weights[name].detach(), within[name].to(fisher.device))
 
-    return _by_tensor(score, model, weights, batches, settings or CapSettings(), progress)
+    return _by_tensor(score, model, weights, batches, settings=settings or CapSettings(), progress=progress)
 
 
 def cap_update(
@@ -84,6 +85,7 @@ def cap_update(
     weights: Mapping[str, Tensor],
     batches: Batches,
     mask: Mapping[str, Tensor],
+    *,
     within: Mapping[str, Tensor] | None = None,
     settings: CapSettings | None = None,
     progress: Callable[[int], object] = lambda count: None,
@@ -99,7 +101,7 @@ def cap_update(
         there, stays = (each[name].to(fisher.device) for each in (within, mask))
         return compensated(fisher, weights[name].detach(), there, stays)
 
-    return _by_tensor(update, model, weights, batches, settings or CapSettings(), progress)
+    return _by_tensor(update, model, weights, batches, settings=settings or CapSettings(), progress=progress)
 
 
 def _by_tensor(
@@ -107,6 +109,7 @@ def _by_tensor(
     model: nn.Module,
     weights: Mapping[str, Tensor],
     batches: Batches,
+    *,
     settings: CapSettings,
     progress: Callable[[int], object],
 ) -> dict[str, Tensor]:

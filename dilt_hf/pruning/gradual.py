@@ -42,6 +42,7 @@ class GradualPruning:
         masks: Masks,
         kept: int,
         steps: int,
+        *,
         every: int = UPDATE_EVERY,
         begin: float = BEGIN,
         end: float = END,

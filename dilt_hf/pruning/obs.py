@@ -38,7 +38,7 @@ def removal_losses(inverses, weights, live):  # type: ignore[no-untyped-def]
     blocks, size = weights.shape
     losses = np.zeros((blocks, size))
     ids, values = np.empty(size, np.int64), np.empty(size)
-    column, factors = np.empty(size), np.empty(size)
+    scratch = np.empty(size), np.empty(size)
     for block in range(blocks):
         inverse = inverses[block]  # below, its lower triangle holds that of the `count` weights that are left
         count = 0
@@ -58,13 +58,15 @@ def removal_losses(inverses, weights, live):  # type: ignore[no-untyped-def]
             total += cost / 2
             losses[block, ids[cheapest]] = total
             count -= 1
-            _take_out(inverse, values, ids, count, cheapest, column, factors)
+            _take_out(inverse, values[: count + 1], ids[: count + 1], cheapest, scratch)
     return losses
 
 
 @_compiled
-def _take_out(inverse, values, ids, last, q, column, factors):  # type: ignore[no-untyped-def]
+def _take_out(inverse, values, ids, q, scratch):  # type: ignore[no-untyped-def]
     """Eliminate the weight at place q, and let the one at the last place have it."""
+    column, factors = scratch
+    last = len(ids) - 1
     pivot, value = inverse[q, q], values[q]
     for j in range(q):
         column[j] = inverse[q, j]

@@ -58,6 +58,7 @@ class Rewiring:
         self,
         masks: Masks,
         steps: int,
+        *,
         every: int = UPDATE_EVERY,
         share: float = DROP_SHARE,
         until: float = STOP_AFTER,

@@ -58,7 +58,7 @@ def prune(ctx: RunContext, subset: Subset, seed: int, kept: Sequence[int] | None
         return weights_of(ctx, networks[-1])
 
     def prune_round(weights: Weights, mask: Masks, count: int) -> Masks:
-        stage = _mask(ctx, networks[-1], weights, mask, count, f"seed {seed}: mask of {subset.name}")
+        stage = _mask(ctx, networks[-1], weights, mask, count, purpose=f"seed {seed}: mask of {subset.name}")
         masks.append(stage)
         return load_masks(stage.path / MASK_FILE)
 
@@ -78,7 +78,7 @@ def weights_of(ctx: RunContext, network: Stage) -> Weights:
     return load
 
 
-def _mask(ctx: RunContext, network: Stage, weights: Weights, mask: Masks, kept: int, description: str) -> Stage:
+def _mask(ctx: RunContext, network: Stage, weights: Weights, mask: Masks, kept: int, *, purpose: str) -> Stage:
     scope = ctx.config.pruning.scope
 
     def make(folder: Path) -> dict[str, Any]:
@@ -89,7 +89,7 @@ def _mask(ctx: RunContext, network: Stage, weights: Weights, mask: Masks, kept: 
         MASK,
         {"network": network.address, "kept": kept, "scope": scope},
         make,
-        description=f"{description} at {kept} weights",
+        description=f"{purpose} at {kept} weights",
         derived_from=[network.address],
     )
 

@@ -35,6 +35,7 @@ def make_card(
     config: TicketConfig,
     partitions: Sequence[PackedMask],
     repo_id: str,
+    *,
     existing: str | None = None,
     own_code: bool = False,
     published: str | None = None,

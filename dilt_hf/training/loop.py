@@ -336,18 +336,7 @@ class Loop:
 
 def _pass(turn: Turn, key: Sequence[int | str], first: int, last: int) -> Iterator[Batch]:
     """Yield some batches of one pass over the rows of a route."""
-    feed = turn.feed
-    return epoch_batches(
-        feed.images,
-        feed.rows,
-        turn.batch_size,
-        feed.normalize,
-        feed.augmentation,
-        key,
-        first=first,
-        last=last,
-        mine=turn.mine,
-    )
+    return epoch_batches(turn.feed, turn.batch_size, key, first=first, last=last, mine=turn.mine)
 
 
 def _repeated(turn: Turn, key: Sequence[int | str], number: int) -> Iterator[Batch]:

@@ -7,6 +7,7 @@ all batch norms call (those of timm too) is intercepted while a process group tr
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+
+_SIGNATURE = inspect.signature(torch.nn.functional.batch_norm)
 
 
 class SharedBatchNorm(TorchFunctionMode):
@@ -33,22 +36,20 @@ class SharedBatchNorm(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is not torch.nn.functional.batch_norm:
             return func(*args, **kwargs)
-        return _batch_norm(func, *args, **kwargs)
+        given = _SIGNATURE.bind(*args, **kwargs).arguments
+        return _batch_norm(**given) if given.pop("training", False) else func(*args, **kwargs)
 
 
 def _batch_norm(
-    original: Callable,
     input: Tensor,
     running_mean: Tensor | None,
     running_var: Tensor | None,
+    *,
     weight: Tensor | None = None,
     bias: Tensor | None = None,
-    training: bool = False,
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Tensor:
-    if not training:
-        return original(input, running_mean, running_var, weight, bias, training, momentum, eps)
     axes = [axis for axis in range(input.ndim) if axis != 1]
     shape = [1, -1, *[1] * (input.ndim - 2)]
     values = input.float() if input.dtype.itemsize < 4 else input

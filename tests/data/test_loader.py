@@ -90,9 +90,10 @@ def test_an_epoch_shuffles_by_its_generator_and_can_be_entered_midway():
     splits = load_splits(config)
     source = loader.open_images(splits, config, 8, 3, CPU, progress=False)["train"]
     normalize = decoding.Normalize([0.5], [0.5], 3, CPU)
+    feed = loader.Feed(source, torch.arange(len(splits.train)), normalize, SHIFT)
 
     def run(seed, **part):
-        return list(loader.epoch(source, torch.arange(len(splits.train)), 10, normalize, SHIFT, (seed,), **part))
+        return list(loader.epoch(feed, 10, (seed,), **part))
 
     whole, again, other = run(1), run(1), run(2)
     assert len(whole) == loader.steps_per_epoch(len(splits.train), 10) == 5
@@ -114,7 +115,7 @@ def test_fingerprints_follow_content_not_place(tmp_path):
         (tmp_path / name).mkdir()
         config = parquet(tmp_path / name, train=content, test=table(6))
         splits = load_splits(config)
-        return loader.fingerprint(splits.train, loader.open_images(splits, config, 8, 3, CPU, False)["train"])
+        return loader.fingerprint(splits.train, loader.open_images(splits, config, 8, 3, CPU, progress=False)["train"])
 
     changed = table(60).map(lambda row, i: {"image": Image.new("RGB", (10, 10))} if i == 5 else row, with_indices=True)
     assert fingerprint(table(60), "a") == fingerprint(table(60), "b")
@@ -131,9 +132,11 @@ def test_a_share_of_a_streamed_epoch_is_that_share_of_the_whole():
     crops = Augmentation("resized_crop_flip", auto_augment="rand-m9-mstd0.5-inc1", random_erasing=0.5)
 
     def run(workers, **part):
-        source = loader.StreamedImages(split, 16, 3, workers, CPU, persistent=True, auto_augment=crops.auto_augment)
-        rows = torch.arange(len(split))
-        return [list(loader.epoch(source, rows, 12, normalize, crops, ("k", turn), **part)) for turn in (0, 1)]
+        source = loader.StreamedImages(
+            split, 16, 3, workers=workers, device=CPU, persistent=True, auto_augment=crops.auto_augment
+        )
+        feed = loader.Feed(source, torch.arange(len(split)), normalize, crops)
+        return [list(loader.epoch(feed, 12, ("k", turn), **part)) for turn in (0, 1)]
 
     whole = run(0)
     mine = loader.shares(12, passes=2, processes=2)[1]

@@ -28,7 +28,7 @@ def test_processes_are_shared_evenly_or_refused_with_what_would_do(processes, pa
 def ranks(size, count=1):
     """All processes of a launch, as threads would see them: with one store."""
     store = dist.HashStore()
-    return [ProcessGroup(index, count, rank, size, store) for index in range(count) for rank in range(size)]
+    return [ProcessGroup(index, count, rank, size, store=store) for index in range(count) for rank in range(size)]
 
 
 def together(groups, act):

@@ -120,8 +120,8 @@ def test_gradients_of_single_examples_are_those_one_by_one(trained):
 
 def cap(model, weights, batches, kept, within=None, **options):
     """The mask and the weights after it."""
-    mask = select(cap_scores(model, weights, batches, within, **options), kept, within=within)
-    return mask, cap_update(model, weights, batches, mask, within, **options)
+    mask = select(cap_scores(model, weights, batches, within=within, **options), kept, within=within)
+    return mask, cap_update(model, weights, batches, mask, within=within, **options)
 
 
 def loss_of(model, weights, values, batches):

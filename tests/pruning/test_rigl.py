@@ -60,7 +60,7 @@ def by_the_paper(model, masks, feed, config, key, every, share, until):
     model.train()
     step, end = 0, until * STEPS
     for epoch in range(config.num_train_epochs):
-        for batch in loader.epoch(feed.images, feed.rows, 32, feed.normalize, feed.augmentation, (*key, epoch)):
+        for batch in loader.epoch(feed, 32, (*key, epoch)):
             for group in optimizer.param_groups:
                 group["lr"] = config.learning_rate * 0.5 * (1 + math.cos(math.pi * step / STEPS))
             optimizer.zero_grad()

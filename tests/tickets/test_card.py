@@ -48,7 +48,7 @@ def tickets(tmp_path_factory):
 
 
 def card_of(tickets, existing=None, **facts):
-    return make_card(config_of(tickets, **facts), tickets.partitions, "me/cats", existing)
+    return make_card(config_of(tickets, **facts), tickets.partitions, "me/cats", existing=existing)
 
 
 def config_of(tickets, **facts):
@@ -149,7 +149,7 @@ def test_markers_that_a_person_mentions_are_text(tickets):
 
 
 def test_scores_do_not_outlive_what_they_say(tickets):
-    renewed = make_card(tickets.config, tickets.partitions, "me/cats", card_of(tickets))
+    renewed = make_card(tickets.config, tickets.partitions, "me/cats", existing=card_of(tickets))
     assert "model-index" not in metadata_of(renewed)
     assert "No accuracy was measured." in renewed
 
@@ -159,7 +159,7 @@ def test_of_two_cards_the_edited_one_is_continued_and_two_edits_are_refused(tick
     mine, theirs = plain.replace("## Limits", "Mine.\n\n## Limits"), plain.replace("## Limits", "Theirs.\n\n## Limits")
 
     def merged(here, there):
-        return make_card(config_of(tickets), tickets.partitions, "me/cats", here, False, there)
+        return make_card(config_of(tickets), tickets.partitions, "me/cats", existing=here, published=there)
 
     assert "Mine." in merged(mine, plain)
     assert "Theirs." in merged(plain, theirs)

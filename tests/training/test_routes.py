@@ -44,9 +44,7 @@ def by_the_formula(model, routes, config, optimizer):
             number, index = position % len(routes), position // len(routes)
             route, lap = routes[number], index // steps[number]
             feed, key = route.feed, (*KEY, number, epoch, lap)
-            batch = list(loader.epoch(feed.images, feed.rows, 32, feed.normalize, feed.augmentation, key))[
-                index % steps[number]
-            ]
+            batch = list(loader.epoch(feed, 32, key))[index % steps[number]]
             for group in stepper.param_groups:
                 group["lr"] = config.learning_rate * (1 - 0.5 * (done >= total // 2))
             whole = {name: weight.detach().clone() for name, weight in weights.items()}

@@ -88,7 +88,7 @@ def _pruned(search: Search, network: Stage, mask: Masks, kept: int) -> Stage:
         model = ctx.network.filled(network.path / WEIGHTS_FILE)
         chosen = select(read_weights(scored.path / SCORES_FILE), kept, within=mask)
         with _progress(ctx, rows, settings, "update") as update:
-            updated = cap_update(model, ctx.prunable, batches, chosen, mask, settings, update)
+            updated = cap_update(model, ctx.prunable, batches, chosen, within=mask, settings=settings, progress=update)
         with torch.no_grad():
             for name, weight in ctx.prunable.items():
                 weight.copy_(updated[name])
@@ -112,7 +112,7 @@ def _scored(search: Search, network: Stage, mask: Masks, settings: CapSettings, 
     def make(folder: Path) -> dict[str, Any]:
         model, batches = ctx.network.filled(network.path / WEIGHTS_FILE), functools.partial(examples, ctx, rows)
         with _progress(ctx, rows, settings, "scores") as update:
-            scores = cap_scores(model, ctx.prunable, batches, mask, settings, update)
+            scores = cap_scores(model, ctx.prunable, batches, within=mask, settings=settings, progress=update)
         save_tensors(scores, folder / SCORES_FILE)
         return {"cost": dataclasses.asdict(_sweep_cost(ctx, rows, settings))}
 

@@ -58,9 +58,9 @@ class Rewired(Dynamic):
             return Rewiring(
                 on_device(ctx, mask),
                 schedule_steps(ctx),
-                options.update_every,
-                options.drop_fraction,
-                options.update_until,
+                every=options.update_every,
+                share=options.drop_fraction,
+                until=options.update_until,
                 key=None if self.by_gradient else (search.seed, self.name, f"{density:g}"),
             )
 
@@ -80,7 +80,7 @@ class Gradual(Dynamic):
 
         def topology() -> Topology:
             return GradualPruning(
-                on_device(ctx, full), kept, schedule_steps(ctx), options.update_every, end=options.update_until
+                on_device(ctx, full), kept, schedule_steps(ctx), every=options.update_every, end=options.update_until
             )
 
         return Found(lambda: full, topology=topology)
