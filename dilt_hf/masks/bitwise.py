@@ -91,11 +91,16 @@ def exchange(
     """
 
     def write(name: str, block: slice) -> None:
+        # Weights are moved as integers, never computed with: -0.0, NaN and every rounding survive. A block fits into
+        # the cache, so what is read here once is written twice without another trip to memory, which is all that this
+        # costs. Blocks are independent, so threads need no lock.
         weights, kept = live[name][block], dense[name][block]
         if hashes.get((name, block.start)) != _hash(weights):
             if old is None:
                 kept[...] = weights
-            else:  # kept takes over the bits of weights wherever old has ones
+            else:
+                # kept ^ ((weights ^ kept) & old) is weights where old has ones and kept elsewhere. It needs no buffer:
+                # `weights` is spent on the way, and is made anew from `kept` below.
                 weights ^= kept
                 weights &= _expanded(old[name], block, weights)
                 kept ^= weights

@@ -173,7 +173,10 @@ def match_density(ranks: Iterable[Mapping[str, Tensor]], kept: int, ticket: str)
     if ticket not in ("core", "union"):
         raise MaskError(f"only 'core' and 'union' can be matched to a density, not '{ticket}'.")
     combine = torch.maximum if ticket == "core" else torch.minimum
-    # N·rank + k orders as (rank, k) does, so the extreme over partitions needs only the extreme rank and who has it
+    # Bisecting the density of the partitions until the core has `kept` weights would miss: one more weight for each of N
+    # partitions can add N to the core at once. A time is unique to a weight, so the kept-th smallest is exact, and one
+    # selection replaces all trials. Only the order of the times counts, so a fixed spread does for N·rank + k, and
+    # ranks can be read one after the other without knowing N.
     joined: Tensor | None = None
     count = 0
     for each in ranks:
@@ -183,7 +186,7 @@ def match_density(ranks: Iterable[Mapping[str, Tensor]], kept: int, ticket: str)
     if joined is None or not 1 <= kept <= len(joined):
         raise MaskError(f"the {ticket} cannot keep {kept} of {0 if joined is None else len(joined)} weights.")
     last = int(joined.kthvalue(kept).values)
-    rank, partition = divmod(last, _SPREAD)
+    rank, partition = divmod(last, _SPREAD)  # at this time partitions 0 to k have gone one weight further than the rest
     return [rank + (k <= partition) for k in range(count)]
 
 

@@ -131,6 +131,10 @@ class TicketSwitch:
             dense = torch.where(old[key].to(live.device), live, dense)
         zero = torch.zeros((), dtype=live.dtype, device=live.device)
         chosen = dense if new is None else torch.where(new[key].to(live.device), dense, zero)
+        # The order of these four lines is the guarantee. Copying to or from an accelerator may fail, and Ctrl-C may
+        # come between any two of them. Until `kept` is complete `live` still holds what the old ticket left in it, and
+        # writing the same values into `kept` again does no harm. From then on `kept` alone is believed, because `live`
+        # may be half written; the next switch starts from `kept`, so no dense weight is ever lost.
         kept.copy_(dense)
         self._state[key] = UNKNOWN
         self._live[key].copy_(chosen)

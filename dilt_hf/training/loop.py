@@ -182,13 +182,20 @@ class Loop:
             yield next(streams[position % count])
 
     def take_step(self, batch: Batch) -> None:
+        # What the model draws (dropout, drop path) is seeded anew at every place where a run may be taken up again, so
+        # that an interrupted run draws what an uninterrupted one does, without storing the generators' states.
         if self.step % SEGMENT_STEPS == 0 or self.step == self.first_step:
             torch.manual_seed(derive_seed(*self.key, self.step, "model", self.rank))
+        # Routes share the weights, and a weight outside the mask of the present route may belong to another: it has to
+        # be 0 while this route computes and must come back unchanged. Masking the gradient alone would not do, because
+        # momentum and weight decay move weights whose gradient is 0. With a single route the weights outside the mask
+        # belong to nobody, and are zeroed after the step instead of being saved before it.
         turn, away = self.turn(self.step), None
         if len(self.turns) > 1:
             away = turn.masked.set_aside()
         self.losses[self.step] = self._backward(batch, turn)
         rewired = self.topology is not None and self.topology.due(self.step) and self._rewire(self.topology)
+        # RigL changes the mask instead of taking a step: weights that were just grown have had no gradient yet
         if not (rewired and self.topology is not None and self.topology.replaces_step):
             (self.masked if away is None else turn.masked).mask_gradients()
             if self.config.max_grad_norm is not None:
@@ -199,7 +206,7 @@ class Loop:
         else:
             turn.masked.put_back(away)
         self.optimizer.zero_grad()
-        if not self.accelerator.optimizer_step_was_skipped:
+        if not self.accelerator.optimizer_step_was_skipped:  # fp16: gradients overflowed, so nothing was learnt
             self.scheduler.step()
             self.scheduler_steps += 1
         if self.average:
@@ -309,7 +316,7 @@ class Loop:
                 )
 
     def mean_loss(self, begin: int, end: int) -> float:
-        """Return over the steps from `begin` to `end`; they must have been checked."""
+        """Return the mean loss of the steps from `begin` to `end` (excluded), which must have been checked."""
         return float(self.losses[begin:end].mean())
 
     @property

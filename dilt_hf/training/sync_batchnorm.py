@@ -33,6 +33,8 @@ class SharedBatchNorm(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
+        # One function is intercepted instead of modules being replaced: parameter names, the checkpoint and hooks stay
+        # as they are, timm's own batch norm classes are covered, and there is nothing to undo afterwards.
         kwargs = kwargs or {}
         if func is not torch.nn.functional.batch_norm:
             return func(*args, **kwargs)
@@ -53,6 +55,8 @@ def _batch_norm(
     axes = [axis for axis in range(input.ndim) if axis != 1]
     shape = [1, -1, *[1] * (input.ndim - 2)]
     values = input.float() if input.dtype.itemsize < 4 else input
+    # The number of values travels with their sums, because the last batch of an epoch may be shared out unequally. The
+    # reduction is part of the graph: through the mean and the variance, each rank's loss depends on all images.
     count = values.new_full((1,), input.numel() // input.shape[1])
     sums = _AllReduce.apply(torch.cat([values.sum(axes), count]))
     total, mean = sums[-1].detach(), sums[:-1] / sums[-1].detach()
