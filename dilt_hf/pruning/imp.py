@@ -173,10 +173,10 @@ def match_density(ranks: Iterable[Mapping[str, Tensor]], kept: int, ticket: str)
     if ticket not in ("core", "union"):
         raise MaskError(f"only 'core' and 'union' can be matched to a density, not '{ticket}'.")
     combine = torch.maximum if ticket == "core" else torch.minimum
-    # Bisecting the density of the partitions until the core has `kept` weights would miss: one more weight for each of N
-    # partitions can add N to the core at once. A time is unique to a weight, so the kept-th smallest is exact, and one
-    # selection replaces all trials. Only the order of the times counts, so a fixed spread does for N·rank + k, and
-    # ranks can be read one after the other without knowing N.
+    # Bisecting the density of the partitions until the core has `kept` weights would miss: one more weight for each
+    # of N partitions can add N to the core at once. A time is unique to a weight, so the kept-th smallest is exact,
+    # and one selection replaces all trials. Only the order of the times counts, so a fixed spread does for
+    # N·rank + k, and ranks can be read one after the other without knowing N.
     joined: Tensor | None = None
     count = 0
     for each in ranks:
