@@ -1,4 +1,4 @@
-"""Routing the Lottery: one subnetwork a subset of the data, all in one set of weights, each image through its own.
+"""Routing the Lottery: one subnetwork per subset of the data, all in one set of weights, each image through its own.
 
 python recipes/rtl.py                                              # digits 0-4 and 5-9
 python recipes/rtl.py --partition_by clusters --num_partitions 4   # similar classes together

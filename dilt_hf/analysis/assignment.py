@@ -153,9 +153,8 @@ def to_integers(values, scale, integers):  # type: ignore[no-untyped-def]
 
 @_compiled
 def half_of_own(profit, columns):  # type: ignore[no-untyped-def]
-    """Compute half of the profit that each column makes now, int32 (n,): good first prices where the row means and
-    column means
-    of the profits are 0 and the assignment is nearly optimal.
+    """Compute half of the profit that each column makes now, int32 (n,). These are good first prices where the row and
+    column means of the profits are 0 and the assignment is nearly optimal.
     """
     prices = np.empty(profit.shape[0], np.int32)
     for i in range(profit.shape[0]):

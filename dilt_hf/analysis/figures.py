@@ -24,7 +24,7 @@ MOST_LABELS = 24
 
 
 def save_figures(findings: Findings, folder: Path) -> list[Path]:
-    """Write the three figures into a folder; the PNG files' paths."""
+    """Write the three figures into a folder, and return the paths of the PNG files."""
     import matplotlib
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -113,8 +113,8 @@ def draw_distances(findings: Findings) -> tuple[Any, dict[str, Any]]:
 
 
 def draw_modules(findings: Findings) -> tuple[Any, dict[str, Any]]:
-    """Return the networks drawn layer by layer, a row a network, coloured by module; where copies of a layer share a
-    module (core) they stand on one ground.
+    """Draw the networks layer by layer, one row per network, coloured by module. Layers whose copies share a module
+    (core) stand on a common ground.
     """
     from matplotlib.patches import FancyBboxPatch, Patch
 
@@ -188,7 +188,7 @@ def draw_modules(findings: Findings) -> tuple[Any, dict[str, Any]]:
 
 def draw_link(findings: Findings) -> tuple[Any, dict[str, Any]]:
     """Draw, per module, the overlap of the masks beyond chance and G of its layers to their counterparts, with 95 %
-    intervals over seeds; and layer by layer the one against the other, with depth as colour.
+    intervals over seeds; and, layer by layer, one against the other, with depth as colour.
     """
     modules = findings.modules
     figure = _figure(8.6, 3.7)
@@ -250,7 +250,7 @@ def draw_link(findings: Findings) -> tuple[Any, dict[str, Any]]:
 
 
 def short_names(layers: Sequence[str]) -> list[str]:
-    """Return the layers' names without the words that most of them have; whole where that would leave two alike.
+    """Return the layers' names without the words that most of them share; whole where two would become alike.
 
     Example:
         >>> short_names(["stem.conv", "encoder.layers.0.conv", "encoder.layers.1.conv", "encoder.layers.1.shortcut"])

@@ -80,7 +80,7 @@ class Findings:
 
     @cached_property
     def diagonals(self) -> np.ndarray:
-        """G of each layer with its counterpart, a row a seed, (S, L)."""
+        """G of each layer with its counterpart, one row per seed, (S, L)."""
         return np.stack([each.joint.diagonal() for each in self.compared])
 
     @cached_property
@@ -90,7 +90,7 @@ class Findings:
 
     @cached_property
     def excesses(self) -> np.ndarray:
-        """Overlap beyond chance of each layer, a row a seed, (S, L); NaN where a layer has no weights of its own."""
+        """Overlap beyond chance of each layer, one row per seed, (S, L); NaN for a layer without weights."""
         return self._beyond_chance(self.overlaps)
 
     def _beyond_chance(self, overlaps: Sequence[Overlap]) -> np.ndarray:
@@ -160,8 +160,8 @@ class Findings:
         return [each.overlap_of(groups) for each in self.compared]
 
     def of_module(self, module: int) -> tuple[Estimate, Estimate]:
-        """Return overlap beyond chance of a module's weights, and mean G of its layers to their counterparts, over
-        seeds.
+        """Return, over seeds, the overlap beyond chance of a module's weights and the mean G of its layers to their
+        counterparts.
         """
         layers = self.modules.layers_of(module)
         name = self.modules.names[module]
@@ -171,13 +171,13 @@ class Findings:
         )
 
     def constant_layers(self) -> list[str]:
-        """Return layers that are constant on the probes in some network."""
+        """Return the layers that are constant on the probes in some network."""
         matrices = [matrix for each in self.compared for matrix in each.joint.pairs.values()]
         dead = {name for matrix in matrices for name in (*matrix.constant_a, *matrix.constant_b)}
         return [name for name in self.layers if name in dead]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return all numbers, as JSON values; NaN becomes null."""
+        """Return all numbers as JSON values; NaN becomes null."""
         link = self.link
         return json_values(
             {
@@ -237,6 +237,6 @@ def _beyond(overlap: Mapping[str, float | None] | None) -> float:
 
 
 def known_mean(values: np.ndarray) -> float:
-    """Return the mean of the numbers among them; NaN where there is none."""
+    """Average the numbers that are not NaN; return NaN where there are none."""
     values = values[np.isfinite(values)]
     return float(values.mean()) if len(values) else math.nan

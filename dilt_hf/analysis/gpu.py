@@ -41,7 +41,7 @@ class _Waiting:
 def solve_together(
     pairs: Sequence[tuple[MetricSpace, MetricSpace]], tier: str, paired: bool, device: torch.device, workers: int
 ) -> Iterator[tuple[int, Pair]]:
-    """Yield the pairs with their positions, as they are finished; all spaces have the same number of points."""
+    """Solve pairs of spaces of equally many points together; yield their positions and results as they finish."""
     size = len(pairs[0][0])
     together = max(1, min(64, BATCH_BYTES // (4 * size * size)))
     shelf = _Shelf(device)
@@ -75,7 +75,7 @@ class _Shelf:
 
     @torch.no_grad()
     def products(self, waiting: Sequence[_Waiting]) -> np.ndarray:
-        """Return what each pair waits for, float32 (pairs, n, n), on the host."""
+        """Compute the product that each pair waits for, float32 (pairs, n, n), on the host."""
         allowed = torch.backends.cuda.matmul.allow_tf32
         torch.backends.cuda.matmul.allow_tf32 = False  # ten bits are too few to tell assignments apart
         try:

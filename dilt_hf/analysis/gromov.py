@@ -7,7 +7,7 @@ the value of two layers is
 
 (squared loss, no ½, no root). Distances of negative type make the objective concave over the couplings, so its minimum
 is at a permutation σ and Frank-Wolfe always takes the whole step: one product of two matrices, one assignment problem.
-Written with D1 and D2 less their row means, that product *is* the gradient with row and column means 0, so float32
+Written with D1 and D2 minus their row means, that product *is* the gradient with row and column means 0, so float32
 suffices, nothing need be centred, and half the diagonal is a good first guess of the prices. When a step moves few
 points, only their rows of the product are computed again. The value is evaluated in float64 without expanding the
 square, which would cancel, and a step so small that it may be rounding is taken only if the value falls.
@@ -84,7 +84,7 @@ class Pair:
 
 
 def solve(one: MetricSpace, other: MetricSpace, *, tier: str = "default", paired: bool = True) -> Pair:
-    """Return the Gromov-Wasserstein value of two spaces of n points each; the same on every machine up to rounding.
+    """Compute the Gromov-Wasserstein value of two spaces of n points each, the same on every machine up to rounding.
 
     `solve(b, a)` is `solve(a, b)` with the permutation inverted.
 
@@ -110,7 +110,7 @@ def solve(one: MetricSpace, other: MetricSpace, *, tier: str = "default", paired
 
 
 def solving(one: MetricSpace, other: MetricSpace, tier: str, paired: bool) -> Steps:
-    """Return everything that a pair takes but the products; returns the `Pair`."""
+    """Solve a pair, yielding whenever a matrix product is needed; return the `Pair`."""
     n = len(one)
     search = _Search(one, other, exchanges=tier != "fast")
     identity = np.arange(n, dtype=np.int32)
@@ -168,13 +168,13 @@ class _Search:
         return value - bound <= PROVEN * value or value < EXACT
 
     def sorted_match(self) -> Permutation:
-        """Return points matched in the order of their mean distance: where the product coupling's first step leads."""
+        """Match points in the order of their mean distances: where the first step from the product coupling leads."""
         columns = np.empty(len(self.one), np.int32)
         columns[self.one.by_mean_distance] = self.other.by_mean_distance
         return columns
 
     def profile_match(self) -> Generator[None, np.ndarray, tuple[Permutation, float]]:
-        """Return the assignment of least mean squared difference between local profiles, and its cost: the lower
+        """Find the assignment of least mean squared difference between local profiles; return it and its cost, a lower
         bound.
         """
         product = yield None
@@ -194,8 +194,8 @@ class _Search:
         prices: np.ndarray | None = None,
         enough: float = 0.0,
     ) -> Generator[Permutation, np.ndarray, _Found]:
-        """Yield Frank-Wolfe from a permutation, with exchanges where it stops, until neither leads further; or until a
-        step promises less than the share `enough` of the value.
+        """Run Frank-Wolfe from a permutation, with exchanges where it stops, until neither improves the value, or until
+        a step promises less than the fraction `enough` of it; yield the products that it needs.
         """
         columns, certified = columns.copy(), False
         value = self.value(columns)  # and from the first step on, an upper bound of it
@@ -242,7 +242,7 @@ class _Search:
 
 
 def _scale(most: float) -> np.float32:
-    """Return what makes integers of numbers up to `most` that use the range there is."""
+    """Return the factor that maps numbers up to `most` onto the whole range of the integers."""
     return np.float32(float(LARGEST) / most if most > 1e-12 else 1.0)
 
 
@@ -277,12 +277,12 @@ def _here(one: MetricSpace, other: MetricSpace, tier: str, paired: bool) -> Pair
 
 
 def rows(matrix: torch.Tensor, numbers: np.ndarray) -> torch.Tensor:
-    """Return some rows of a matrix, on its device."""
+    """Select rows of a matrix, on its device."""
     return matrix.index_select(0, torch.from_numpy(numbers.astype(np.int64)).to(matrix.device))  # faster than brackets
 
 
 def inverted(pair: Pair) -> Pair:
-    """Return the same, seen from the other space."""
+    """Return the same result as seen from the other space."""
     if pair.permutation[0] < 0:  # a coupling that is no permutation
         return pair
     permutation = np.empty_like(pair.permutation)

@@ -59,7 +59,7 @@ class JointGw:
 def joint_gw(
     networks: Mapping[str, Layers], halves: int = HALVES, progress: str | None = None, **options: Any
 ) -> JointGw:
-    """Return all pairs of layers of all networks.
+    """Compute the Gromov-Wasserstein values of all pairs of layers of all networks.
 
     Args:
         networks: representations by layer name, of paired probes, by network name.
@@ -91,7 +91,7 @@ def joint_gw(
 
 
 def _on_halves(joint: JointGw, networks: Mapping[str, NetworkSpaces], halves: int) -> np.ndarray:
-    """Return the values of the couplings found, on some of the points that they couple."""
+    """Evaluate the couplings found on some of the points that they couple."""
     n = networks[joint.networks[0]].probes
     chosen = np.zeros((halves, n))
     for row in range(halves):
@@ -115,7 +115,7 @@ def _on_halves(joint: JointGw, networks: Mapping[str, NetworkSpaces], halves: in
 
 
 def _coupled(one: np.ndarray, other: np.ndarray, permutation: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-    """Return G of a coupling restricted to each choice of points, with the distances scaled anew: 2 (1 − cosine)."""
+    """Compute G of a coupling restricted to each choice of points, with the distances scaled anew: 2 (1 − cosine)."""
     other = other[np.ix_(permutation, permutation)]
 
     def sums(products: np.ndarray) -> np.ndarray:

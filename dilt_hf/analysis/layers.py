@@ -72,7 +72,7 @@ def find_layers(model: nn.Module, pixels: Tensor, layers: str | Sequence[str] = 
 
 
 def _blocks(model: nn.Module) -> list[str]:
-    """Return elements of lists and sequences with two weighted modules or more, innermost ones: residual blocks."""
+    """Return the innermost elements of lists and sequences that hold two weighted modules or more: residual blocks."""
     heads = {id(module) for module in head_modules(model)}
 
     def weighted(module: nn.Module) -> int:
@@ -124,7 +124,7 @@ def run(model: nn.Module, pixels: Tensor, layers: Iterable[str], see: Callable[[
 
 
 def _tensor(output: Any, name: str) -> Tensor:
-    """Return what a module puts out; the first of several."""
+    """Return the tensor that a module puts out; the first of several."""
     while isinstance(output, (tuple, list)) and output:
         output = output[0]
     if isinstance(output, Mapping) and output:  # a ModelOutput of transformers
@@ -191,7 +191,7 @@ def weights_of_layers(model: nn.Module, pixels: Tensor, layers: Sequence[str]) -
 
 
 def _reached(start: Any, ends: set[Any], names: Mapping[int, str]) -> set[str]:
-    """Return names of the leaves from which a node of the graph is made, no further back than other ends."""
+    """Return the names of the leaves from which a node of the graph is made, no further back than other ends."""
     found, visited, coming = set(), {start}, [start] if start is not None else []
     while coming:
         node = coming.pop()

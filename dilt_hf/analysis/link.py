@@ -35,7 +35,7 @@ class Correlation:
     """One of the three correlations.
 
     Attributes:
-        per_seed: one coefficient a seed.
+        per_seed: one coefficient per seed.
         mean: their mean and 95 % t-interval.
         p: two-sided permutation p-value of the mean; None for fewer than `FEWEST_LAYERS` layers.
         layers: how many layers had both values.
@@ -73,10 +73,10 @@ def measure_link(
     sibling_distance: np.ndarray | None = None,
     permutations: int = PERMUTATIONS,
 ) -> Link:
-    """Return the link over the layers of one architecture.
+    """Measure how mask overlap and distance are linked over the layers of one architecture.
 
     Args:
-        overlap: overlap of the masks less chance, float (S, L): a row a seed, layers in order of depth.
+        overlap: overlap of the masks minus chance, float (S, L): one row per seed, layers in order of depth.
         distance: log G of each layer with its counterpart, float (S, L); the logarithm, as networks differ by factors.
         sibling_overlap, sibling_distance: the same of networks trained on the same classes, a row for each seed.
         permutations: how many for the p-values.

@@ -93,7 +93,7 @@ class GwMatrix:
 
     @classmethod
     def empty(cls, one: NetworkSpaces, other: NetworkSpaces, tier: str, paired: bool) -> GwMatrix:
-        """Return all NaN and -1."""
+        """Return a result that is NaN and -1 everywhere."""
         shape = len(one.spaces), len(other.spaces)
         unknown = {name: np.full(shape, np.nan) for name in ("value", "identity", "lower_bound", "retention")}
         return cls(
@@ -116,7 +116,7 @@ class GwMatrix:
         )
 
     def set(self, i: int, j: int, pair: Pair) -> None:
-        """Enter what was found for layer i of a and layer j of b."""
+        """Enter the result for layer i of a and layer j of b."""
         for name in ("value", "identity", "lower_bound", "permutation", "steps", "certified"):
             getattr(self, name)[i, j] = getattr(pair, name)
         self.start[i, j] = WINNERS.index(pair.start)
@@ -152,7 +152,7 @@ def gw_matrix(
     resume_in: str | os.PathLike | None = None,
     progress: bool | Callable[[int], Any] = False,
 ) -> GwMatrix:
-    """Return Gromov-Wasserstein values between all layers of `a` and all of `b`, or among those of `a`.
+    """Compute Gromov-Wasserstein values between all layers of `a` and all of `b`, or among those of `a`.
 
     Args:
         a, b: representations by layer name, (n, d) each, with d as it may be; rows are probe inputs. Or the spaces made
@@ -241,7 +241,7 @@ class _Work:
     store: Stages | None
 
     def solve(self, pairs: Sequence[tuple[MetricSpace, MetricSpace]], done: Callable[[int], Any]) -> list[Pair]:
-        """Return the pairs, in their order; `done` is called with how many more are finished."""
+        """Solve pairs, and return the results in order; `done` is called with the number of newly finished ones."""
         found: list[Pair] = []
         for first in range(0, len(pairs), BLOCK):
             found += self._block(pairs[first : first + BLOCK], done)
@@ -308,7 +308,7 @@ def _load(stage: Stage) -> list[Pair]:
 
 
 def _floors(spaces: Sequence[MetricSpace | None], work: _Work) -> list[float]:
-    """Return each layer on one half of the probes against itself on the other half; NaN where that cannot be."""
+    """Compare each layer on one half of the probes with itself on the other half; NaN where that is impossible."""
     halves: dict[int, tuple[MetricSpace, MetricSpace]] = {}
     for position, space in enumerate(spaces):
         half = 0 if space is None else len(space) // 2
@@ -339,7 +339,7 @@ def _assemble(
     floors: tuple[Sequence[float], Sequence[float]],
     same: bool,
 ) -> GwMatrix:
-    """Fill an empty result; of one network with itself, both halves, and the diagonal of zeros."""
+    """Fill an empty result; for one network with itself, both halves, and the diagonal of zeros."""
     for (i, j), pair in found.items():
         result.set(i, j, pair)
         if same:

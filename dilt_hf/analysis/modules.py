@@ -41,7 +41,7 @@ class Modules:
         stability: mean adjusted Rand index over half samples of the probes; NaN where it was not measured.
         separation: the least G between two modules over the widest link within one (the longest edge of its minimum
             spanning tree); NaN where every module is one layer.
-        contiguity: 1 where every module is one stretch of layers, less the more often the layers change hands.
+        contiguity: 1 where every module is one stretch of layers, lower the more often the layers change modules.
     """
 
     labels: np.ndarray
@@ -69,7 +69,7 @@ def _trusted(stability: float, separation: float) -> bool:
 
 
 def affinity_of(values: np.ndarray) -> np.ndarray:
-    """Return exp(−G/2σ²) with σ² the median of G over pairs; (M, M), in (0, 1], 1 on the diagonal.
+    """Compute exp(−G/2σ²) with σ² the median of G over pairs: (M, M), in (0, 1], 1 on the diagonal.
 
     Args:
         values: G of all pairs, float (M, M), symmetric, zero on the diagonal.
@@ -84,7 +84,7 @@ def affinity_of(values: np.ndarray) -> np.ndarray:
 
 
 def cross_affinity(values: np.ndarray) -> np.ndarray:
-    """Return the plan's literal form: 1/G of two networks' layers, symmetrised, (L, L).
+    """Compute 1/G between two networks' layers, symmetrised, (L, L).
 
     Both copies of a layer are one point, so it cannot tell core from specialist modules (`find_modules` with
     form="cross").
@@ -100,7 +100,7 @@ def cross_affinity(values: np.ndarray) -> np.ndarray:
 
 
 def cluster(affinity: np.ndarray, k: int) -> np.ndarray:
-    """Return the module of each point, int (M,), numbered in the order in which they first occur.
+    """Assign each point to a module, int (M,), numbered in the order of first occurrence.
 
     Raises:
         AnalysisError: unless 1 ≤ k ≤ M.
@@ -122,9 +122,8 @@ def cluster(affinity: np.ndarray, k: int) -> np.ndarray:
 
 
 def eigengaps(affinity: np.ndarray, most: int = MOST_MODULES) -> np.ndarray:
-    """Return λ(k+1) − λ(k) of the normalised Laplacian for k = 1 … most, float: a wide gap after k says that k modules
-    are
-    nearly separate.
+    """Compute λ(k+1) − λ(k) of the normalised Laplacian for k = 1 … most, float: a wide gap after k says that k modules
+    are nearly separate.
     """
     degrees = affinity.sum(axis=1)
     laplacian = np.eye(len(affinity)) - affinity / np.sqrt(np.outer(degrees, degrees))
@@ -135,7 +134,7 @@ def eigengaps(affinity: np.ndarray, most: int = MOST_MODULES) -> np.ndarray:
 def find_modules(
     values: np.ndarray, networks: int, k: int, halves: Sequence[np.ndarray] = (), form: str = JOINT
 ) -> Modules:
-    """Return modules of the layers of several networks.
+    """Find modules of the layers of several networks.
 
     Args:
         values: G of all pairs of layers, float (N·L, N·L), network by network. NaN for constant layers.
@@ -169,7 +168,7 @@ def find_modules(
 
 
 def _alive(values: np.ndarray, networks: int, form: str) -> np.ndarray:
-    """Return which points of this form of clustering are no constant layers."""
+    """Return which points of this form of clustering belong to layers that are not constant."""
     if form not in FORMS:
         raise AnalysisError(f"there is no form of clustering '{form}'; use one of {', '.join(FORMS)}.")
     count = len(values) // networks
@@ -211,7 +210,7 @@ class Proposal:
 def propose(
     values: np.ndarray, networks: int, halves: Sequence[np.ndarray], form: str = JOINT, most: int = MOST_MODULES
 ) -> Proposal:
-    """Return how many modules; arguments as for `find_modules`.
+    """Propose a number of modules; arguments as for `find_modules`.
 
     Raises:
         AnalysisError: for fewer than three layers, or no half samples.
@@ -234,7 +233,7 @@ def propose(
 
 
 def separation(distances: np.ndarray, labels: np.ndarray) -> float:
-    """Return the least distance between two modules over the widest link within one; NaN where there is no such link.
+    """Divide the least distance between two modules by the widest link within one; NaN where there is no such link.
 
     Args:
         distances: float (M, M), symmetric.
@@ -258,7 +257,7 @@ def separation(distances: np.ndarray, labels: np.ndarray) -> float:
 
 
 def contiguity(labels: np.ndarray) -> float:
-    """Return (modules − 1) / changes of module from one layer to the next, averaged over networks; 1 without changes.
+    """Compute (modules − 1) / changes of module from one layer to the next, averaged over networks; 1 without changes.
 
     Example:
         >>> contiguity(np.array([[0, 0, 1, 1], [0, 1, 0, 1]]))

@@ -34,7 +34,7 @@ class NetworkSpaces:
 
     @classmethod
     def of(cls, layers: Layers, metric: str = "euclidean", network: str = "a") -> NetworkSpaces:
-        """Return the spaces of representations (n, d) by layer name.
+        """Make the metric spaces of representations (n, d), by layer name.
 
         Args:
             network: what messages call it.
@@ -72,7 +72,7 @@ class NetworkSpaces:
 
 
 def _checked(layers: Layers, network: str) -> dict[str, np.ndarray]:
-    """Return representations as float64 arrays, or one clear sentence."""
+    """Check representations and return them as float64 arrays."""
     points = {}
     for name, values in layers.items():
         if isinstance(values, Tensor):

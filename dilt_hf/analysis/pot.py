@@ -11,8 +11,8 @@ from dilt_hf.analysis.spaces import MetricSpace
 def solve_with_pot(
     one: MetricSpace, other: MetricSpace, weights: tuple[np.ndarray | None, np.ndarray | None], paired: bool
 ) -> Pair:
-    """Return conditional gradient (`ot.gromov.gromov_wasserstein`) from the product coupling and, where points are
-    paired and weighted alike, from the match of every point with itself; the lower of two local minima.
+    """Run conditional gradient (`ot.gromov.gromov_wasserstein`) from the product coupling and, where points are paired
+    and weighted alike, from matching every point with itself; return the lower of the two local minima.
 
     Args:
         weights: probabilities of the points of each, or None where they are equal. Distances are divided by their

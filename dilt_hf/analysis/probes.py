@@ -12,7 +12,7 @@ from dilt_hf.utils.errors import AnalysisError
 
 
 def choose_probes(split: Split, images: Images, count: int, seed: int = 0) -> torch.Tensor:
-    """Return rows of a split, int64 (count,) at most: random, evenly from each class, no image twice.
+    """Choose rows of a split at random, evenly from each class, no image twice; int64 (count,) at most.
 
     Raises:
         AnalysisError: when there are fewer than two different images.

@@ -37,7 +37,8 @@ class Break:
 
 
 def find_break(diagonals: np.ndarray) -> Break | None:
-    """Return the split of the layers into two stretches that explains most of log G; None for fewer than four layers.
+    """Find the split of the layers into two stretches that explains most of log G; return None for fewer than four
+    layers.
 
     Args:
         diagonals: G of each layer with its counterpart, (S, L).
@@ -61,7 +62,9 @@ def find_break(diagonals: np.ndarray) -> Break | None:
 
 
 def _two_levels(profiles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Find for each row the split into two stretches that explains most of its variance, and that share."""
+    """Find, for each row, the split into two stretches that explains most of its variance; return it and the fraction
+    explained.
+    """
     count = profiles.shape[1]
     centred = profiles - profiles.mean(axis=1, keepdims=True)
     left = np.arange(1, count)

@@ -158,7 +158,7 @@ def _finite(points: Tensor, name: str) -> Tensor:
 
 
 def pool(output: Tensor, pooling: str, prefix: int | None = None, name: str = "?") -> Tensor:
-    """Return one vector a probe, (B, d), of a layer's output; see `collect`.
+    """Reduce a layer's output to one vector per probe, (B, d); see `collect`.
 
     Args:
         prefix: how many tokens stand before those of the patches; by default what is left over of a square.
@@ -204,7 +204,7 @@ def _cells(maps: Tensor, side: int) -> Tensor:
 
 
 def _prefix_tokens(model: nn.Module) -> int | None:
-    """Return class and register tokens before the patches, where the model says how many."""
+    """Return the number of class and register tokens before the patches, where the model says so."""
     inner: Any = getattr(model, "timm_model", model)
     if hasattr(inner, "num_prefix_tokens"):
         return int(inner.num_prefix_tokens)

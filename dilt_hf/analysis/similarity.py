@@ -14,8 +14,8 @@ from dilt_hf.utils.errors import AnalysisError
 
 
 def linear_cka(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> np.ndarray:
-    """Return linear centred kernel alignment of all pairs of layers, float64 (A, B) in [0, 1]; NaN where a layer is
-    constant.
+    """Compute the linear centred kernel alignment of all pairs of layers, float64 (A, B) in [0, 1]; NaN where a layer
+    is constant.
 
     Args:
         a, b: representations by layer name, (n, d) each, of the same n probes in the same order.
@@ -32,8 +32,8 @@ def linear_cka(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> np.ndarray:
 
 
 def rsa(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> np.ndarray:
-    """Return representational similarity analysis: Spearman's correlation of the Euclidean distances between the
-    probes, for all pairs of layers, float64 (A, B) in [-1, 1]; NaN where a layer is constant.
+    """Compute representational similarity: Spearman's correlation of the Euclidean distances between the probes, for
+    all pairs of layers, float64 (A, B) in [-1, 1]; NaN where a layer is constant.
 
     Arguments as for `linear_cka`. Source: Kriegeskorte, Mur and Bandettini, Representational similarity analysis
     (2008).

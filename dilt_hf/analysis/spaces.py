@@ -30,7 +30,7 @@ class MetricSpace:
 
     @classmethod
     def of(cls, points: np.ndarray, metric: str = "euclidean") -> MetricSpace | None:
-        """Return the space of the rows of `points` (n, d); None where all are one point, as in a layer that is dead.
+        """Make the space of the rows of `points` (n, d); return None where all are one point, as in a dead layer.
 
         Raises:
             AnalysisError: for values that are no numbers.
@@ -100,7 +100,7 @@ class MetricSpace:
 
     @cached_property
     def profiles(self) -> np.ndarray:
-        """The sorted distances of each point, less `mean_profile`, float32 (n, n): its local distribution of distances
+        """The sorted distances of each point, minus `mean_profile`, float32 (n, n): its local distribution of distances
         (Mémoli 2011, Gromov-Wasserstein distances and the metric approach to object matching, section 5).
         """
         return (np.sort(self.distances, axis=1) - self.mean_profile).astype(np.float32)
@@ -129,8 +129,8 @@ class MetricSpace:
 
 
 def varying(points: np.ndarray) -> np.ndarray:
-    """Return which features of (n, d) points differ between them by more than rounding, bool (d,): each is measured by
-    its own size, so that one that is large and constant does not hide the others.
+    """Return which features of (n, d) points vary by more than rounding, bool (d,). Each is measured relative to its
+    own size, so that one that is large and constant does not hide the others.
 
     Example:
         >>> varying(np.array([[1e9, 1.0], [1e9, 2.0]])).tolist()
@@ -141,7 +141,7 @@ def varying(points: np.ndarray) -> np.ndarray:
 
 
 def global_bound(one: MetricSpace, other: MetricSpace) -> float:
-    """Return a lower bound of the Gromov-Wasserstein value of two spaces of n points: the squared 2-Wasserstein
+    """Compute a lower bound of the Gromov-Wasserstein value of two spaces of n points: the squared 2-Wasserstein
     distance between all their distances (Mémoli 2011, second lower bound).
     """
     n = len(one)

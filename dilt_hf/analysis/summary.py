@@ -54,7 +54,7 @@ def sentences(findings: Findings) -> list[str]:
 
 
 def module_table(findings: Findings) -> str:
-    """Return one row a module."""
+    """Return one row per module."""
     rows = []
     for module, name in enumerate(findings.modules.names):
         excess, distance = findings.of_module(module)
@@ -64,7 +64,7 @@ def module_table(findings: Findings) -> str:
 
 
 def layer_table(findings: Findings) -> str:
-    """Return one row a layer: G to its counterpart, in [lower bound, value of the identity]; means over seeds."""
+    """Return one row per layer: G to its counterpart, in [lower bound, value of the identity]; means over seeds."""
     seeds = findings.compared
     low, value, identity, retention = (
         np.mean([each.counterparts(name) for each in seeds], axis=0)

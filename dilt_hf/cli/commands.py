@@ -28,8 +28,7 @@ def run_recipe(
     arguments: Sequence[str] | None = None,
     **defaults: Any,
 ) -> None:
-    """Run a recipe: parse, run, print the table, what it says about the hypotheses and where things are; on an
-    error one sentence, and exit 1.
+    """Run a recipe: parse, run, print the table, the verdicts and the paths. On an error print one sentence and exit 1.
 
     Args:
         description, variants: as for `parse_sections`.
@@ -80,8 +79,8 @@ def run_recipe(
 
 
 def run_experiment(description: str, experiment: str) -> None:
-    """Run one of the four experiments: parse `--preset` and options, run, print what it found and what all
-    that the folder holds says about the hypotheses; on an error one sentence, and exit 1.
+    """Run one of the four experiments: parse `--preset` and options, run, print the findings and the verdicts on
+    everything that the folder holds. On an error print one sentence and exit 1.
 
     Args:
         description: what `--help` says.
@@ -137,7 +136,7 @@ def conclude(folder: Path) -> None:
 
 
 def run_analysis(config: AnalyzeConfig, data: DataConfig | None = None) -> Findings:
-    """Return analyse the layers of networks, and print what was found and where the figures are."""
+    """Analyse the layers of networks, and print the findings and the paths of the figures."""
     from dilt_hf.analysis.summary import module_table, sentences
     from dilt_hf.experiments.analysis_sources import SAME_DATA
     from dilt_hf.experiments.analyze import FIGURE_FOLDER, analyze, output_folder

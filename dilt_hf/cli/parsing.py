@@ -62,7 +62,7 @@ def parse_config(
     description: str = "",
     variants: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> DiltConfig:
-    """Return the configuration of a run; see `parse_sections`.
+    """Parse the configuration of a run; see `parse_sections`.
 
     Example:
         >>> parse_config(["--num_rounds", "3"], {"dataset_name": "digits", "architecture": "conv3",
@@ -79,8 +79,8 @@ def parse_sections(
     description: str = "",
     variants: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> dict[str, Any]:
-    """Return configurations by section name: from recipe defaults, then a YAML or JSON file if one comes first, then
-    the options given.
+    """Parse configurations by section name: from recipe defaults, then a YAML or JSON file if one comes first, then
+    options.
 
     Args:
         sections: the dataclass of each section.
@@ -121,7 +121,7 @@ def parse_sections(
 
 
 def _check_options(given: set[str], known: set[str]) -> None:
-    """Raise `ConfigError` for an option that there is not, and name the nearest."""
+    """Raise `ConfigError` for an unknown option, and name the nearest known one."""
     renamed = {old: new for names in RENAMED.values() for old, new in names.items()}
     for name in sorted(given - known - {"help"}):
         near = suggestion(name, known, renamed, prefix="--")
@@ -136,7 +136,7 @@ def _json_object(text: str | dict[str, Any]) -> dict[str, Any]:
 
 
 def _read_settings(path: str, known: set[str]) -> list[str]:
-    """Return the settings of a YAML or JSON file as command-line arguments."""
+    """Read a YAML or JSON file of settings as command-line arguments."""
     import yaml
 
     try:

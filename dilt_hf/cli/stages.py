@@ -25,7 +25,7 @@ ADDRESS = re.compile(rb"[a-z][a-z0-9_]*-[0-9a-f]{20}(?![0-9a-f])")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line; on an error one sentence, and exit status 1."""
+    """Run the command line; on an error print one sentence and exit 1."""
     parser = argparse.ArgumentParser(prog="python -m dilt_hf.stages", description=__doc__, formatter_class=_Plain)
     commands = parser.add_subparsers(dest="command", required=True)
     for name in ("ls", "show", "gc"):
@@ -60,9 +60,7 @@ def _open(run: Path) -> Stages:
 
 
 def listing(store: Stages) -> str:
-    """Return all steps as a table, the interrupted and running ones after the finished ones, and the totals of each
-    kind.
-    """
+    """List all steps as a table, interrupted and running ones after the finished ones, and the totals of each kind."""
     stages = list(store.all())
     rows = [["address", "MB", "seconds", "computed as"]]
     rows += [[s.address, f"{_size(s.path) / 1e6:.2f}", f"{s.seconds_spent:.1f}", s.description] for s in stages]
@@ -79,7 +77,7 @@ def listing(store: Stages) -> str:
 
 
 def description(store: Stages, address: str) -> str:
-    """Return one step: its record, all that determines it, and the steps it derives from, nearest first."""
+    """Describe one step: its record, everything that determines it, and the steps it derives from, nearest first."""
     stages = {stage.address: stage for stage in store.all()}
     found = [name for name in stages if name.startswith(address)]
     if len(found) != 1:
@@ -101,7 +99,7 @@ def description(store: Stages, address: str) -> str:
 
 
 def collect(store: Stages, run: Path, delete: bool) -> str:
-    """List, or remove, what nothing needs: steps that no file of the run cites, and what interrupted steps left.
+    """List, or remove, what no result needs: steps that no file of the run cites, and remains of interrupted steps.
 
     Results, evidence, analyses, transfers, reports and whatever else lies in the run's folder cite steps by their
     addresses. A step is needed when one of these files cites it, when a needed step derives from it, or when it derives
@@ -130,7 +128,7 @@ def collect(store: Stages, run: Path, delete: bool) -> str:
 
 
 def cited_addresses(run: Path, store: Stages) -> set[str]:
-    """Return every address of a step that a text file of the run names, but for the records of the store itself.
+    """Return every address of a step that a text file of the run names, except in the records of the store itself.
 
     The stores of analyses lie in the run's folder too, and their records name steps of this one. A run that an
     experiment keeps inside another's folder is cited by that one's files as well.

@@ -22,7 +22,7 @@ MULTISTEP = ("milestones", "gamma")  # options of their own before they were key
 
 
 def migrate(stored: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Return the sections of a stored configuration under the present names; what is unknown stays as it is.
+    """Rename the options of a stored configuration to their present names; unknown ones stay as they are.
 
     Example:
         >>> migrate({"training": {"optimizer": "SGD", "milestones": [0.5], "gamma": 0.2}})

@@ -46,7 +46,7 @@ class PruningConfig:
         )
 
     def partition_density(self, num_partitions: int) -> float:
-        """Return how far down each partition is pruned, as a kept fraction.
+        """Return the density to which each partition is pruned, in (0, 1].
 
         Partitions prune without knowing of each other. To reach a *core* of density d it is enough that each goes down
         to d, and for a *union* of d that each goes down to d / N; the exact point on the way is found afterwards.

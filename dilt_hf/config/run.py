@@ -79,7 +79,7 @@ class RunConfig:
         require(len(set(self.matched_density)) == len(self.matched_density), "--matched_density names a density twice.")
 
     def hub_id(self, seed: int) -> str:
-        """Return the repository of one seed on the Hub."""
+        """Return the Hub id of one seed's repository."""
         return f"{self.hub_model_id}{f'-seed_{seed}' if len(self.seeds) > 1 else ''}"
 
 
@@ -96,7 +96,7 @@ class DiltConfig:
     methods: MethodConfig = MethodConfig()
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain nested dict, as stored in `run.json`."""
+        """Return the configuration as plain nested dicts, as stored in `run.json`."""
         return dataclasses.asdict(self)
 
     @classmethod

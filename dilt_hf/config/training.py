@@ -83,5 +83,5 @@ class TrainingConfig:
         require(self.max_grad_norm is None or self.max_grad_norm > 0, "--max_grad_norm must be positive.")
 
     def for_tickets(self) -> TrainingConfig:
-        """Return the configuration of a ticket's final training: the same, to its end, for `ticket_epochs`."""
+        """Return the configuration of a ticket's final training run: the same, for `ticket_epochs` to its end."""
         return dataclasses.replace(self, num_train_epochs=self.ticket_epochs or self.num_train_epochs, early_bird=None)

@@ -51,7 +51,7 @@ class Augmentation:
 def augment(
     images: Tensor, kind: str, generator: torch.Generator, count: int | None = None, mine: Tensor | None = None
 ) -> Tensor:
-    """Return one random view of each image of a uint8 batch (B, H, W, C), on the batch's device.
+    """Draw one random view of each image of a uint8 batch (B, H, W, C), on the batch's device.
 
     Args:
         kind: as in `Augmentation`.
@@ -68,7 +68,7 @@ def augment(
 
 
 def _shifts(images: Tensor, generator: torch.Generator, total: int, mine: Tensor, flip: bool) -> Tensor:
-    """Return a crop at a random place after reflecting the border: gathering pixels needs no padded copy."""
+    """Crop at a random place after reflecting the border; gathering pixels needs no padded copy."""
     count, height, width, channels = images.shape
     pad = max(1, min(height, width) // 8)
     places = torch.randint(2 * pad + 1, (2, total), generator=generator)
@@ -85,7 +85,7 @@ def _shifts(images: Tensor, generator: torch.Generator, total: int, mine: Tensor
 
 @functools.lru_cache(maxsize=8)
 def _windows(size: int, pad: int) -> Tensor:
-    """Return all runs of `size` positions in a line of `size` that is reflected at its ends, then the same runs
+    """Enumerate all runs of `size` positions in a line of `size` that is reflected at its ends, then the same runs
     backwards.
     """
     line = torch.arange(-pad, size + pad, dtype=torch.int32).abs()
@@ -95,7 +95,7 @@ def _windows(size: int, pad: int) -> Tensor:
 
 
 def _resized_crops(images: Tensor, generator: torch.Generator, total: int, mine: Tensor) -> Tensor:
-    """Return random area and aspect ratio, resampled bilinearly to the full size, mirrored half of the time."""
+    """Crop a random area and aspect ratio, resample bilinearly to the full size, and mirror half of the time."""
     area = torch.empty(total).uniform_(*CROP_AREA, generator=generator)
     aspect = torch.empty(total).uniform_(*map(math.log, CROP_ASPECT), generator=generator).exp()
     width, height = (area * aspect).sqrt().clamp(max=1), (area / aspect).sqrt().clamp(max=1)
@@ -111,7 +111,8 @@ def _resized_crops(images: Tensor, generator: torch.Generator, total: int, mine:
 
 
 def erase(pixels: Tensor, probability: float, generator: torch.Generator, count: int, mine: Tensor) -> Tensor:
-    """Return random erasing (Zhong et al. 2017, arXiv 1708.04896): in some images a rectangle becomes Gaussian noise.
+    """Replace a random rectangle of some images by Gaussian noise (random erasing, Zhong et al. 2017, arXiv
+    1708.04896).
 
     Args:
         pixels: normalised (B, C, H, W); changed in place.
@@ -135,7 +136,8 @@ def erase(pixels: Tensor, probability: float, generator: torch.Generator, count:
 
 
 def mix(pixels: Tensor, labels: Tensor, augmentation: Augmentation, seed: int) -> tuple[Tensor, Tensor, float]:
-    """Return mixup (Zhang et al. 2018, arXiv 1710.09412) or CutMix (Yun et al. 2019, arXiv 1905.04899) of neighbours.
+    """Mix neighbouring images: mixup (Zhang et al. 2018, arXiv 1710.09412) or CutMix (Yun et al. 2019, arXiv
+    1905.04899).
 
     Images 2i and 2i+1 are mixed with each other: in a shuffled batch those are random pairs, and processes that share
     a batch need nothing of each other. One share is drawn per batch, as in timm's batch mode.

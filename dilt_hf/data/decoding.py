@@ -19,7 +19,7 @@ from dilt_hf.utils.errors import DataError
 
 
 def decode(encoded: Any, size: int, channels: int, where: str) -> np.ndarray:
-    """Return one image as a uint8 array (size, size, channels), decoded from a `datasets` cell.
+    """Decode one image from a `datasets` cell to a uint8 array (size, size, channels).
 
     Args:
         encoded: what an `Image(decode=False)` column yields: a dict with "bytes" or "path".
@@ -36,7 +36,7 @@ def decode(encoded: Any, size: int, channels: int, where: str) -> np.ndarray:
 
 
 def open_image(encoded: Any, channels: int, where: str) -> Any:
-    """Return the whole image of a `datasets` cell as a PIL image, RGB or grey; arguments and errors as for `decode`."""
+    """Open the whole image of a `datasets` cell as a PIL image, RGB or grey; arguments and errors as for `decode`."""
     from PIL import Image, ImageOps
 
     if not encoded or (encoded.get("bytes") is None and encoded.get("path") is None):
@@ -53,7 +53,7 @@ def open_image(encoded: Any, channels: int, where: str) -> Any:
 
 
 def short_side(encoded: Any, where: str) -> int:
-    """Return short side in pixels of one encoded image, read from its header."""
+    """Read the short side of an encoded image from its header, in pixels."""
     from PIL import Image
 
     try:
@@ -77,7 +77,7 @@ def _to_mode(image: Any, mode: str) -> Any:
 
 
 def _fit(image: Any, size: int) -> Any:
-    """Scale the short side to `size`, keep the aspect ratio, cut out the centre."""
+    """Scale the short side to `size`, keep the aspect ratio, crop the centre."""
     from PIL import Image
 
     width, height = image.size
@@ -90,7 +90,7 @@ def _fit(image: Any, size: int) -> Any:
 
 
 def image_processor(size: int, mean: Sequence[float], std: Sequence[float], channels: int) -> Any:
-    """Return the transformers image processor that prepares an image as this package does, for
+    """Make the transformers image processor that prepares an image as this package does, for
     `preprocessor_config.json`.
     """
     from transformers import BitImageProcessor

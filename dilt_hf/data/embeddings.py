@@ -13,7 +13,7 @@ BATCH_SIZE = 256
 
 
 def class_embeddings(data: OpenData, model_name: str | None) -> np.ndarray:
-    """Return the mean embedding of the training images of each class, float32 (classes, features).
+    """Compute the mean embedding of the training images of each class, float32 (classes, features).
 
     Args:
         model_name: a transformers vision model; None for the pixels themselves.
@@ -28,7 +28,7 @@ def class_embeddings(data: OpenData, model_name: str | None) -> np.ndarray:
 
 
 def image_embeddings(data: OpenData, split: str, model_name: str | None) -> np.ndarray:
-    """Return the embedding of every image of a split, float32 (rows, features); arguments as above."""
+    """Compute the embedding of every image of a split, float32 (rows, features); arguments as above."""
     return np.concatenate([features for _, features in _embedded(data, split, model_name)])
 
 

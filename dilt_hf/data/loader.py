@@ -153,7 +153,7 @@ class _Decoder(torch.utils.data.Dataset):
         return f"row {self.split.source_rows[row]} of the {self.split.source} split"
 
     def decode_all(self, progress: bool) -> np.ndarray:
-        """Return all images as one uint8 array (n, size, size, channels), decoded by threads (PIL releases the GIL)."""
+        """Decode all images to one uint8 array (n, size, size, channels), by threads (PIL releases the GIL)."""
         result = np.empty((len(self), self.size, self.size, self.channels), np.uint8)
 
         def fill(row: int, encoded: Any) -> None:
@@ -185,7 +185,7 @@ def choose_image_size(splits: Splits, config: DataConfig) -> int:
 def open_images(
     splits: Splits, config: DataConfig, size: int, channels: int, device: torch.device, *, progress: bool = True
 ) -> dict[str, Images]:
-    """Return the images of each split: resident on the device when all splits together fit `max_resident_gb`, else
+    """Open the images of each split: resident on the device when all splits together fit `max_resident_gb`, else
     streamed.
 
     Raises:
@@ -220,10 +220,8 @@ def open_images(
 
 
 def fingerprint(split: Split, images: Images) -> str:
-    """Return the hex sha256 of what the split holds: of the decoded pixels and labels when resident, so that it does
-    not
-    depend on paths or on the version of `datasets`; else of the labels and the fingerprint that `datasets` gives the
-    table.
+    """Hash the content of a split: the decoded pixels and labels when resident, so that neither paths nor the version
+    of `datasets` matter; else the labels and the fingerprint that `datasets` gives the table.
     """
     import hashlib
 
@@ -273,7 +271,7 @@ def steps_per_epoch(rows: int, batch_size: int) -> int:
 
 
 def shares(batch_size: int, passes: int, processes: int) -> list[list[Tensor]]:
-    """Return which images of a batch each process takes in each pass: positions, `[process][pass]`.
+    """Divide a batch among processes and passes: the positions `[process][pass]`.
 
     A pass is a run of neighbouring images and so is a process's share of it, so what is computed per pass does not
     depend on the number of processes.
@@ -325,6 +323,6 @@ def epoch(
 
 
 def in_order(source: Images, rows: Tensor, batch_size: int, normalize: Normalize) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield all of `rows`, unchanged and in the order given, for scoring."""
+    """Yield all of `rows`, unchanged and in the order given, for evaluation."""
     for images, labels in source.batches(rows, batch_size):
         yield normalize(images), labels

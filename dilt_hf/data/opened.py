@@ -76,7 +76,7 @@ class OpenData:
         return getattr(self.splits, name)
 
     def feed(self, split: str, rows: Tensor | None = None) -> Feed:
-        """Return rows of a split (default: all) without augmentation, for scoring."""
+        """Return rows of a split (default: all) without augmentation, for evaluation."""
         return Feed(self.images[split], self._rows(split, rows), self.normalize)
 
     def training_feed(self, rows: Tensor | None = None) -> Feed:

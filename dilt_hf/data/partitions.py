@@ -87,7 +87,7 @@ def make_partitions(
     embed: Callable[[], np.ndarray] | None = None,
     embed_images: Callable[[str], np.ndarray] | None = None,
 ) -> Partitioning:
-    """Return the partitions that `config` describes, checked: N of them, none empty, disjoint, together everything.
+    """Make the partitions that `config` describes, checked: N of them, none empty, disjoint, together everything.
 
     Args:
         embed: for `partition_by="clusters"`, gives the class-mean embeddings (classes, features); called only then.
@@ -142,9 +142,7 @@ def make_partitions(
 def check_partitions(
     classes: Sequence[Sequence[int]], names: Sequence[str], expected: int
 ) -> tuple[tuple[int, ...], ...]:
-    """Return `classes`, each ascending, or a `PartitionError` if they are not `expected` disjoint covering non-empty
-    sets.
-    """
+    """Check that `classes` are `expected` disjoint, covering, non-empty sets; return each ascending."""
     if len(classes) != expected:
         raise PartitionError(f"{len(classes)} partitions are listed, but --num_partitions is {expected}.")
     owner: dict[int, int] = {}
@@ -166,7 +164,7 @@ def check_partitions(
 
 
 def class_ids(entries: Sequence[int | str], names: Sequence[str]) -> list[int]:
-    """Return global ids from class names, ids, or ranges of ids such as "0-4" (both ends included).
+    """Translate class names, ids, or ranges of ids such as "0-4" (both ends included) into global ids.
 
     Names win over numbers.
 
@@ -192,7 +190,7 @@ def class_ids(entries: Sequence[int | str], names: Sequence[str]) -> list[int]:
 
 
 def cluster_classes(embeddings: np.ndarray, n: int) -> list[list[int]]:
-    """Return similar classes together: agglomerative clustering (Ward) of class-mean embeddings, scaled to unit length.
+    """Group similar classes: agglomerative clustering (Ward) of class-mean embeddings, scaled to unit length.
 
     Args:
         embeddings: (classes, features), finite.
@@ -212,8 +210,8 @@ def cluster_classes(embeddings: np.ndarray, n: int) -> list[list[int]]:
 
 
 def cluster_images(embeddings: Mapping[str, np.ndarray], n: int, seed: int = 0) -> dict[str, np.ndarray]:
-    """Return similar images together: k-means of the training images' embeddings, scaled to unit length; other splits
-    go to the nearest centre. The largest cluster is number 0.
+    """Group similar images: k-means of the training images' embeddings, scaled to unit length; other splits go to the
+    nearest centre. The largest cluster is number 0.
 
     Args:
         embeddings: (rows, features) by split; "train" among them.
@@ -238,7 +236,7 @@ def cluster_images(embeddings: Mapping[str, np.ndarray], n: int, seed: int = 0) 
 
 
 def _by_images(splits: Splits, assigned: Mapping[str, np.ndarray]) -> Partitioning:
-    """Return every partition may hold every class; its loss is over those that its training rows have."""
+    """Partition by image: a partition may hold every class; its loss is over those of its training rows."""
     labels = splits.train.labels
     classes = [tuple(np.unique(labels[assigned["train"] == k]).tolist()) for k in range(assigned["train"].max() + 1)]
     return Partitioning("image_clusters", tuple(classes), assigned=assigned)
@@ -269,7 +267,7 @@ def _by_column(config: PartitionConfig, train: Split) -> Partitioning:
 
 
 def _deal(labels: np.ndarray, n: int, seed: int, split: str) -> np.ndarray:
-    """Return row to sibling: the rows of each class in random order, dealt in turn."""
+    """Assign rows to siblings: the rows of each class in random order, dealt in turn."""
     shuffled = torch.randperm(len(labels), generator=generator_for(seed, "siblings", split)).numpy()
     assigned = np.empty(len(labels), np.int64)
     for start, label in enumerate(np.unique(labels)):

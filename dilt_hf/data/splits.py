@@ -51,7 +51,7 @@ class Split:
         return len(self.labels)
 
     def column(self, name: str) -> np.ndarray:
-        """Return the values of another column, read without touching the images."""
+        """Read the values of another column, without touching the images."""
         if name not in self.dataset.column_names:
             raise DataError(
                 f"the {self.name} split has no column '{name}'; it has {', '.join(self.dataset.column_names)}."
@@ -158,7 +158,7 @@ def _open_tables(config: DataConfig) -> tuple[dict[str, Any], str]:
 
 @functools.cache  # encoding the images takes longer than many a step of a run on them
 def digits(seed: int = 0) -> dict[str, datasets.Dataset]:
-    """Return scikit-learn's 8x8 handwritten digits as a real `datasets` set: `Image` and `ClassLabel`, 1437 train, 360
+    """Load scikit-learn's 8x8 handwritten digits as a real `datasets` set: `Image` and `ClassLabel`, 1437 train, 360
     test.
 
     The test fifth is drawn with `seed`, evenly from every class. Source: Alpaydin and Kaynak, Optical Recognition of
@@ -263,13 +263,13 @@ def _class_ids(wanted: Sequence[str], names: Sequence[str]) -> list[int]:
 
 
 def _only(split: Split, classes: Sequence[int]) -> Split:
-    """Return the rows of these classes, which are numbered anew."""
+    """Keep the rows of these classes, which are numbered anew."""
     rows = np.flatnonzero(np.isin(split.labels, classes))
     return dataclasses.replace(split.select(rows), labels=np.searchsorted(classes, split.labels[rows]))
 
 
 def _limit(split: Split, most: int | None, seed: int) -> Split:
-    """Return at most `most` rows, evenly from each class, in their original order."""
+    """Keep at most `most` rows, evenly from each class, in their original order."""
     if most is None or most >= len(split):
         return split
     order = dealt_by_class(split.labels, seed, f"limit {split.name}")
@@ -277,7 +277,7 @@ def _limit(split: Split, most: int | None, seed: int) -> Split:
 
 
 def dealt_by_class(labels: np.ndarray, seed: int, purpose: str) -> np.ndarray:
-    """Return row numbers in random order, so that every prefix holds the classes as evenly as it can."""
+    """Return row numbers in random order such that every prefix holds the classes as evenly as it can."""
     shuffled = torch.randperm(len(labels), generator=generator_for(seed, purpose)).numpy()
     by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
     sizes = np.unique(labels, return_counts=True)[1]
@@ -286,7 +286,7 @@ def dealt_by_class(labels: np.ndarray, seed: int, purpose: str) -> np.ndarray:
 
 
 def _hold_out(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
-    """Return training rows without, and only, a random `fraction` of the rows of each class."""
+    """Split training rows into those without, and only, a random `fraction` of the rows of each class."""
     shuffled = torch.randperm(len(split), generator=generator_for(seed, "hold out")).numpy()
     held = np.zeros(len(split), bool)
     for label in np.unique(split.labels):

@@ -51,8 +51,8 @@ class Kind:
 
 @functools.cache
 def code_fingerprint(modules: tuple[str, ...]) -> str:
-    """Return a hex fingerprint of the code of modules and rooms: of its syntax tree, so that neither comments,
-    docstrings nor line breaks count. Empty where there is no source to look at.
+    """Hash the code of modules and rooms: its syntax tree, so that neither comments, docstrings nor line breaks count.
+    Empty where there is no source to look at.
 
     Example:
         >>> code_fingerprint(("utils.seeding",)) == code_fingerprint(("utils",))

@@ -77,7 +77,7 @@ class ProcessGroup:
         return value
 
     def break_up(self) -> None:
-        """Leave the group, because this process cannot go on; the others find out when they wait for it in vain."""
+        """Leave the group, because this process cannot go on; the others notice when they wait for it in vain."""
         if self.size > 1 and not self.is_broken:
             import torch.distributed as dist
 
@@ -100,7 +100,7 @@ class ProcessGroup:
         return None
 
     def wait_for_all(self) -> None:
-        """Return once every process of the launch has come to this meeting; all must hold the same ones, in order."""
+        """Wait until every process of the launch has come to this meeting; all must hold the same ones, in order."""
         if self.store is None:
             return
         place = f"meeting/{next(self._meetings)}"
@@ -110,7 +110,7 @@ class ProcessGroup:
 
 
 def layout(processes: int, partitions: int) -> tuple[int, int]:
-    """Return how many groups of how many ranks: (groups, M).
+    """Compute the number of groups and of ranks in each: (groups, M).
 
     Raises:
         ConfigError: for a number of processes that cannot be shared evenly; the message lists those that can.
@@ -155,7 +155,7 @@ def join_process_group(partitions: int, cpu: bool = False) -> ProcessGroup:
     if torch.cuda.is_available() and not cpu:
         local, devices = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
         torch.cuda.set_device(local % devices)
-        if size == 1 or int(os.environ.get("LOCAL_WORLD_SIZE", "1")) <= devices:  # NCCL wants one process a device
+        if size == 1 or int(os.environ.get("LOCAL_WORLD_SIZE", "1")) <= devices:  # NCCL wants one process per device
             backend = "nccl"
     dist.init_process_group(
         backend,

@@ -81,7 +81,7 @@ def complete(jobs: Sequence[Job], group: ProcessGroup) -> bool:
 def _first_settled(
     pending: Sequence[Job], done: set[str], failed: dict[str, str], group: ProcessGroup, told: set[str]
 ) -> Job | None:
-    """Try the pending jobs in order until one is done or has failed; None when all are in other hands or wait."""
+    """Try the pending jobs in order until one is done or has failed; return None when all are taken or wait."""
     for job in pending:
         if not done.union(failed).issuperset(job.needs):
             continue

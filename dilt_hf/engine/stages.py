@@ -173,7 +173,9 @@ class Stages:
         return _stage(path, content)
 
     def _say_if_outdated(self, kind: Kind, inputs: Mapping[str, Any]) -> None:
-        """Say, once a kind, that an earlier version of it has computed this step, and that the step is done again."""
+        """Warn, once per kind, that an earlier version of it has computed this step, and that the step is computed
+        again.
+        """
         earlier = [version for version in range(1, kind.version) if self.path(kind, inputs, str(version)).is_dir()]
         if "+" in kind.tag and self.path(kind, inputs, str(kind.version)).is_dir():
             earlier.append(kind.version)
@@ -188,7 +190,7 @@ class Stages:
             )
 
     def _lock(self, path: Path, about: Mapping[str, Any]) -> dict[str, Any] | None:
-        """Return None when the stage is now this process's to compute; else what `get` should know."""
+        """Lock a stage; return None when it is now this process's to compute, else what `get` should know."""
         work = _work_folder(path)
         if not self.locks.take(path.name):
             holder = _holder(work)
@@ -235,7 +237,7 @@ class Stages:
         return self.group.agree(lambda: finish(record))
 
     def all(self) -> Iterator[Stage]:
-        """Yield every finished stage, in the order of their making."""
+        """Yield every finished stage, in the order in which they were computed."""
         paths = [path for path in self.root.glob("*-*") if not path.name.startswith(".")]
         for path in sorted(paths, key=lambda path: ((path / RECORD_FILE).stat().st_mtime_ns, path.name)):
             yield _stage(path, _read(path) or {})
@@ -276,7 +278,7 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 
 def _work_folder(path: Path) -> Path:
-    """Return where a stage is while it is being made."""
+    """Return the folder of a stage while it is being computed."""
     return path.with_name(f".{path.name}")
 
 

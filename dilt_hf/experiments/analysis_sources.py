@@ -63,7 +63,9 @@ class Probes:
 
 
 def _probes(config: AnalyzeConfig, data: OpenData) -> Probes:
-    """Return the probes of the configured split, with all that determines their pixels as their identity."""
+    """Choose the probes of the configured split; return them with everything that determines their pixels as their
+    identity.
+    """
     name = config.probe_split
     rows = choose_probes(data.split(name), data.images[name], config.num_probes, config.probe_seed)
 
@@ -144,7 +146,7 @@ class RunSource:
 
 
 class RepositorySource:
-    """Tickets with trained weights in ticket repositories, one repository a seed."""
+    """Tickets with trained weights in ticket repositories, one repository per seed."""
 
     def __init__(self, config: AnalyzeConfig, data_config: DataConfig):
         self.config = config
@@ -174,7 +176,7 @@ class RepositorySource:
             raise AnalysisError(f"{' and '.join(twins[:2])} hold the same tickets, which are one seed and not two.")
 
     def _same_data(self, data_config: DataConfig) -> DataConfig:
-        """Return the data that were named; or those, and the normalisation, that the first repository names."""
+        """Return the data that were named; or else those, and the normalisation, that the first repository names."""
         if data_config.dataset_name != SAME_DATA:
             return data_config
         found = self.tickets[0].config.dataset
@@ -203,7 +205,7 @@ class RepositorySource:
 
     @cached_property
     def _start(self) -> Any:
-        """θ0 of the first repository."""
+        """Return θ0 of the first repository."""
         return self.tickets[0].load_model()
 
     def networks(self, seed: int) -> list[Network]:
@@ -232,7 +234,7 @@ class RepositorySource:
 
 
 def open_source(config: AnalyzeConfig, data_config: DataConfig) -> RunSource | RepositorySource:
-    """Return what the configuration names.
+    """Open what the configuration names: a run, or ticket repositories.
 
     Raises:
         ConfigError: when the folder of a run is not alone, or holds settings that this version does not know.

@@ -82,7 +82,7 @@ def analyze(config: AnalyzeConfig, data_config: DataConfig, progress: bool = Tru
 
 
 def output_folder(config: AnalyzeConfig) -> Path:
-    """Return where the results go: the folder that was named; else one named after the networks, in `analysis` in the
+    """Return the folder of the results: the one that was named; else one named after the networks, in `analysis` in the
     run, or in runs/analysis for repositories.
     """
     if config.output_dir:
@@ -101,7 +101,7 @@ class Analysis:
         self._told = False
 
     def compare(self, networks: Sequence[Network], label: str, cost_of: int = 1) -> Compared:
-        """Return all layers of all networks against each other, and the overlap of their masks.
+        """Compare all layers of all networks with each other, and compute the overlap of their masks.
 
         Args:
             cost_of: how many such comparisons there will be, for the estimate that is printed before the first.
@@ -163,7 +163,7 @@ class Analysis:
         )
 
     def _estimate(self, layers: Mapping[str, Mapping[str, Any]], comparisons: int) -> str:
-        """Return what the comparison of all layers will take, from a few pairs solved now."""
+        """Estimate the time for comparing all layers, from a few pairs solved now."""
         networks, depth = len(layers), len(next(iter(layers.values())))
         points = [list(each.values()) for each in layers.values()]
         chosen = np.linspace(0, depth - 1, min(SAMPLED_PAIRS, depth)).astype(int)
@@ -189,7 +189,7 @@ class Analysis:
         return np.mean([measure(a, b) for i, a in enumerate(every) for b in every[i + 1 :]], axis=0)
 
     def facts(self, source: str) -> dict[str, Any]:
-        """Return what the analysis was made from."""
+        """Return the inputs of the analysis."""
         return {
             "source": Path(source).name if Path(source).exists() else source,
             "probes": len(self.probes.rows),
@@ -201,7 +201,7 @@ class Analysis:
 
 
 def _overlap(masks: Sequence[Mapping[str, Any]], groups: Mapping[str, Sequence[str]]) -> Any:
-    """Return overlap of masks for groups of weights, without those that are not prunable."""
+    """Compute the overlap of masks for groups of weights, without those that are not prunable."""
     known = {name: [weight for weight in weights if weight in masks[0]] for name, weights in groups.items()}
     return mean_overlap(masks, {name: weights for name, weights in known.items() if weights})
 

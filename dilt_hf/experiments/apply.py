@@ -75,7 +75,9 @@ class Applied:
     partitions: int
 
     def table(self) -> str:
-        """Test accuracies in percent, mean ± 95 % t-interval over seeds, on all classes and on each partition's."""
+        """Write test accuracies in percent, mean ± 95 % t-interval over seeds, on all classes and on each partition's,
+        as a table.
+        """
         head = ["network", "density %", "T_full", *(f"T_{k}" for k in range(self.partitions))]
         body = []
         for moment, title in MOMENTS.items():
@@ -146,7 +148,7 @@ class Application:
         return found[0]
 
     def networks(self) -> Iterator[Network]:
-        """Yield what is to be scored, seed by seed."""
+        """Yield the networks to evaluate, seed by seed."""
         for seed, tickets in enumerate(self.tickets):
             count = range(len(tickets.partitions))
             names = self.config.tickets or [
@@ -164,7 +166,7 @@ class Application:
                     )
 
     def steps(self) -> int:
-        """Return optimizer steps of fine-tuning one network."""
+        """Return the optimizer steps of fine-tuning one network."""
         return total_steps(len(self.data.splits.train), self.training) if self.config.fine_tune else 0
 
     def scored(self, network: Network) -> dict[str, Any]:
@@ -212,7 +214,7 @@ class Application:
 def apply_tickets(
     config: ApplyConfig, data_config: DataConfig, model: ModelConfig, training: TrainingConfig, progress: bool = True
 ) -> Applied:
-    """Put tickets and random controls on a checkpoint, and score it on every partition.
+    """Put tickets and random controls on a checkpoint, and evaluate it on every partition.
 
     Leaves in `config.output_dir`: `applied.md`, the table, and `stages/`, all that is finished.
 

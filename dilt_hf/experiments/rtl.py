@@ -25,7 +25,7 @@ from dilt_hf.engine.process_groups import ProcessGroup
 from dilt_hf.engine.scheduler import Job, complete
 from dilt_hf.engine.stages import Stage
 from dilt_hf.experiments.rtl_figure import draw_routes
-from dilt_hf.experiments.rtl_results import ALONE, MERGED, ROUTED, SINGLE, TOLD, Routes, Scored
+from dilt_hf.experiments.rtl_results import ALONE, GIVEN, MERGED, ROUTED, SINGLE, Routes, Scored
 from dilt_hf.experiments.rtl_training import route_file, train_jointly
 from dilt_hf.masks.algebra import count_kept, union
 from dilt_hf.masks.overlap import mean_overlap
@@ -55,7 +55,8 @@ NUMBERS_FILE, TEXT_FILE, PICTURE_FILE = "routes.json", "routes.md", "routes.png"
 def route(
     config: DiltConfig, routes: RouteConfig, group: ProcessGroup | None = None, progress: bool = True
 ) -> Routes | None:
-    """Extract subnetworks, train them jointly, score them, look for the collapse. The first process gets the result.
+    """Extract subnetworks, train them jointly, evaluate them, and look for the collapse. The first process gets the
+    result.
 
     Leaves in the output folder, next to what `find_tickets` leaves of the same IMP runs: `routes.json`,
     `routes.md`, `routes.png`.
@@ -96,7 +97,7 @@ class Routing:
         self.total = ctx.network.total
 
     def plan(self, seeds: int) -> str:
-        """Return what there is to do, in words."""
+        """Describe the work to be done."""
         ctx, each = self.ctx, len(self.settings.sparsities)
         rounds, routes, training = len(ctx.kept_per_round), len(ctx.subsets), ctx.config.training
         alone = each * routes if self.settings.networks_alone else 0
@@ -115,7 +116,7 @@ class Routing:
         )
 
     def jobs(self) -> list[Job]:
-        """Return pruning, then everything that needs the masks."""
+        """Return the pruning jobs, then everything that needs the masks."""
         every = [*self.ctx.subsets, self.ctx.everything]
         pruning = [
             Job(
@@ -139,25 +140,25 @@ class Routing:
         return [] if name != ROUTED or lower is None else [self._job(ROUTED, lower)]
 
     def _lower(self, sparsity: float) -> float | None:
-        """Return the sparsity whose joint training that at `sparsity` goes on from."""
+        """Return the sparsity whose joint training run the one at `sparsity` continues."""
         if self.settings.retraining == "once":
             return None
         return max((each for each in self.settings.sparsities if each < sparsity), default=None)
 
     def scored(self) -> list[Scored]:
-        """Return all scores, from their stages."""
+        """Read all scores from their stages."""
         found = []
         for sparsity in self.settings.sparsities:
             kept = self._kept(sparsity)
             masks = self._masks(sparsity)
-            weights = {ROUTED: count_kept(union(masks)), ALONE: kept * len(masks), SINGLE: kept, TOLD: kept}
+            weights = {ROUTED: count_kept(union(masks)), ALONE: kept * len(masks), SINGLE: kept, GIVEN: kept}
             weights |= dict.fromkeys(MERGED.values(), weights[ROUTED])
             for name, make in self._ways().items():
                 found.append(Scored(name, self.seed, sparsity, make(sparsity).record, weights[name]))
         return found
 
     def curve(self) -> list[Similarity]:
-        """Return similarity of the masks at each round's density."""
+        """Return the similarity of the masks at each round's density."""
         found = []
         for kept in self.ctx.kept_per_round:
             overlap = mean_overlap(self.search.masks_at(self.ctx.subsets, [kept] * len(self.ctx.subsets)))[""]
@@ -165,7 +166,11 @@ class Routing:
         return found
 
     def _ways(self) -> dict[str, Callable[[float], Stage]]:
-        ways: dict[str, Callable[[float], Stage]] = {ROUTED: self._routed, SINGLE: self._single, TOLD: self._told}
+        ways: dict[str, Callable[[float], Stage]] = {
+            ROUTED: self._routed,
+            SINGLE: self._single,
+            GIVEN: self._single_given,
+        }
         if self.settings.networks_alone:
             ways |= {ALONE: self._alone}
             ways |= {name: functools.partial(self._merged, kind) for kind, name in MERGED.items()}
@@ -194,23 +199,27 @@ class Routing:
             own = [read_weights(joint.path / route_file(k)) for k in range(len(masks))]
             return RoutedNetwork(model, masks, own if self.settings.statistics == "own" else None).eval()
 
-        return self._score("routed", joint, network, told=True, about=self.settings.statistics)
+        return self._score("routed", joint, network, partition_given=True, about=self.settings.statistics)
 
-    def _single(self, sparsity: float, told: bool = False) -> Stage:
+    def _single(self, sparsity: float, partition_given: bool = False) -> Stage:
         trained = method_of("LTH").train(self.search, round(1 - sparsity, 9))
 
-        return self._score("single", trained, functools.partial(self._one_for_all, trained), told)
+        return self._score(
+            "single", trained, functools.partial(self._one_for_all, trained), partition_given=partition_given
+        )
 
     def _one_for_all(self, network: Stage) -> Callable[[Tensor, Tensor], Tensor]:
         """Return one network, whatever the route."""
         model = self.ctx.network.filled(network.path / WEIGHTS_FILE).eval()
         return lambda pixels, routes: logits_of(model, pixels)
 
-    def _told(self, sparsity: float) -> Stage:
-        return self._single(sparsity, told=True)
+    def _single_given(self, sparsity: float) -> Stage:
+        return self._single(sparsity, partition_given=True)
 
     def _alone(self, sparsity: float) -> Stage:
-        """Return each route's subnetwork trained by itself: the test images of a partition through its own network."""
+        """Evaluate each route's subnetwork trained by itself: the test images of a partition go through its own
+        network.
+        """
         trained = [self._trained_alone(k, subset, sparsity) for k, subset in enumerate(self.ctx.subsets)]
 
         def network() -> Callable[[Tensor, Tensor], Tensor]:
@@ -226,11 +235,11 @@ class Routing:
 
             return call
 
-        return self._score("alone", trained[0], network, told=True, about=[each.address for each in trained])
+        return self._score("alone", trained[0], network, partition_given=True, about=[each.address for each in trained])
 
     def _merged(self, kind: str, sparsity: float) -> Stage:
-        """Return the networks alone composed without training, by their changes since the rewind point; one network for
-        all, which is told the partition as the routed one is.
+        """Evaluate the networks alone merged without training, by their changes since the rewind point: one network for
+        all, which is given the partition as the routed one is.
         """
         ctx, start = self.ctx, rewind_point(self.ctx, self.seed)
         alone = [self._trained_alone(k, subset, sparsity) for k, subset in enumerate(ctx.subsets)]
@@ -263,7 +272,7 @@ class Routing:
             derived_from=[start.address, *addresses],
         )
 
-        return self._score("merged", merged, functools.partial(self._one_for_all, merged), told=True)
+        return self._score("merged", merged, functools.partial(self._one_for_all, merged), partition_given=True)
 
     def _trained_alone(self, number: int, subset: Subset, sparsity: float) -> Stage:
         name = f"{subset.name} alone at sparsity {sparsity:g}"
@@ -280,13 +289,13 @@ class Routing:
         kind: str,
         network: Stage,
         make: Callable[[], Callable[[Tensor, Tensor], Tensor]],
-        told: bool,
+        partition_given: bool,
         about: Any = None,
     ) -> Stage:
-        """Return scores on the test split.
+        """Evaluate a way of classifying on the test split.
 
         Args:
-            told: whether only the classes of the image's partition come into question.
+            partition_given: whether only the classes of the image's partition come into question.
         """
         ctx = self.ctx
 
@@ -296,7 +305,7 @@ class Routing:
             test = ctx.data.splits.test
             partitions = torch.from_numpy(ctx.partitioning.assign(test))
             return PartitionScores().compute(
-                predictions=_predictions(ctx, make(), partitions, told),
+                predictions=_predictions(ctx, make(), partitions, partition_given),
                 references=test.labels,
                 partitions=partitions.numpy(),
             )
@@ -304,7 +313,7 @@ class Routing:
         inputs = {
             "network": network.address,
             "about": about,
-            "told": told,
+            "partition_given": partition_given,
             "way": kind,
             "partitioning": ctx.partitioning.identity(),
         } | of_pixels(ctx.data, "test")
@@ -319,13 +328,13 @@ class Routing:
 
 @torch.no_grad()
 def _predictions(
-    ctx: RunContext, network: Callable[[Tensor, Tensor], Tensor], partitions: Tensor, told: bool
+    ctx: RunContext, network: Callable[[Tensor, Tensor], Tensor], partitions: Tensor, partition_given: bool
 ) -> np.ndarray:
-    """Return the predicted class of each test image, int64."""
+    """Predict the class of each test image, int64."""
     device, classes = ctx.device, len(ctx.data.splits.class_names)
     allowed = torch.ones(len(ctx.subsets), classes, dtype=torch.bool, device=device)
     for number, subset in enumerate(ctx.subsets):
-        if told and subset.classes is not None:
+        if partition_given and subset.classes is not None:
             allowed[number] = False
             allowed[number, list(subset.classes)] = True
     rows, size = torch.arange(len(partitions)), ctx.config.training.per_device_eval_batch_size

@@ -12,8 +12,8 @@ LINES = (":", "--")  # of the kinds of alarm
 
 
 def draw_routes(found: Routes) -> bytes:
-    """Return balanced accuracy of each way of classifying (mean and 95 % interval), and the similarity beyond chance of
-    each seed's masks with its alarms (dotted: a jump, dashed: a turn), as PNG.
+    """Draw the balanced accuracy of each way of classifying (mean and 95 % interval), and the similarity beyond chance
+    of each seed's masks with its alarms (dotted: a jump, dashed: a turn), as PNG.
     """
     from matplotlib.figure import Figure
 

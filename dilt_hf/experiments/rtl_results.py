@@ -14,7 +14,7 @@ from dilt_hf.utils.files import json_values
 from dilt_hf.utils.markdown import markdown_table
 from dilt_hf.utils.stats import Estimate, estimate
 
-ROUTED, ALONE, SINGLE, TOLD = "routed", "networks alone", "single", "single, told the partition"
+ROUTED, ALONE, SINGLE, GIVEN = "routed", "networks alone", "single", "single, given the partition"
 MERGED = {"TIES": "networks merged by TIES", "consensus": "networks merged by consensus"}
 
 
@@ -65,7 +65,7 @@ class Routes:
         }
 
     def difference(self, name: str, other: str, sparsity: float) -> Estimate | None:
-        """Return paired over seeds, in points of balanced accuracy; None where one of them is missing."""
+        """Return the paired difference over seeds, in points of balanced accuracy; None where one is missing."""
         one, two = self.per_seed(name, sparsity), self.per_seed(other, sparsity)
         return estimate([one[seed] - two[seed] for seed in one]) if one and two else None
 
@@ -93,7 +93,7 @@ class Routes:
         return None
 
     def table(self) -> str:
-        """Return one row a sparsity and way of classifying."""
+        """Return one row per sparsity and way of classifying."""
         head = ["sparsity %", "network", "balanced accuracy %", "worst recall %", "stored weights %"]
         rows = []
         for sparsity in self.sparsities:
@@ -107,9 +107,9 @@ class Routes:
         return markdown_table(head, rows)
 
     def sentences(self) -> list[str]:
-        """Return what is shown and what is not."""
+        """Say what is shown and what is not."""
         said = []
-        for other in (TOLD, ALONE):
+        for other in (GIVEN, ALONE):
             found = {sparsity: self.difference(ROUTED, other, sparsity) for sparsity in self.sparsities}
             known = {sparsity: each for sparsity, each in found.items() if each is not None}
             if known:

@@ -57,7 +57,7 @@ class Shrunk:
     channels: int
 
     def table(self) -> str:
-        """Return both networks, and the one as a share of the other."""
+        """Write both networks, and the smaller as a fraction of the other, as a table."""
         rows = []
         for name, unit in (("accuracy", "%"), ("operations", "GFLOPs"), ("parameters", "M"), ("milliseconds", "ms")):
             scale = {"accuracy": 100, "operations": 1e-9, "parameters": 1e-6, "milliseconds": 1}[name]
@@ -69,7 +69,7 @@ class Shrunk:
 def shrink(
     config: ShrinkConfig, data_config: DataConfig, model_config: ModelConfig, training: TrainingConfig
 ) -> Shrunk:
-    """Shrink the network that `model_config` names to a share of its operations, and fine-tune it.
+    """Shrink the network that `model_config` names to a fraction of its operations, and fine-tune it.
 
     Leaves in the output folder: `model/`, a transformers checkpoint with its code; `mask.safetensors`, the same
     structure as a mask of the network as it was; `shrunk.json`; and `stages/`.
@@ -152,7 +152,7 @@ def shrink(
 
 @torch.no_grad()
 def latency(network: nn.Module, pixels: torch.Tensor) -> float:
-    """Return milliseconds of a forward pass, the median of several after warming up."""
+    """Measure a forward pass in milliseconds, the median of several after warming up."""
     times = []
     for number in range(TIMED + 3):
         start = time.perf_counter()

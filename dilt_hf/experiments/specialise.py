@@ -100,7 +100,7 @@ class Specialisation:
         self.count = len(self.ctx.subsets)
 
     def plan(self) -> str:
-        """Return what there is to do, in words."""
+        """Describe the work to be done."""
         training = self.ctx.config.training.for_tickets()
         steps = self.count * sum(self.ctx.steps_of(subset, training) for subset in self.ctx.subsets)
         return (
@@ -110,7 +110,7 @@ class Specialisation:
         )
 
     def jobs(self) -> list[Job]:
-        """Return the union, then everything that is done with it and with the specialists."""
+        """Return the job of the union, then everything that is done with it and with the specialists."""
         before = jobs_of(self.search)
         names = [job.name for job in before]
         after = [
@@ -127,7 +127,7 @@ class Specialisation:
         return [*before, *after]
 
     def found(self) -> Specialists:
-        """Return the numbers, from their stages."""
+        """Read the numbers from their stages."""
         stages = [self._lesions_of(k) for k in range(self.count)]
         alone = [[self._alone(k, j) for j in range(self.count)] for k in range(self.count)]
 
@@ -150,7 +150,7 @@ class Specialisation:
     # --- removing weights ---
 
     def _lesions_of(self, k: int) -> tuple[Stage, Stage, list[Stage]]:
-        """Return the trained union as it is, without specialist k, and without as many other weights, several times."""
+        """Evaluate the trained union as it is, without specialist k, and (repeatedly) without as many others."""
         partitions, seed = self.search.partitions, self.search.seed
         whole, own = compose("union", partitions), compose(f"specialist_{k}", partitions)
         others = {name: whole[name] & ~own[name] for name in whole}
@@ -169,7 +169,7 @@ class Specialisation:
         )
 
     def _under(self, mask: Masks, what: str) -> Stage:
-        """Return scores of the trained union under a smaller mask."""
+        """Evaluate the trained union under a smaller mask."""
         ctx, search = self.ctx, self.search
         union = method_of("union").train(search, None)
 
@@ -197,7 +197,7 @@ class Specialisation:
     # --- training on a partition ---
 
     def _alone(self, k: int, j: int) -> Stage:
-        """Return specialist k trained on the rows of partition j, scored there among the classes of j."""
+        """Train specialist k on the rows of partition j, and evaluate it there among the classes of j."""
         ctx, seed, subset = self.ctx, self.search.seed, self.ctx.subsets[j]
         name = f"specialist_{k} on {subset.name}"
         origin = [self.search.removal_order(each.name).address for each in ctx.subsets]
@@ -231,7 +231,7 @@ class Specialisation:
 
 
 def own_and_others(table: Sequence[Sequence[float]]) -> float:
-    """Return mean over k of row k at its own place less its mean at the other places.
+    """Average, over k, row k at its own place minus its mean at the other places.
 
     Example:
         >>> own_and_others([[5.0, 1.0], [2.0, 4.0]])

@@ -1,6 +1,6 @@
 """Masks that were found on one set of images, on new weights, for another: which kind of ticket is worth most there?
 
-    source run ─> masks of core, union and LTH at one density ┐
+    source run ─> masks of core, union and LTH at matched density ┐
                   shuffled, random: the controls              ├─> θ0′ ⊙ mask ─> trained on the target ─> scored
     target data ─> fresh θ0′ ─────────────────────────────────┘
 
@@ -72,7 +72,7 @@ class Transfer:
 
     @property
     def name(self) -> str:
-        """Of its files: the target folder may hold what came of several sources."""
+        """Return the name of its files: the target folder may hold results from several sources."""
         return f"transfer_theta_{self.rewind_step}" if self.rewind_step else "transfer"
 
     @property
@@ -80,11 +80,11 @@ class Transfer:
         return sorted({each.density for each in self.networks}, reverse=True)
 
     def per_seed(self, name: str, density: float) -> dict[int, float]:
-        """Return accuracy of one kind of mask by seed."""
+        """Return the accuracy of one kind of mask by seed."""
         return {each.seed: each.accuracy for each in self.networks if (each.name, each.density) == (name, density)}
 
     def table(self) -> str:
-        """Return one row a density and kind: accuracy, and how far the core is ahead, paired over seeds."""
+        """Return one row per density and kind: accuracy, and how far the core is ahead, paired over seeds."""
         rows = []
         for density in self.densities:
             core = self.per_seed(CORE, density)
@@ -107,7 +107,7 @@ class Transfer:
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> Transfer:
-        """Return what `to_dict` gave; TypeError or KeyError for anything else."""
+        """Read what `to_dict` returned; TypeError or KeyError for anything else."""
         renamed = {"images" if key == "pictures" else key: value for key, value in stored.items()}  # an earlier name
         return cls(**{**renamed, "networks": [Transferred(**each) for each in stored["networks"]]})
 
@@ -172,7 +172,7 @@ class Transplants:
         self.search, self.ctx, self.densities, self.seed = search, ctx, densities, search.seed
 
     def plan(self, seeds: int) -> str:
-        """Describe what there is to do."""
+        """Describe the work to be done."""
         ctx, networks = self.ctx, seeds * (1 + len(COMPARED) * len(self.densities))
         steps = networks * ctx.steps_of(ctx.everything, ctx.config.training.for_tickets())
         time = duration(steps * seconds_per_step(ctx) / ctx.group.count)
@@ -200,7 +200,7 @@ class Transplants:
         ]
 
     def found(self) -> list[Transferred]:
-        """Return all accuracies, from their stages."""
+        """Read all accuracies from their stages."""
         result = []
         for name, density in self._wanted():
             network, scores = self._scored(name, density)

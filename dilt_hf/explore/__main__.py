@@ -14,7 +14,7 @@ from dilt_hf.utils.console import reporting_errors
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line; on an error one sentence, and exit status 1."""
+    """Run the command line; on an error print one sentence and exit 1."""
     parser = argparse.ArgumentParser(
         prog="python -m dilt_hf.explore", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

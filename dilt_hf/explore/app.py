@@ -38,7 +38,7 @@ ABOUT_IMAGE = (
 
 
 def make_app(tickets: Tickets) -> gr.Blocks:
-    """Return the page for the tickets of one repository; `launch` serves it with its looks.
+    """Build the page for the tickets of one repository; `launch` serves it with its looks.
 
     Raises:
         DiltError: when the repository is damaged.
@@ -60,7 +60,7 @@ def make_app(tickets: Tickets) -> gr.Blocks:
 
 
 def launch(app: gr.Blocks, **settings: Any) -> Any:
-    """Serve the page, with its looks and no word to anybody else; `settings` are those of `gradio.Blocks.launch`."""
+    """Serve the page, with its looks and without telemetry; `settings` are those of `gradio.Blocks.launch`."""
     theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
     quiet = {"quiet": True, "share": False, "ssr_mode": False, "footer_links": [], "max_file_size": LARGEST}
     return app.launch(**{"theme": theme, "css_paths": STYLE, **quiet, **settings})
@@ -110,7 +110,7 @@ class _Explorer:
             return [gr.Label(None, label=name), problem(str(error))]
 
     def remark(self, name: str) -> str:
-        """Say with which weights a ticket predicts; it stands out where they are not trained."""
+        """Say with which weights a ticket predicts; the text stands out where they are untrained."""
         text = weights_note(self.tickets, name)
         return note(text, caution=text != TRAINED)
 
@@ -120,7 +120,7 @@ class _Explorer:
 
 
 def _ticket_section(explorer: _Explorer) -> gr.State:
-    """Choose or compose a ticket, and see its densities; its name."""
+    """Build the section that chooses or composes a ticket and shows its densities; return its name."""
     gr.Markdown("## A ticket")
     chosen = gr.State(FIRST)
     _, first_headline, first_chart, first_table, _ = explorer.show(FIRST)
@@ -152,7 +152,7 @@ def _ticket_section(explorer: _Explorer) -> gr.State:
 
 
 def _image_section(explorer: _Explorer, chosen: gr.State) -> None:
-    """Give the tickets an image, and see their predictions side by side."""
+    """Build the section that gives the tickets an image and shows their predictions side by side."""
     gr.Markdown(f"## A image\n{ABOUT_IMAGE}")
     examples = example_images(explorer.tickets)
     with gr.Row():
@@ -180,7 +180,7 @@ def _image_section(explorer: _Explorer, chosen: gr.State) -> None:
 
 
 def _card(explorer: _Explorer, name: str) -> list[Any]:
-    """Return where one ticket's prediction stands."""
+    """Build the place of one ticket's prediction."""
     with gr.Column(elem_classes="card"):
         label = gr.Label(label=name, num_top_classes=5)
         remark = gr.HTML(explorer.remark(name))

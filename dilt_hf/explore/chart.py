@@ -13,8 +13,7 @@ LINES: list[tuple[int, Any]] = [(2, "solid"), (0, (0, (2, 1)))]  # colour and da
 
 
 def draw_densities(view: TicketView, references: Sequence[TicketView]) -> bytes:
-    """Return bars for the densities of a ticket, tensor by tensor in network order, and lines for two references; a PNG
-    file.
+    """Draw bars for the densities of a ticket, tensor by tensor in network order, and lines for two references, as PNG.
 
     Small enough for a telephone: its letters are read there as they are, and grow with the screen.
     """

@@ -49,8 +49,8 @@ def _check_sizes(value: Any, where: str) -> None:
 
 
 def example_images(tickets: Tickets) -> list[Image]:
-    """Return one test image of every digit for repositories of the built-in digits, 8 px a side as in training; none
-    for others.
+    """Return one test image of every digit for repositories of the built-in digits, 8 px as in training; none for
+    others.
     """
     dataset = tickets.config.dataset
     if dataset is None or dataset.source != DIGITS:

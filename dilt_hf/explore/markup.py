@@ -10,7 +10,7 @@ from dilt_hf.explore.views import TicketView
 
 
 def facts_list(facts: Iterable[tuple[str, str]]) -> str:
-    """Return pairs of a heading and a text.
+    """Write pairs of a heading and a text as a list.
 
     Example:
         >>> facts_list([("Data", "cats & dogs")])
@@ -21,7 +21,7 @@ def facts_list(facts: Iterable[tuple[str, str]]) -> str:
 
 
 def headline(view: TicketView, references: Sequence[TicketView]) -> str:
-    """Return what a ticket keeps in all, and the density of the references."""
+    """Write how many weights a ticket keeps in all, and the density of the references."""
     overall = view.overall
     beside = ", ".join(f"{escape(each.name)} {percent(each.overall.density)} %" for each in references)
     return (
@@ -32,7 +32,7 @@ def headline(view: TicketView, references: Sequence[TicketView]) -> str:
 
 
 def density_table(view: TicketView, references: Sequence[TicketView]) -> str:
-    """Return the density of every tensor, one per row, next to that of the references."""
+    """Write the density of every tensor, one per row, next to that of the references."""
     heads = ["no.", "tensor", "density %", *(f"{each.name} %" for each in references), "kept", "of"]
     rows = []
     for number, (name, kept) in enumerate(view.tensors.items(), start=1):
@@ -50,23 +50,23 @@ def density_table(view: TicketView, references: Sequence[TicketView]) -> str:
 
 
 def density_chart(png: bytes, view: TicketView) -> str:
-    """Return the chart of `dilt_hf.explore.chart`, with words for those who do not see it."""
+    """Embed the chart of `dilt_hf.explore.chart`, with a description for screen readers."""
     words = f"Bar chart: density of every prunable tensor of {view.name} in %. The table has the same numbers."
     return f'<img class="chart" alt="{escape(words)}" src="data:image/png;base64,{b64encode(png).decode()}">'
 
 
 def problem(sentence: str) -> str:
-    """Return what went wrong, in a box that a screen reader announces."""
+    """Write an error message in a box that a screen reader announces."""
     return f'<p class="problem" role="alert">{escape(sentence)}</p>'
 
 
 def note(text: str, caution: bool = False) -> str:
-    """Return a remark below something; one that the reader must not miss stands out."""
+    """Write a remark below something; one that the reader must not miss stands out."""
     return f'<p class="note{" caution" if caution else ""}">{escape(text)}</p>'
 
 
 def breakable(name: str) -> str:
-    """Return a tensor's name that may go on in the next line where it has a dot.
+    """Let a tensor's name break into the next line after a dot.
 
     Example:
         >>> breakable("conv.weight")
@@ -76,7 +76,7 @@ def breakable(name: str) -> str:
 
 
 def percent(share: float) -> str:
-    """Return a share in percent, with two decimals, as the tables of tickets have it.
+    """Format a fraction in percent, with two decimals, as the tables of tickets have it.
 
     Example:
         >>> percent(0.0503)

@@ -45,7 +45,7 @@ class Networks:
         return load_processor(self.tickets)
 
     def predict(self, name: str, image: Image) -> dict[str, float]:
-        """Return the probability of every class by its name, with trained weights where the repository holds them (see
+        """Predict the probability of every class by its name, with trained weights where the repository holds them (see
         `dilt_hf.explore.views.weights_note`).
 
         Raises:
@@ -61,12 +61,12 @@ class Networks:
 
 @torch.inference_mode()
 def probabilities(model: nn.Module, processor: Any, image: Image) -> dict[str, float]:
-    """Return what a transformers model makes of one image: the probability of every class by its name.
+    """Compute a transformers model's probability of every class for one image, by class name.
 
     Raises:
         DataError: when the processor prepares images that the model does not take.
     """
-    grey = len(getattr(processor, "image_mean", None) or "RGB") == 1  # it has one mean a channel
+    grey = len(getattr(processor, "image_mean", None) or "RGB") == 1  # it has one mean per channel
     try:
         pixels = processor(image.convert("L" if grey else "RGB"), return_tensors="pt")["pixel_values"]
         shares = logits_of(model, pixels)[0].softmax(0).tolist()
@@ -78,7 +78,7 @@ def probabilities(model: nn.Module, processor: Any, image: Image) -> dict[str, f
 
 
 def class_names(id2label: dict[int, str], count: int) -> list[str]:
-    """Return a name of its own for each class; ImageNet, for one, has two classes called crane.
+    """Return a unique name for each class; ImageNet, for one, has two classes called crane.
 
     Example:
         >>> class_names({0: "crane", 1: "dog", 2: "crane"}, 3)

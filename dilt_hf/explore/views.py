@@ -51,7 +51,7 @@ class TicketView:
 
 
 def describe(tickets: Tickets, model: nn.Module) -> list[tuple[str, str]]:
-    """Return what a repository holds: pairs of a heading and a text. What it does not record is left out.
+    """Describe a repository in pairs of a heading and a text; what it does not record is left out.
 
     Args:
         model: its θ0.
@@ -94,7 +94,7 @@ def _theta0(theta0: Theta0) -> str:
 
 
 def network_order(model: nn.Module, names: Iterable[str]) -> list[str]:
-    """Return checkpoint names in the order in which the network has its weights.
+    """Sort checkpoint names into the order in which the network has its weights.
 
     Example:
         >>> network_order(model, sorted(tickets.partitions[0]))[0]
@@ -106,7 +106,7 @@ def network_order(model: nn.Module, names: Iterable[str]) -> list[str]:
 
 
 def view_ticket(tickets: Tickets, expression: str, order: Sequence[str]) -> TicketView:
-    """Return the weights that a ticket, or a composition of tickets, keeps.
+    """Collect the weights that a ticket, or a composition of tickets, keeps.
 
     Args:
         order: the names of the prunable tensors, as `network_order` gives them.
@@ -131,7 +131,7 @@ def _kept(mask: PackedMask, name: str) -> Kept:
 
 
 def canonical(expression: str) -> str:
-    """Return a composition as repositories name it: without spaces."""
+    """Normalise a composition to the form that repositories use: without spaces."""
     return "".join(expression.split())
 
 
@@ -144,7 +144,7 @@ def compared_names(tickets: Tickets) -> list[str]:
 
 
 def weights_note(tickets: Tickets, name: str) -> str:
-    """Say with which weights a ticket predicts here, and, where these are not trained, what that means.
+    """Say with which weights a ticket predicts here, and, where these are untrained, what that means.
 
     Example:
         >>> weights_note(tickets, "specialist_0")

@@ -1,4 +1,4 @@
-"""From results to evidence: for every criterion of `hypotheses.py`, one number a seed."""
+"""From results to evidence: for every criterion of `hypotheses.py`, one number per seed."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class _Comparison:
         return self._of(name, lambda entry: entry.accuracy(k))
 
     def _matched(self, one: str, other: str) -> Measured:
-        """Return the difference of accuracies at one density, averaged over the densities that have both."""
+        """Return the difference of accuracies at matched density, averaged over the densities that have both."""
         each = [_less(self._of(one, matched=d), self._of(other, matched=d)) for d in self.densities]
         known = [values for values in each if values]
         return self._measured(_mean(known), (one, other), self.densities, self.step / max(1, len(known)))
@@ -106,7 +106,7 @@ class _Comparison:
         return _mean(each)
 
     def _worst(self, other: str) -> PerSeed:
-        """Return accuracy of the core on the partition where it is lowest, less that of the other network there."""
+        """Return the accuracy of the core on its worst partition minus that of the other network there."""
         cores, others = ([self._on(name, k) for k in self.partitions] for name in ("core", other))
         seeds = [seed for seed in cores[0] if seed in others[0]]
         worst = {seed: min(self.partitions, key=lambda k: cores[k][seed]) for seed in seeds}
@@ -129,7 +129,7 @@ class _Comparison:
 
 
 def of_specialists(found: Mapping[int, Specialists], images: int) -> dict[str, Measured]:
-    """Measure what removing specialists, and training them alone, shows."""
+    """Measure the effects of removing specialists and of training them alone."""
     step, sources = 100 / images, tuple(address for each in found.values() for address in each.sources)
     lesions = {seed: own_and_others(each.lesions) for seed, each in found.items()}
     random = {seed: own_and_others(each.random) for seed, each in found.items()}
@@ -143,7 +143,7 @@ def of_specialists(found: Mapping[int, Specialists], images: int) -> dict[str, M
 
 
 def of_transfer(found: Transfer) -> dict[str, Measured]:
-    """Measure what masks on new weights for other data show; those found from θ_k have criteria of their own."""
+    """Measure the effects of masks on new weights for other data; those found from θ_k have criteria of their own."""
     step = 100 / found.images / max(1, len(found.densities) - 1)  # the dense network has a density of its own
     sources = tuple(each.stage for each in found.networks)
     kind = "rewound" if found.rewind_step else "transfer"
@@ -157,7 +157,7 @@ def of_transfer(found: Transfer) -> dict[str, Measured]:
 
 
 def of_analysis(findings: Findings) -> dict[str, Measured]:
-    """Measure what the layers of the partitions' networks show."""
+    """Measure the criteria that the layers of the partitions' networks allow."""
     seeds, count = list(findings.seeds), len(findings.networks)
     own = tuple(address for each in findings.compared for address in each.sources)
     every = own + tuple(address for each in findings.siblings for address in each.sources)
@@ -185,8 +185,8 @@ def of_analysis(findings: Findings) -> dict[str, Measured]:
 
 
 def parted_depth(labels: np.ndarray) -> float:
-    """Return mean depth of layers whose copies lie in different modules less that of layers whose copies lie in one,
-    from -1 to 1; 0 where all layers are of one kind, so that nothing is divided.
+    """Subtract the mean depth of layers whose copies lie in one module from that of layers whose copies lie in
+    different ones: from -1 to 1; 0 where all layers are of one kind, so that nothing is divided.
 
     Args:
         labels: int (N, L); -1 for constant layers, which are left out.

@@ -1,8 +1,8 @@
 """What is claimed, declared before any data are seen, and how it is judged.
 
 A hypothesis holds when every one of its *criteria* does: the effect it speaks of, and the controls that could explain
-the effect away. A criterion is one number a seed (a paired difference, so what a seed does to all networks cancels) and
-a least value: the claim is that its mean lies above, and anything below is, for practice, nothing.
+the effect away. A criterion is one number per seed (a paired difference, so what a seed does to all networks cancels)
+and a margin: the claim is that its mean lies above, and anything below is, for practice, nothing.
 
 | verdict     | when                                                                                             |
 |-------------|--------------------------------------------------------------------------------------------------|
@@ -111,7 +111,7 @@ class Verdict:
 
 
 def judge(criterion: Criterion, measured: Measured) -> Judged:
-    """Return mean, interval and p of one criterion.
+    """Compute mean, interval and p of one criterion.
 
     Raises:
         RunError: for fewer than two seeds, or numbers that are not finite.
@@ -166,7 +166,7 @@ def verdicts(hypotheses: Sequence[Hypothesis], evidence: Mapping[str, Measured])
 
 
 def holm(p: Mapping[str, float]) -> dict[str, float]:
-    """Correct p-values for their number (Holm 1979): whatever is true, the chance that any true null is rejected stays.
+    """Correct p-values for their number (Holm 1979), so that the family-wise error is controlled whatever is true.
 
     Example:
         >>> holm({"a": 0.01, "b": 0.04, "c": 0.02})

@@ -44,7 +44,7 @@ TRANSFORMERS = ("vit", "deit")  # whose names mark networks that a structured me
 
 
 def benchmark(config: DiltConfig, group: ProcessGroup) -> str | None:
-    """Return core, union and published methods at the same densities. The first process gets what there is to say."""
+    """Compare core, union and published methods at matched density. The first process gets the text."""
     methods = [*BENCHMARK_METHODS, *(STRUCTURED if (config.model.architecture or "").startswith(TRANSFORMERS) else ())]
     run = dataclasses.replace(
         config.run, methods=config.run.methods or methods, tickets=config.run.tickets or ["core", "union"]
@@ -57,7 +57,7 @@ def benchmark(config: DiltConfig, group: ProcessGroup) -> str | None:
 
 
 def disentanglement(config: DiltConfig, layers: LayerConfig, group: ProcessGroup) -> str | None:
-    """Return the layers of the partitions' networks compared with those of networks trained on the same classes."""
+    """Compare the layers of the partitions' networks with those of networks trained on the same classes."""
     config = with_known_seeds(config, "layers")
     _prune(config, group)
     if not group.is_world_zero:
@@ -75,7 +75,7 @@ def disentanglement(config: DiltConfig, layers: LayerConfig, group: ProcessGroup
 
 
 def specialisation(config: DiltConfig, group: ProcessGroup) -> str | None:
-    """Return every ticket trained on all classes, specialists removed from the union, and specialists trained alone."""
+    """Train every ticket on all classes, remove specialists from the union, and train specialists alone."""
     run = dataclasses.replace(config.run, methods=[], tickets=[], matched_density=[], controls=True)
     results = find_tickets(dataclasses.replace(config, run=run), group)
     found = specialise(with_known_seeds(config, "specialists"), group)
@@ -95,7 +95,7 @@ def specialisation(config: DiltConfig, group: ProcessGroup) -> str | None:
 
 
 def transferral(config: DiltConfig, source: SourceConfig, group: ProcessGroup) -> str | None:
-    """Return masks of a run, on new weights for the data that `config` names.
+    """Train the masks of a run on new weights for the data that `config` names.
 
     Where no run is named, one on other classes of the same data is made.
     """
@@ -140,8 +140,8 @@ def _prune(config: DiltConfig, group: ProcessGroup, siblings: bool = True) -> No
 
 
 def with_known_seeds(config: DiltConfig, *experiments: str) -> DiltConfig:
-    """Return the configuration with the seeds that these experiments have evidence of too: evidence is of all seeds or
-    none, and what they take is found on disk.
+    """Add the seeds that these experiments already have evidence of: evidence is of all seeds or none, and what they
+    need is found on disk.
     """
     folder = Path(config.run.output_dir)
     known = {
@@ -155,17 +155,17 @@ def with_known_seeds(config: DiltConfig, *experiments: str) -> DiltConfig:
 
 
 def keep_comparison(config: DiltConfig, results: Results) -> None:
-    """Keep in the run's folder what its trained and scored networks are evidence of."""
+    """Keep, in the run's folder, the evidence of its trained and evaluated networks."""
     _keep(config, "comparison", of_comparison(results, _images(config)))
 
 
 def keep_specialists(config: DiltConfig, found: Mapping[int, Specialists]) -> None:
-    """Keep the same of lesions, and of specialists trained alone."""
+    """Keep the evidence of lesions, and of specialists trained alone."""
     _keep(config, "specialists", of_specialists(found, _images(config)))
 
 
 def keep_layers(config: DiltConfig, findings: Findings) -> None:
-    """Keep the same of an analysis of the layers."""
+    """Keep the evidence of an analysis of the layers."""
     _keep(config, "layers", of_analysis(findings))
 
 

@@ -3,7 +3,7 @@
 A hypothesis is one entry here: it names the experiment that tests it, and each of its criteria the key under which that
 experiment's evidence (`evidence`) produces one number per seed.
 
-Accuracies are in percent of the test images, differences in points. "At one density" means the mean over all
+Accuracies are in percent of the test images, differences in points. "At matched density" means the mean over all
 densities that were compared, at each of which both networks keep equally many weights.
 """
 
@@ -23,15 +23,15 @@ HYPOTHESES = (
         (
             Criterion(
                 "core_steps",
-                "the share of optimizer steps that finding the core saves against LTH or COLT, "
-                "whichever takes fewer, at one density",
+                "optimizer steps saved by the core search relative to LTH or COLT, whichever takes fewer, "
+                "at matched density",
                 5.0,
                 PERCENT,
             ),
-            Criterion("core_lth", "accuracy of the core less that of LTH at one density", -CLOSE),
+            Criterion("core_lth", "accuracy of the core minus that of LTH at matched density", -CLOSE),
             Criterion(
                 "core_one_shot",
-                "accuracy of the core less that of LTH in one round, which takes a single training",
+                "accuracy of the core minus that of LTH in one round, which takes a single training run",
                 0.0,
                 control=True,
             ),
@@ -42,9 +42,12 @@ HYPOTHESES = (
         "The union beats the core.",
         BENCHMARK,
         (
-            Criterion("union_core", "accuracy of the union less that of the core, both as found", GAIN),
+            Criterion("union_core", "accuracy of the union minus that of the core, both as found", GAIN),
             Criterion(
-                "union_core_matched", "accuracy of the union less that of the core at one density", GAIN, control=True
+                "union_core_matched",
+                "accuracy of the union minus that of the core at matched density",
+                GAIN,
+                control=True,
             ),
         ),
     ),
@@ -53,10 +56,10 @@ HYPOTHESES = (
         "The union is competitive with RigL and CAP.",
         BENCHMARK,
         (
-            Criterion("union_rigl", "accuracy of the union less that of RigL at one density", -CLOSE),
-            Criterion("union_cap", "accuracy of the union less that of CAP at one density", -CLOSE),
+            Criterion("union_rigl", "accuracy of the union minus that of RigL at matched density", -CLOSE),
+            Criterion("union_cap", "accuracy of the union minus that of CAP at matched density", -CLOSE),
             Criterion(
-                "union_random", "accuracy of the union less that of random masks at one density", 0.0, control=True
+                "union_random", "accuracy of the union minus that of random masks at matched density", 0.0, control=True
             ),
         ),
     ),
@@ -65,10 +68,10 @@ HYPOTHESES = (
         "The union beats the joint consensus of COLT.",
         BENCHMARK,
         (
-            Criterion("union_colt", "accuracy of the union less that of COLT at one density", GAIN),
+            Criterion("union_colt", "accuracy of the union minus that of COLT at matched density", GAIN),
             Criterion(
                 "union_lth",
-                "accuracy of the union less that of LTH, which parts no data, at one density",
+                "accuracy of the union minus that of LTH, which splits no data, at matched density",
                 0.0,
                 control=True,
             ),
@@ -87,7 +90,7 @@ HYPOTHESES = (
             ),
             Criterion(
                 "late_break_siblings",
-                "that rise less the one between networks trained on the same classes",
+                "that rise minus the one between networks trained on the same classes",
                 0.1,
                 "log G",
                 control=True,
@@ -101,7 +104,7 @@ HYPOTHESES = (
         (
             Criterion(
                 "parted_depth",
-                "depth of the layers whose copies part into modules less that of those which stay together, of 1",
+                "depth of the layers whose copies part into modules minus that of those which stay together, of 1",
                 0.1,
                 "of the depth",
             ),
@@ -138,12 +141,12 @@ HYPOTHESES = (
         (
             Criterion(
                 "core_worst",
-                "accuracy of the core on its worst partition less that of the dense network there",
+                "accuracy of the core on its worst partition minus that of the dense network there",
                 -DECENT,
             ),
             Criterion(
                 "core_positions",
-                "that of the core less that of masks with its layer densities, on its worst",
+                "that of the core minus that of masks with its layer densities, on its worst",
                 0.0,
                 control=True,
             ),
@@ -154,10 +157,10 @@ HYPOTHESES = (
         "Of the tickets, the union is best on all classes.",
         SPECIALISATION,
         (
-            Criterion("union_best", "accuracy of the union less that of the best other ticket", 0.0),
+            Criterion("union_best", "accuracy of the union minus that of the best other ticket", 0.0),
             Criterion(
                 "union_positions",
-                "accuracy of the union less that of masks with its layer densities",
+                "accuracy of the union minus that of masks with its layer densities",
                 0.0,
                 control=True,
             ),
@@ -175,7 +178,9 @@ HYPOTHESES = (
                 GAIN,
             ),
             Criterion(
-                "specialist_chance", "chance and 10 points, less accuracy of specialists on the others' classes", 0.0
+                "specialist_chance",
+                "chance plus 10 points, minus the accuracy of specialists on the others' classes",
+                0.0,
             ),
         ),
     ),
@@ -186,19 +191,19 @@ HYPOTHESES = (
         (
             Criterion(
                 "lesion",
-                "accuracy that removing a specialist from the trained union costs on its classes, less "
+                "accuracy that removing a specialist from the trained union costs on its classes, minus "
                 "what it costs on the others'",
                 GAIN,
             ),
             Criterion(
                 "lesion_random",
-                "that, less the same for as many other weights of the union in every layer",
+                "that, minus the same for as many other weights of the union in every layer",
                 GAIN,
                 control=True,
             ),
             Criterion(
                 "specialist_alone",
-                "trained on the classes of one partition: accuracy of its specialist less that of the others'",
+                "trained on the classes of one partition: accuracy of its specialist minus that of the others'",
                 0.0,
             ),
         ),
@@ -209,12 +214,12 @@ HYPOTHESES = (
         TRANSFER,
         (
             Criterion(
-                "transfer_union", "accuracy on the target of the core less that of the union, at one density", 0.0
+                "transfer_union", "accuracy on the target of the core minus that of the union, at matched density", 0.0
             ),
-            Criterion("transfer_lth", "accuracy on the target of the core less that of LTH, at one density", 0.0),
+            Criterion("transfer_lth", "accuracy on the target of the core minus that of LTH, at matched density", 0.0),
             Criterion(
                 "transfer_positions",
-                "accuracy on the target of the core less that of masks with its layer densities",
+                "accuracy on the target of the core minus that of masks with its layer densities",
                 0.0,
                 control=True,
             ),
@@ -227,15 +232,17 @@ HYPOTHESES = (
         (
             Criterion(
                 "rewound_union",
-                "accuracy on the target of the core found from θ_k less that of the union, at one density",
+                "accuracy on the target of the core found from θ_k minus that of the union, at matched density",
                 0.0,
             ),
             Criterion(
-                "rewound_lth", "accuracy on the target of the core found from θ_k less that of LTH, at one density", 0.0
+                "rewound_lth",
+                "accuracy on the target of the core found from θ_k minus that of LTH, at matched density",
+                0.0,
             ),
             Criterion(
                 "rewound_positions",
-                "accuracy on the target of the core found from θ_k less that of masks with its layer densities",
+                "accuracy on the target of the core found from θ_k minus that of masks with its layer densities",
                 0.0,
                 control=True,
             ),

@@ -43,7 +43,7 @@ class World:
     """What is true.
 
     Attributes:
-        matched: what networks gain where all have one density.
+        matched: what networks gain where densities are matched.
         found: what they gain as found; controls by names such as "core, shuffled".
         transferred: what masks gain on other data.
         lesions, random, alone: own classes and others': points that a lesion, and a random one, costs, and the
@@ -104,7 +104,7 @@ EXPLAINED = World(
 
 
 def evidence(world: World, rng: np.random.Generator, seeds: int = 5) -> dict[str, Measured]:
-    """Return what a programme of all four experiments would measure in this world.
+    """Simulate what a programme of all four experiments would measure in this world.
 
     Example:
         >>> found = evidence(TRUE, np.random.default_rng(0))
@@ -121,7 +121,7 @@ def evidence(world: World, rng: np.random.Generator, seeds: int = 5) -> dict[str
 
 
 def results(world: World, rng: np.random.Generator, seeds: int = 5) -> Results:
-    """Return trained and scored networks on two partitions."""
+    """Simulate trained and evaluated networks on two partitions."""
     entries: list[Entry] = []
     for seed in range(seeds):
         common = rng.normal(0, 3)
@@ -192,7 +192,7 @@ def _centred(values: np.ndarray) -> np.ndarray:
 
 
 def _compared(apart: bool, chain: bool, far: np.ndarray, disjoint: np.ndarray, rng: np.random.Generator) -> Compared:
-    """Return two networks of one seed. Layers are points, between which G is the squared distance.
+    """Simulate two networks of one seed. Layers are points, between which G is the squared distance.
 
     Args:
         apart: whether late layers of the two lie apart.
@@ -237,7 +237,7 @@ def _squared(points: np.ndarray) -> np.ndarray:
 
 
 def _matrix(values: np.ndarray) -> GwMatrix:
-    """Return values of G, at each of which the identity is the best coupling."""
+    """Simulate values of G, at each of which the identity is the best coupling."""
     certain, unknown = np.ones(values.shape, bool), np.full(len(values), np.nan)
     return GwMatrix(
         layers_a=LAYER_NAMES,

@@ -1,6 +1,6 @@
 """Evidence on disk, and the verdicts that follow from all of it.
 
-evidence/<experiment>.json   for every criterion that an experiment measured: one number a seed, and its stages
+evidence/<experiment>.json   for every criterion that an experiment measured: one number per seed, and its stages
 verdicts.{json,md}           every hypothesis: supported, refuted, not decided or not tested
 """
 
@@ -52,7 +52,7 @@ def _measured(stored: Mapping[str, Any]) -> Measured:
 
 
 def judge_folder(folder: Path) -> list[Verdict]:
-    """Return the verdicts on all that has been measured in a run's folder, also written there.
+    """Judge everything that has been measured in a run's folder, and write the verdicts there.
 
     Raises:
         RunError: when evidence is damaged.
@@ -64,13 +64,13 @@ def judge_folder(folder: Path) -> list[Verdict]:
 
 
 def verdict_text(found: Sequence[Verdict]) -> str:
-    """Return the verdicts and the criteria that they rest on, as Markdown."""
+    """Write the verdicts and the criteria that they rest on, as Markdown."""
     return f"{verdict_table(found)}\n\n{VERDICT_CAPTION}\n\n{criterion_table(found)}\n\n{CRITERION_CAPTION}\n"
 
 
 def verdict_lines(found: Sequence[Verdict], width: int = 100) -> str:
-    """Return the verdicts for a terminal: hypothesis and verdict in a line, what decided it below; the untested ones by
-    name.
+    """Write the verdicts for a terminal: hypothesis and verdict on one line, the deciding criterion below; untested
+    ones by name.
 
     Example:
         >>> print(verdict_lines(verdicts(HYPOTHESES, {}))[:22])
@@ -91,7 +91,7 @@ def verdict_lines(found: Sequence[Verdict], width: int = 100) -> str:
 
 
 def verdict_table(found: Sequence[Verdict]) -> str:
-    """Return one row a hypothesis."""
+    """Return one row per hypothesis."""
     rows = [[each.hypothesis.key, each.hypothesis.claim, each.verdict, p_words(each.p), each.reason] for each in found]
     return markdown_table(["", "hypothesis", "verdict", "p", "because"], rows, numbers=False)
 
@@ -127,7 +127,7 @@ CRITERION_CAPTION = (
 
 
 def p_words(p: float) -> str:
-    """Return a p-value for tables.
+    """Format a p-value for tables.
 
     Example:
         >>> p_words(0.00001), p_words(0.03), p_words(float("nan"))
@@ -139,5 +139,5 @@ def p_words(p: float) -> str:
 
 
 def interval_words(judged: Judged) -> str:
-    """Return mean, interval and unit."""
+    """Format mean, interval and unit."""
     return f"{judged.mean:+.2f} [{judged.low:+.2f}, {judged.high:+.2f}] {judged.criterion.unit}"

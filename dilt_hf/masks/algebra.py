@@ -54,7 +54,7 @@ class DeferredMask(Mapping[str, Tensor]):
 
 
 def core(partitions: Iterable[Mapping[str, Tensor]]) -> Masks:
-    """Return AND of the partition masks: the weights that every partition kept.
+    """Combine the partition masks by AND: the weights that every partition kept.
 
     Example:
         >>> a, b = {"w": torch.tensor([True, True, False])}, {"w": torch.tensor([True, False, True])}
@@ -65,7 +65,7 @@ def core(partitions: Iterable[Mapping[str, Tensor]]) -> Masks:
 
 
 def union(partitions: Iterable[Mapping[str, Tensor]]) -> Masks:
-    """Return OR of the partition masks: the weights that at least one partition kept.
+    """Combine the partition masks by OR: the weights that at least one partition kept.
 
     Example:
         >>> a, b = {"w": torch.tensor([True, True, False])}, {"w": torch.tensor([False, True, False])}
@@ -96,7 +96,7 @@ def _at_least(tensors: Sequence[Tensor], votes: int) -> Tensor:
 
 
 def _fold(partitions: Iterable[Mapping[str, Tensor]], combine: Callable[[Tensor, Tensor], Tensor]) -> Masks:
-    """Combine masks one after another, in place, so that of masks that lie on disk only one is held at a time."""
+    """Combine masks one after another, in place, so that of masks on disk only one is held at a time."""
     result: Masks | None = None
     for position, each in enumerate(partitions):
         mask = dict(each)
@@ -133,8 +133,8 @@ def _only(tensors: Sequence[Tensor], index: int) -> Tensor:
 def _tensor_by_tensor(
     formula: Callable[[Sequence[Tensor]], Tensor], partitions: Sequence[Mapping[str, Tensor]]
 ) -> Masks:
-    """Return what `formula` makes of the masks' tensors of each name; of masks that are made when looked at, the
-    tensors of one name are held at a time.
+    """Apply `formula` to the masks' tensors of each name; of masks that are computed when looked at, only the tensors
+    of one name are held at a time.
     """
     names = set(partitions[0])
     for position, mask in enumerate(partitions):
@@ -149,7 +149,7 @@ def _tensor_by_tensor(
 
 
 def subtract(mask: Mapping[str, Tensor], removed: Mapping[str, Tensor]) -> Masks:
-    """Return the weights of `mask` that are not in `removed`."""
+    """Remove the weights of `removed` from `mask`."""
     check_alike([mask, removed])
     return {name: mask[name] & ~removed[name] for name in mask}
 
@@ -158,7 +158,7 @@ _TERM = re.compile(r"([+-]?)\s*([a-z]+(?:_\d+)?)\s*")
 
 
 def ticket_names(partition_count: int) -> list[str]:
-    """Return the basic ticket names that N partitions give; `compose` also takes sums and differences of them.
+    """Return the basic ticket names of N partitions; `compose` also takes sums and differences of them.
 
     Example:
         >>> ticket_names(2)
@@ -169,7 +169,7 @@ def ticket_names(partition_count: int) -> list[str]:
 
 
 def compose(expression: str, partitions: Sequence[Mapping[str, Tensor]]) -> Masks:
-    """Return the mask that an expression such as ``core+specialist_0`` or ``union-specialist_1`` names.
+    """Compute the mask that an expression such as ``core+specialist_0`` or ``union-specialist_1`` names.
 
     `+` adds weights (OR), `-` takes them away; terms are applied from left to right. Partitions count from 0.
 
@@ -187,7 +187,7 @@ def compose(expression: str, partitions: Sequence[Mapping[str, Tensor]]) -> Mask
 def ticket_formula(
     expression: str, partition_count: int, consensus: Callable[[Sequence[Tensor], int], Tensor] = _at_least
 ) -> Callable[[Sequence[Tensor]], Tensor]:
-    """Return what an expression makes of the N partitions' tensors of one name.
+    """Return the function that an expression applies to the N partitions' tensors of one name.
 
     It is made of &, | and ~ alone, so it holds for bool tensors and for packed bits; only counting votes differs, and
     `consensus` does that.
@@ -249,7 +249,7 @@ def count_total(mask: Mapping[str, Tensor]) -> int:
 
 
 def density(mask: Mapping[str, Tensor]) -> float:
-    """Return kept fraction of the prunable weights, in [0, 1].
+    """Return the kept fraction of the prunable weights, in [0, 1].
 
     Example:
         >>> density({"a": torch.tensor([True, False]), "b": torch.tensor([True, True])})
@@ -259,7 +259,7 @@ def density(mask: Mapping[str, Tensor]) -> float:
 
 
 def density_per_tensor(mask: Mapping[str, Tensor]) -> dict[str, float]:
-    """Return kept fraction of each tensor, in [0, 1], in the order of `mask`."""
+    """Return the kept fraction of each tensor, in [0, 1], in the order of `mask`."""
     return {name: int(tensor.count_nonzero()) / tensor.numel() for name, tensor in mask.items()}
 
 
@@ -267,12 +267,13 @@ def density_per_tensor(mask: Mapping[str, Tensor]) -> dict[str, float]:
 
 
 def full_like(tensors: Mapping[str, Tensor]) -> Masks:
-    """Return the dense mask: every weight of every tensor stays."""
+    """Return the dense mask: every weight of every tensor is kept."""
     return {name: torch.ones(tensor.shape, dtype=torch.bool) for name, tensor in tensors.items()}
 
 
 def random_like(mask: Mapping[str, Tensor], generator: torch.Generator) -> Masks:
-    """Return control: as many weights in total as `mask`, every tensor at (nearly) one density, positions at random.
+    """Draw a control: as many weights in total as `mask`, every tensor at (nearly) the same density, positions at
+    random.
 
     It keeps neither the positions nor the division over layers that `mask` chose, so it is what plain random pruning
     gives. Counts are exact: each tensor gets its share of the total, and the rounding remainders go to the tensors
@@ -287,7 +288,7 @@ def random_like(mask: Mapping[str, Tensor], generator: torch.Generator) -> Masks
 
 
 def shuffle_like(mask: Mapping[str, Tensor], generator: torch.Generator) -> Masks:
-    """Return control: `mask` shuffled inside each tensor, so the density of every layer stays and the positions do not.
+    """Draw a control: `mask` shuffled inside each tensor, so that layer densities are preserved and positions are not.
 
     This is the layer-wise shuffle of Frankle et al. (2021, arXiv 2009.08576, section 5), the strictest of the simple
     controls: a ticket that does not beat it has found layer densities, not weights.

@@ -23,7 +23,7 @@ _scratch = threading.local()
 
 
 def as_bits(tensor: Tensor) -> np.ndarray | None:
-    """Return the memory of a CPU tensor as a vector of integers, in the order in which it lies there; None where it has
+    """View the memory of a CPU tensor as a vector of integers, in the order in which it lies there; None where it has
     holes.
 
     Example:
@@ -52,7 +52,7 @@ def bits_for(tensor: Tensor, mask: PackedMask, name: str) -> np.ndarray:
 
 
 def masked_copies(tensors: Mapping[str, Tensor], mask: PackedMask) -> dict[str, Tensor]:
-    """Return contiguous CPU tensors, copied, with 0 where `mask` removes a weight.
+    """Copy tensors to contiguous CPU tensors with 0 where `mask` removes a weight.
 
     Example:
         >>> mask = PackedMask.of({"w": torch.tensor([True, False])})
@@ -118,7 +118,7 @@ def _hash(weights: Any) -> int:
 
 
 def _expanded(packed: np.ndarray, block: slice, like: np.ndarray) -> np.ndarray:
-    """Return the bits of a block, each as an integer of all ones or all zeros, in memory that the next call reuses."""
+    """Expand the bits of a block, each to an integer of all ones or all zeros, in memory that the next call reuses."""
     flags = np.unpackbits(packed[block.start // 8 : -(-block.stop // 8)], bitorder="little").view(np.int8)
     np.negative(flags, out=flags)
     buffers = _scratch.__dict__.setdefault("buffers", {})
@@ -130,7 +130,7 @@ def _expanded(packed: np.ndarray, block: slice, like: np.ndarray) -> np.ndarray:
 
 
 def uninterrupted(work: Callable[[], object]) -> None:
-    """Do `work` in a thread of its own: a Ctrl-C, which reaches the main thread only, is raised when it is done."""
+    """Do `work` in a separate thread: a Ctrl-C, which reaches the main thread only, is raised when it is done."""
     finished, errors = threading.Event(), []
 
     def run() -> None:

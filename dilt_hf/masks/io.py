@@ -63,7 +63,7 @@ def load_masks(path: str | os.PathLike) -> Masks:
 
 
 def read_packed(path: str | os.PathLike) -> PackedMask:
-    """Return the mask in a file that `save_masks` wrote, in an eighth of a byte a weight.
+    """Read a mask file without unpacking it: an eighth of a byte per weight.
 
     It raises what `load_masks` does.
     """
@@ -97,7 +97,7 @@ def check_header_size(path: str | os.PathLike) -> None:
 
 
 def read_shapes(text: str | None, expected: str, where: str) -> dict[str, tuple[int, ...]]:
-    """Return the table of shapes in the metadata of a file of the expected format. `MaskError` when there is none."""
+    """Read the table of shapes in the metadata of a mask file; raise `MaskError` when there is none."""
     if text is None:
         raise MaskError(f"{where} is not a file of this package: it lacks the metadata of '{expected}'.")
     try:

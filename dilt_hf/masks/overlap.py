@@ -13,7 +13,7 @@ from dilt_hf.masks.algebra import check_alike
 
 
 def jaccard(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> float:
-    """Return |one AND other| / |one OR other| over all prunable weights; NaN where both are empty.
+    """Compute |one AND other| / |one OR other| over all prunable weights; NaN where both are empty.
 
     Example:
         >>> jaccard({"w": torch.tensor([True, True, False])}, {"w": torch.tensor([True, False, True])})
@@ -26,7 +26,7 @@ def jaccard(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> float:
 
 
 def chance_jaccard(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> float:
-    """Return the Jaccard index that two *independent* masks with the same per-tensor densities would have.
+    """Compute the Jaccard index that two *independent* masks with the same per-tensor densities would have.
 
     Per tensor of n weights with kept fractions p and q the expected intersection is n·p·q and the expected union
     n·(p + q − p·q); both are summed over tensors. For N = 2 masks of one density d this is d / (2 − d). What a pair
@@ -50,9 +50,8 @@ def chance_jaccard(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> fl
 def mean_overlap(
     partitions: Sequence[Mapping[str, Tensor]], groups: Mapping[str, Sequence[str]] | None = None
 ) -> dict[str, dict[str, float | None]]:
-    """Return the Jaccard index and its chance level (`jaccard`, `chance_jaccard`), averaged over all pairs of
-    partitions:
-    of each tensor, and "" for all together.
+    """Average the Jaccard index and its chance level (`jaccard`, `chance_jaccard`) over all pairs of partitions: of
+    each tensor, and "" for all together.
 
     None where a pair is empty. The masks are looked at tensor by tensor.
 

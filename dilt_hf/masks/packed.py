@@ -1,4 +1,4 @@
-"""Masks of one bit a weight, in memory as on disk: eight weights a byte, the first weight in the lowest bit
+"""Masks of one bit per weight, in memory as on disk: eight weights per byte, the first weight in the lowest bit
 (``numpy.packbits(bitorder="little")``), unused bits of the last byte 0.
 
 The algebra of tickets works on whole bytes, eight weights at a time.
@@ -18,7 +18,7 @@ from dilt_hf.utils.errors import MaskError
 
 
 def pack(mask: Tensor) -> np.ndarray:
-    """Return a bool tensor of n weights as ⌈n/8⌉ bytes; `unpack` is the inverse.
+    """Pack a bool tensor of n weights into ⌈n/8⌉ bytes; `unpack` is the inverse.
 
     Example:
         >>> pack(torch.tensor([[True, False], [True, True]]))
@@ -28,7 +28,7 @@ def pack(mask: Tensor) -> np.ndarray:
 
 
 def unpack(bits: np.ndarray, shape: tuple[int, ...]) -> Tensor:
-    """Return the bool tensor of `shape` that `pack` made `bits` from.
+    """Unpack the bool tensor of `shape` that `pack` made `bits` from.
 
     Example:
         >>> unpack(np.array([13], dtype=np.uint8), (2, 2))
@@ -72,7 +72,7 @@ class PackedMask(Mapping[str, Tensor]):
 
     @classmethod
     def of(cls, mask: Mapping[str, Tensor]) -> PackedMask:
-        """Return any mask, packed; looked at tensor by tensor."""
+        """Pack any mask, tensor by tensor."""
         if isinstance(mask, cls):
             return mask
         bits, shapes = {}, {}
@@ -83,7 +83,7 @@ class PackedMask(Mapping[str, Tensor]):
         return cls(bits, shapes)
 
     def renamed(self, names: Mapping[str, str]) -> PackedMask:
-        """Return the same mask with other names, from old to new."""
+        """Rename the tensors, from old to new names."""
         bits = {new: self.bits[old] for old, new in names.items()}
         return PackedMask(bits, {new: self.shapes[old] for old, new in names.items()})
 
@@ -105,7 +105,7 @@ class PackedMask(Mapping[str, Tensor]):
         return sum(math.prod(shape) for shape in self.shapes.values())
 
     def density(self) -> float:
-        """Return kept fraction of the prunable weights, in [0, 1]."""
+        """Return the kept fraction of the prunable weights, in [0, 1]."""
         return self.count_kept() / self.count_total()
 
     def __repr__(self) -> str:
@@ -113,7 +113,8 @@ class PackedMask(Mapping[str, Tensor]):
 
 
 def compose_packed(expression: str, partitions: Sequence[PackedMask]) -> PackedMask:
-    """Return `dilt_hf.masks.algebra.compose` on packed masks: the same tickets, in a fraction of the time and memory.
+    """Do what `dilt_hf.masks.algebra.compose` does, on packed masks: the same tickets, in a fraction of the time and
+    memory.
 
     Raises:
         MaskError: as `compose`.
@@ -133,7 +134,7 @@ def compose_packed(expression: str, partitions: Sequence[PackedMask]) -> PackedM
 
 
 def _at_least(tensors: Sequence[Tensor], votes: int) -> Tensor:
-    """Return unused bits get no vote, so they stay 0."""
+    """Count votes bit by bit; unused bits get no vote, so they stay 0."""
     counts = np.zeros(8 * len(tensors[0]), np.int16)
     for tensor in tensors:
         counts += np.unpackbits(tensor.numpy(), bitorder="little")

@@ -66,7 +66,7 @@ def _eligible(scores: Mapping[str, Tensor], within: Mapping[str, Tensor] | None)
 
 
 def _chosen_first(scores: Tensor, kept: int, where: str) -> Tensor:
-    """Return bool vector of the `kept` largest entries, the earlier of equal ones first."""
+    """Select the `kept` largest entries as a bool vector, the earlier of equal ones first."""
     if not 0 <= kept <= scores.numel():
         raise MaskError(f"cannot keep {kept} of {scores.numel()} weights in {where}.")
     if kept == 0:

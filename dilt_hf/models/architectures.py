@@ -42,7 +42,7 @@ class CifarResNetForImageClassification(ResNetForImageClassification):
 
 
 def _classified(logits, labels, states, return_dict):
-    """Return what transformers' image classifiers return."""
+    """Assemble the output of transformers' image classifiers."""
     loss = None if labels is None else nn.functional.cross_entropy(logits, labels)
     hidden_states = None if states is None else tuple(states)
     output = ImageClassifierOutput(loss=loss, logits=logits, hidden_states=hidden_states)

@@ -36,7 +36,7 @@ MOST_CONFIG_BYTES = 4 * 2**20  # ImageNet-21k's class names take 1.5 MB
 
 
 def build_model(config: ModelConfig, class_names: Sequence[str], image_size: int, seed: int) -> nn.Module:
-    """Return the network with its first weights, in float32 on the CPU: new ones drawn from `seed`, or a checkpoint's.
+    """Build the network with its first weights, in float32 on the CPU: drawn from `seed`, or a checkpoint's.
 
     The head has one output per class, whatever the partitions are: they share θ0 and all mask shapes.
 
@@ -153,12 +153,14 @@ def _fill(model: nn.Module, config: ModelConfig) -> None:
 
 
 def _architecture_names(settings: Any) -> list[str] | None:
-    """Return deiT has two image classifiers, and transformers 5 refuses to choose: take the plain one."""
+    """Return the classifiers of a configuration. DeiT has two, and transformers 5 refuses to choose: take the plain
+    one.
+    """
     return ["DeiTForImageClassification"] if settings.model_type == "deit" else None
 
 
 def _from_timm(name: str, config: ModelConfig, image_size: int, labels: dict[str, Any]) -> nn.Module:
-    """Return a timm network inside transformers' wrapper, the form in which it can be saved and reloaded."""
+    """Wrap a timm network in transformers' wrapper, the form in which it can be saved and reloaded."""
     import timm
     from transformers import AutoModelForImageClassification, TimmWrapperConfig
 
@@ -211,7 +213,7 @@ def checkpoint_activations(model: nn.Module) -> None:
 
 
 def logits_of(model: nn.Module, pixel_values: Tensor) -> Tensor:
-    """Return the classifier output (B, classes) of a transformers or a plain torch model."""
+    """Compute the classifier output (B, classes) of a transformers or a plain torch model."""
     output = model(pixel_values)
     return output if isinstance(output, Tensor) else output.logits
 

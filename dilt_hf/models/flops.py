@@ -28,14 +28,14 @@ class ForwardCost:
     per_tensor: dict[str, int]
 
     def under(self, densities: Mapping[str, float]) -> float:
-        """Return sparse-theoretical operations of the pass when each tensor keeps this fraction of its weights."""
+        """Return the sparse-theoretical operations of the pass when each tensor keeps this fraction of its weights."""
         saved = sum(self.per_tensor[name] * (1 - density) for name, density in densities.items())
         return self.total - saved
 
     def of_training(
         self, steps: int, examples: int, densities: Sequence[tuple[int, Mapping[str, float]]], rewirings: int = 0
     ) -> float:
-        """Return sparse-theoretical operations of a training whose mask may change on the way.
+        """Return the sparse-theoretical operations of a training run whose mask may change on the way.
 
         Args:
             densities: the steps at which the density of some tensor changed, the first step first, and the densities.

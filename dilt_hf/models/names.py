@@ -26,8 +26,8 @@ def check_shapes_fit(tensors: Mapping[str, Tensor], shapes: Mapping[str, Sequenc
 
 
 def fit_names(tensors: Mapping[str, Tensor], shapes: Mapping[str, Sequence[int]]) -> dict[str, str]:
-    """Return the name in `tensors` of every tensor that a mask of these shapes covers: a bare timm network lacks the
-    prefix of transformers' wrapper, and the wrapper has it where the mask was found for the bare network.
+    """Match the names of a mask's tensors to those in `tensors`: a bare timm network lacks the prefix of transformers'
+    wrapper, and the wrapper has it where the mask was found for the bare network.
 
     Raises:
         ModelError: when a name or shape does not fit.

@@ -54,7 +54,7 @@ def _he_resnet(blocks_per_stage: int, /, **settings: Any) -> Any:
 
 
 def _sizeless(make: Callable[..., Any], *arguments: Any) -> Callable[..., Any]:
-    """Return resNets do not depend on the image's size."""
+    """Return the settings of networks that do not depend on the image's size, such as ResNets."""
     return lambda image_size, patch_size, /, **settings: make(*arguments, **settings)
 
 

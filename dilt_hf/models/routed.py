@@ -58,7 +58,7 @@ class RoutedNetwork(nn.Module):
             self._routes.append(places)
 
     def forward(self, pixel_values: Tensor, routes: Tensor) -> Tensor:
-        """Return logits (B, classes).
+        """Compute logits (B, classes).
 
         Args:
             pixel_values: (B, C, H, W).
@@ -78,7 +78,7 @@ class RoutedNetwork(nn.Module):
         return found
 
     def _through(self, number: int, pixels: Tensor) -> Tensor:
-        """Return the logits of one route."""
+        """Compute the logits of one route."""
         live = self.model.state_dict(keep_vars=True)
         masks, own = self._routes[number]
         values: dict[str, Any] = {name: live[name] * self.get_buffer(buffer) for name, buffer in masks}

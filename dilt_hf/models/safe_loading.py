@@ -30,7 +30,7 @@ MOST_NUMBER = 200_000  # classes, widths, layers: transformers makes a table as 
 
 
 def load_model(folder: str | os.PathLike, mask: PackedMask | None = None) -> nn.Module:
-    """Return the model of a checkpoint folder, in evaluation mode: a plain transformers model.
+    """Load the model of a checkpoint folder, in evaluation mode: a plain transformers model.
 
     Args:
         mask: weights that it removes are 0 from the start, so that the file's tensors are read once.
@@ -50,7 +50,7 @@ def load_model(folder: str | os.PathLike, mask: PackedMask | None = None) -> nn.
 
 
 def assemble(folder: Path, tensors: dict[str, Tensor]) -> nn.Module:
-    """Return the model that the config of `folder` describes, in evaluation mode, with `tensors` by their checkpoint
+    """Build the model that the config of `folder` describes, in evaluation mode, with `tensors` by their checkpoint
     names.
 
     Raises:
@@ -79,7 +79,7 @@ def assemble(folder: Path, tensors: dict[str, Tensor]) -> nn.Module:
 
 
 def _read_config(folder: Path) -> Any:
-    """Return the transformers configuration of a folder."""
+    """Read the transformers configuration of a folder."""
     from transformers import CONFIG_MAPPING
 
     path = own_file(folder, MODEL_CONFIG_FILE, "so it is no checkpoint", ModelError)
@@ -120,7 +120,7 @@ def _check_timm(content: Mapping[str, Any], path: Path) -> None:
 
 
 def _read_tensors(path: Path, shapes: Mapping[str, tuple[int, ...]] | None) -> dict[str, Tensor]:
-    """Return the tensors of a weights file, mapped rather than read."""
+    """Map the tensors of a weights file into memory."""
     own_file(path.parent, path.name, "so it is no checkpoint", ModelError)
     try:
         check_header_size(path)

@@ -24,7 +24,7 @@ GLOBAL, UNIFORM, ERK = "global", "uniform", "erk"
 def select(
     scores: Mapping[str, Tensor], kept: int, distribution: str = GLOBAL, within: Mapping[str, Tensor] | None = None
 ) -> Masks:
-    """Return the mask of the `kept` best scores under a distribution, exactly that many; a tensor that dies is named.
+    """Select the mask of the `kept` best scores under a distribution, exactly that many; warn of tensors that die.
 
     Args:
         scores: one real tensor per prunable tensor; the largest stay.
@@ -53,7 +53,7 @@ def select(
 
 
 def counts(shapes: Mapping[str, Sequence[int]], kept: int, distribution: str) -> dict[str, int]:
-    """Return how many of `kept` weights each tensor keeps.
+    """Compute how many of `kept` weights each tensor keeps.
 
     Raises:
         MaskError: for another distribution than "uniform" and "erk", or more weights than there are.
@@ -72,7 +72,8 @@ def counts(shapes: Mapping[str, Sequence[int]], kept: int, distribution: str) ->
 
 
 def erk_counts(shapes: Mapping[str, Sequence[int]], kept: int) -> dict[str, int]:
-    """Return erdős-Rényi-Kernel: the density of a tensor is ε·(sum of its dimensions) / (their product), at most 1.
+    """Allocate weights by the Erdős-Rényi kernel: the density of a tensor is ε·(sum of its dimensions) / (their
+    product), at most 1.
 
     ε is solved so that `kept` weights stay; where a tensor would be more than dense it becomes dense, and ε is solved
     again for the others (Evci et al. 2020, arXiv 1911.11134, section 3). Fractions of weights are rounded by the
@@ -101,7 +102,7 @@ def erk_counts(shapes: Mapping[str, Sequence[int]], kept: int) -> dict[str, int]
 
 
 def warn_of_dead(mask: Mapping[str, Tensor], before: Mapping[str, Tensor] | None = None) -> None:
-    """Say which tensors have no weight left, that had some in `before` (None: all had)."""
+    """Warn of tensors that have no weight left and had some in `before` (None: all had)."""
     dead = [
         name
         for name, tensor in mask.items()

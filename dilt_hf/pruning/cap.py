@@ -58,7 +58,7 @@ def cap_scores(
     settings: CapSettings | None = None,
     progress: Callable[[int], object] = lambda count: None,
 ) -> dict[str, Tensor]:
-    """Return the score of every weight of a trained network, float32 on the CPU; the largest stay.
+    """Score every weight of a trained network, float32 on the CPU; the largest are kept.
 
     For gradual pruning score again after some training, `within` the mask of the last time.
 
@@ -90,8 +90,7 @@ def cap_update(
     settings: CapSettings | None = None,
     progress: Callable[[int], object] = lambda count: None,
 ) -> dict[str, Tensor]:
-    """Return the weights after the removal of all that are off `mask`: zero there, and moved elsewhere to make up for
-    it.
+    """Remove all weights off `mask`: return them 0, and the others updated to compensate.
 
     Arguments and errors as for `cap_scores`.
     """
@@ -113,7 +112,7 @@ def _by_tensor(
     settings: CapSettings,
     progress: Callable[[int], object],
 ) -> dict[str, Tensor]:
-    """Return `work` on the name and the Fisher matrices of each tensor; nothing else holds on to them."""
+    """Apply `work` to the name and the Fisher matrices of each tensor; nothing else holds on to the matrices."""
     found: dict[str, Tensor] = {}
     for group in memory_groups(weights, settings):
         gradients = per_example_gradients(model, {name: weights[name] for name in group}, batches, settings, progress)
@@ -124,7 +123,7 @@ def _by_tensor(
 
 
 def memory_groups(weights: Mapping[str, Tensor], settings: CapSettings) -> list[list[str]]:
-    """Return the tensors in groups whose matrices fit into memory together; one that alone does not is a group."""
+    """Group the tensors such that the matrices of a group fit into memory; one that does not fit alone is a group."""
     groups: list[list[str]] = []
     filled = math.inf
     for name, weight in weights.items():
@@ -186,7 +185,7 @@ def per_example_gradients(
 
 
 def block_fishers(gradients: Iterable[Mapping[str, Tensor]], settings: CapSettings) -> dict[str, Tensor]:
-    """Return λI + mean g gᵀ of each block, (blocks, B, B) by name; a last block that is too short is filled up.
+    """Compute λI + mean g gᵀ of each block, (blocks, B, B) by name; a last block that is too short is padded.
 
     In double precision: rounding of sums in single precision is larger than λ, and leaves matrices without an inverse.
     """
@@ -218,7 +217,7 @@ class _BlockSums:
         self.total = torch.zeros(blocks, block, block, device=gradient.device, dtype=torch.double)
 
     def add(self, gradient: Tensor) -> None:
-        """Add more gradients, (S, n), not more of them than in the beginning."""
+        """Add more gradients, (S, n), at most as many as the first time."""
         if self.filled + len(gradient) > len(self.waiting):
             self.finished()
         self.waiting[self.filled : self.filled + len(gradient), : gradient.shape[1]] = gradient
@@ -238,7 +237,7 @@ class _BlockSums:
 
 
 def removal_losses(fishers: Tensor, weight: Tensor, there: Tensor) -> Tensor:
-    """Return the score of each weight of a tensor: the loss of its block when it goes, after all that go before it.
+    """Score each weight of a tensor: the loss of its block when it is pruned, after all that are pruned before it.
 
     Args:
         fishers: (blocks, B, B).
@@ -263,7 +262,7 @@ def removal_losses(fishers: Tensor, weight: Tensor, there: Tensor) -> Tensor:
 
 
 def compensated(fishers: Tensor, weight: Tensor, there: Tensor, mask: Tensor) -> Tensor:
-    """Return a tensor after the removal of all its weights off `mask`, with the optimal update of those that stay.
+    """Remove all weights of a tensor off its mask, with the optimal update of those that are kept.
 
     The change δ that removes the weights Q and raises the loss ½ δᵀFδ least has δ_K = F_KK⁻¹ F_KQ w_Q on those that
     stay: where one-by-one elimination leads, in whatever order.
@@ -288,7 +287,7 @@ def compensated(fishers: Tensor, weight: Tensor, there: Tensor, mask: Tensor) ->
 
 
 def _for_chunks(work: Callable[..., Result], matrices: Tensor, *others: Tensor) -> list[Result]:
-    """Return `work` on some blocks at a time, with matrices of `CHUNK_BYTES` in double precision, on all threads."""
+    """Apply `work` to some blocks at a time, with matrices of `CHUNK_BYTES` in double precision, on all threads."""
     size = max(1, CHUNK_BYTES // (8 * matrices.shape[1] ** 2))
     chunks = zip(*(each.split(size) for each in (matrices, *others)), strict=True)
     with single_threaded(torch.get_num_threads()) as pool:
@@ -296,12 +295,12 @@ def _for_chunks(work: Callable[..., Result], matrices: Tensor, *others: Tensor) 
 
 
 def _restricted(matrices: Tensor, live: Tensor) -> Tensor:
-    """Return without the rows and columns of weights that are not there: those of the identity in their place."""
+    """Replace the rows and columns of weights that are not there by those of the identity."""
     both = live[:, :, None] & live[:, None, :]
     return torch.where(both, matrices, 0.0) + torch.diag_embed((~live).to(matrices.dtype))
 
 
 def _in_blocks(values: Tensor, block: int) -> Tensor:
-    """Return the last dimension in blocks, the last of them filled up with zeros: (…, n) to (…, blocks, B)."""
+    """Divide the last dimension into blocks, the last padded with zeros: (…, n) to (…, blocks, B)."""
     missing = -values.shape[-1] % block
     return nn.functional.pad(values, (0, missing)).unflatten(-1, (-1, block))

@@ -1,4 +1,4 @@
-"""Routing the Lottery (RTL, arXiv 2601.22141): one subnetwork a subset of the data, in one set of weights.
+"""Routing the Lottery (RTL, arXiv 2601.22141): one subnetwork per subset of the data, in one set of weights.
 
 1. *Extraction*: IMP from one θ0 on each subset gives its mask: the partitions' masks of DiLT.
 2. *Joint retraining*: `training.train_routes`.

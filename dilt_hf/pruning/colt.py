@@ -17,10 +17,10 @@ PRUNING_FRACTION = 0.15  # of the remaining weights, per model and round (sectio
 
 
 def consensus_round(weights: Sequence[Weights], mask: Masks, fraction: float, least: int) -> Masks:
-    """Return the common mask after one round: what every model keeps, but never fewer than `least` weights.
+    """Compute the common mask after one round: what every model keeps, but never fewer than `least` weights.
 
     Where the consensus would go below `least`, all models prune less, just so far that exactly `least` weights are
-    common to all: the paper stops near its target, and comparisons need one density.
+    common to all: the paper stops near its target, and comparisons need matched densities.
 
     Args:
         weights: gives the prunable weights of each model after the round's training.

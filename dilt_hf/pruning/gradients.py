@@ -17,7 +17,7 @@ Batches = Iterable[tuple[Tensor, Tensor]]
 def mean_gradient(
     model: nn.Module, weights: Mapping[str, Tensor], batches: Batches, temperature: float = 1.0
 ) -> dict[str, Tensor]:
-    """Return the gradient of the mean cross-entropy over all examples.
+    """Compute the gradient of the mean cross-entropy over all examples.
 
     Args:
         model: in the mode it shall be differentiated in (`differentiable`).
@@ -42,7 +42,7 @@ def mean_curvature(
     batches: Batches,
     temperature: float = 1.0,
 ) -> dict[str, Tensor]:
-    """Return the Hessian of the mean cross-entropy times `direction`; arguments and errors as for `mean_gradient`."""
+    """Compute the Hessian of the mean cross-entropy times `direction`; arguments and errors as for `mean_gradient`."""
     parameters, along = list(weights.values()), [direction[name] for name in weights]
 
     def product(pixels: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
@@ -54,7 +54,7 @@ def mean_curvature(
 
 @contextlib.contextmanager
 def differentiable(model: nn.Module) -> Iterator[None]:
-    """Set training mode, with attention that can be differentiated twice; the model is left as it was.
+    """Set training mode, with attention that can be differentiated twice; restore the model afterwards.
 
     Batch norm uses the statistics of the batch, as in the first step of a training, and its running ones stay.
     """

@@ -67,7 +67,7 @@ class GradualPruning:
         return step == self.last or (self.first < step < self.last and (step - self.first) % self.every == 0)
 
     def kept_at(self, step: int) -> int:
-        """Return how many weights are kept from this step on: equation 1, for the removed share."""
+        """Return how many weights are kept from this step on: equation 1, for the pruned fraction."""
         left = 1 - min(1.0, (step - self.first) / (self.last - self.first))
         return self.kept + round((self.at_first - self.kept) * left**3)
 

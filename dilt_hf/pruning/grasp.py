@@ -17,7 +17,7 @@ def grasp_scores(
     batches: Sequence[tuple[Tensor, Tensor]],
     temperature: float = TEMPERATURE,
 ) -> dict[str, Tensor]:
-    """Return θ ⊙ Hg, of which the largest stay: -S of equation 8, whose largest are removed (algorithm 2).
+    """Compute θ ⊙ Hg, of which the largest are kept: -S of equation 8, whose largest are removed (algorithm 2).
 
     Args:
         model: left as it was.

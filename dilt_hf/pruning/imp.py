@@ -44,7 +44,7 @@ def iterative_magnitude_pruning(
     train_round: Callable[[int, Masks], Weights],
     prune: Callable[[Weights, Masks, int], Masks] | None = None,
 ) -> Iterator[Round]:
-    """Yield the rounds of one IMP process, each as soon as it is done.
+    """Run IMP, and yield each round as soon as it is done.
 
     Args:
         prunable: the prunable tensors of θ0, for their names and shapes.
@@ -71,8 +71,8 @@ def iterative_magnitude_pruning(
 
 
 def prune_smallest(weights: Weights, mask: Masks, kept: int, scope: str = GLOBAL) -> Masks:
-    """Return the `kept` largest weights of `mask` by magnitude: over all tensors together, or, with the scope "layer",
-    so that every tensor loses the same share of what it has left (and at most one weight more or less).
+    """Keep the `kept` largest weights of `mask` by magnitude: over all tensors together, or, with the scope "layer", so
+    that every tensor loses the same fraction of what it has left (give or take one weight).
 
     Example:
         >>> theta = {"a": torch.tensor([9.0, 8.0]), "b": torch.tensor([2.0, 1.0])}
@@ -83,8 +83,8 @@ def prune_smallest(weights: Weights, mask: Masks, kept: int, scope: str = GLOBAL
 
 
 def _magnitudes(weights: Weights, mask: Masks, scope: str) -> dict[str, Tensor]:
-    """Return what weights are compared by: magnitudes, or the place that they take among those left in their tensor,
-    from 0 to 1, so that comparing over all tensors is comparing within each.
+    """Return the values by which weights are compared: magnitudes, or the place that they take among those left in
+    their tensor, from 0 to 1, so that comparing over all tensors is comparing within each.
     """
     trained = weights()
     found = {name: trained[name].detach().abs().cpu() for name in mask}
@@ -102,7 +102,7 @@ def _magnitudes(weights: Weights, mask: Masks, scope: str) -> dict[str, Tensor]:
 
 
 def removal_ranks(rounds: Iterable[Round], scope: str = GLOBAL) -> dict[str, Tensor]:
-    """Return the order in which one IMP process lets weights go, as int32 ranks per weight; rank 0 would go last.
+    """Rank the weights by when one IMP run prunes them, int32 per weight; rank 0 would be pruned last.
 
     The rounds are looked at one by one, in their order, and none is kept.
 
@@ -138,7 +138,7 @@ def _rank(ranks: Tensor, chosen: Tensor, magnitudes: Tensor, first: int) -> None
 
 
 def mask_at(ranks: Mapping[str, Tensor], kept: int) -> Masks:
-    """Return the mask of one process where it keeps exactly `kept` weights.
+    """Return the mask of one IMP run where it keeps exactly `kept` weights.
 
     Example:
         >>> mask_at({"w": torch.tensor([3, 0, 1, 2])}, 2)["w"].tolist()
@@ -148,7 +148,7 @@ def mask_at(ranks: Mapping[str, Tensor], kept: int) -> Masks:
 
 
 def match_density(ranks: Iterable[Mapping[str, Tensor]], kept: int, ticket: str) -> list[int]:
-    """Return how many weights each partition keeps, all equally many (±1), so that their core or union keeps exactly
+    """Compute how many weights each partition keeps, all equally many (±1), so that their core or union keeps exactly
     `kept`.
 
     Let the processes go back along their removal orders in step, one weight of one partition at a time. Weight w joins

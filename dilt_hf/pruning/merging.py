@@ -25,7 +25,7 @@ def ties(
     density: float = TRIMMED_TO,
     scale: float = SCALE,
 ) -> dict[str, Tensor]:
-    """Return the start plus the merged changes of all networks (algorithm 1): trim, elect a sign, average what agrees.
+    """Merge networks: the start plus the merged changes of all (algorithm 1): trim, elect a sign, average what agrees.
 
     Args:
         start: θ0, by name; tensors of whole numbers are left as they are.
@@ -57,7 +57,7 @@ def needed_weights(
     merged: Mapping[str, Tensor],
     threshold: float = NEEDED,
 ) -> Masks:
-    """Return TALL mask of one task (equation 5): the weights where |θ0 - θ_t| > λ |θ_merged - θ_t|.
+    """Compute the TALL mask of one task (equation 5): the weights where |θ0 - θ_t| > λ |θ_merged - θ_t|.
 
     Args:
         threshold: λ; more of it keeps fewer weights.
@@ -81,9 +81,8 @@ def consensus_merge(
     scale: float = SCALE,
     threshold: float = NEEDED,
 ) -> dict[str, Tensor]:
-    """Return the start plus the sum of all changes, where at least the given number of tasks need it (section 4.2): the
-    changes of
-    weights that no task or only one needs are left out.
+    """Add the sum of all changes to the start where at least the given number of tasks need it (section 4.2): changes
+    of weights that no task or only one needs are left out.
 
     Args:
         scale: α, what the sum of the changes is multiplied by.

@@ -64,7 +64,7 @@ def removal_losses(inverses, weights, live):  # type: ignore[no-untyped-def]
 
 @_compiled
 def _take_out(inverse, values, ids, q, scratch):  # type: ignore[no-untyped-def]
-    """Eliminate the weight at place q, and let the one at the last place have it."""
+    """Eliminate the weight at place q, and give its place to the last one."""
     column, factors = scratch
     last = len(ids) - 1
     pivot, value = inverse[q, q], values[q]

@@ -102,7 +102,7 @@ class Rewiring:
 def rewire(
     weights: Mapping[str, Tensor], growth: Mapping[str, Tensor], masks: Mapping[str, Tensor], share: float
 ) -> Masks:
-    """Return in each tensor drop ⌊share · kept⌋ weights, the smallest, and grow as many where `growth` is largest.
+    """Drop, in each tensor, the ⌊share · kept⌋ smallest weights, and grow as many where `growth` is largest.
 
     What was dropped may grow again, as in the paper's algorithm and the authors' code.
 

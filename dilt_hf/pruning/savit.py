@@ -47,7 +47,7 @@ class Structure:
 
 
 def find_structure(model: nn.Module, batches: Batches, target: float, at_once: int = 16) -> Structure:
-    """Return what stays of a trained transformers ViT or DeiT at the share `target` of its operations.
+    """Find the parts to keep of a trained transformers ViT or DeiT at the fraction `target` of its operations.
 
     Args:
         model: left as it was.
@@ -66,7 +66,7 @@ def find_structure(model: nn.Module, batches: Batches, target: float, at_once: i
 
 
 def open_gates(model: nn.Module) -> dict[str, Tensor]:
-    """Return a gate of 1 for each head (L, H), unit (L, W) and channel (D,)."""
+    """Make a gate of 1 for each head (L, H), unit (L, W) and channel (D,)."""
     shape = shape_of(model)
     like = next(model.parameters())
     sizes = {HEADS: (shape.layers, shape.heads), UNITS: (shape.layers, shape.units), CHANNELS: (shape.channels,)}
@@ -75,7 +75,7 @@ def open_gates(model: nn.Module) -> dict[str, Tensor]:
 
 @contextlib.contextmanager
 def gated(model: nn.Module, gates: Mapping[str, Tensor]) -> Iterator[None]:
-    """Multiply heads, units and channels by their gates as long as it lasts.
+    """Multiply heads, units and channels by their gates inside the block.
 
     A channel is scaled wherever something is added to it.
     """
@@ -107,7 +107,7 @@ def gated(model: nn.Module, gates: Mapping[str, Tensor]) -> Iterator[None]:
 
 
 def gate_scores(model: nn.Module, batches: Batches, at_once: int = 16) -> dict[str, Tensor]:
-    """Return mean over examples of the squared derivative of the loss in each gate, in the shapes of `open_gates`."""
+    """Average, over examples, the squared derivative of the loss in each gate, in the shapes of `open_gates`."""
     from torch.func import grad, vmap
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -128,7 +128,7 @@ def gate_scores(model: nn.Module, batches: Batches, at_once: int = 16) -> dict[s
 
 
 def interactions(model: nn.Module, batches: Batches, scores: Mapping[str, Tensor]) -> Tensor:
-    """Return c: how the loss curves when kinds are lowered together, float64 (3, 3) in the order of `KINDS`.
+    """Compute c: how the loss curves when kinds are lowered together, float64 (3, 3) in the order of `KINDS`.
 
     C_st = u_sᵀ H u_t with H the Hessian of the mean loss in the gates and u_s the direction of `directions`, so that
     rᵀCr / 2 is what removing the shares r costs. Directions of falling curvature, which would reward removal, count as
@@ -154,9 +154,9 @@ def interactions(model: nn.Module, batches: Batches, scores: Mapping[str, Tensor
 
 
 def directions(scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return how gates of each kind are lowered when its share r goes, per r: 2 for the lower-scoring half, which goes
-    first, 0 for the others. All of them together would not do: layer norm does not see it when all channels are
-    lowered.
+    """Return how gates of each kind are lowered when its fraction r is removed, per r: 2 for the lower-scoring half,
+    which is removed first, 0 for the others. All of them together would not do: layer norm does not see it when all
+    channels are lowered.
     """
     found = {}
     for kind, score in scores.items():
@@ -216,7 +216,7 @@ class Shape:
 
 
 def shape_of(model: nn.Module) -> Shape:
-    """Return the sizes of a transformers ViT or DeiT.
+    """Read the sizes of a transformers ViT or DeiT.
 
     Raises:
         ModelError: for another architecture.
@@ -238,7 +238,7 @@ def shape_of(model: nn.Module) -> Shape:
 
 
 def best_structure(shape: Shape, scores: Mapping[str, Tensor], together: Tensor, target: float) -> Structure:
-    """Return the parts that stay: for every share of heads and of units on a grid as many channels as the target
+    """Choose the parts to keep: for every fraction of heads and of units on a grid as many channels as the target
     allows, and of all these the one of least rᵀCr.
 
     Raises:
@@ -272,7 +272,7 @@ def best_structure(shape: Shape, scores: Mapping[str, Tensor], together: Tensor,
 
 
 def _largest(scores: Tensor, count: int) -> tuple[Tensor, ...]:
-    """Return the numbers of the best parts over all layers, by layer; the best of each layer stays in any case."""
+    """Return the numbers of the best parts over all layers, by layer; the best of each layer is kept in any case."""
     ranked = scores.detach().cpu().double()
     sure = ranked.argmax(dim=1, keepdim=True)
     ranked = ranked.scatter(1, sure, torch.inf)
@@ -285,7 +285,7 @@ def _largest(scores: Tensor, count: int) -> tuple[Tensor, ...]:
 
 
 def structured_mask(model: nn.Module, structure: Structure) -> Masks:
-    """Return the structure as a mask of the model's own prunable weights, by checkpoint name."""
+    """Express the structure as a mask of the model's own prunable weights, by checkpoint name."""
     kept = _kept_of(model, structure)
     masks = {}
     for name, parameter in prunable_parameters(model).items():
@@ -299,8 +299,8 @@ def structured_mask(model: nn.Module, structure: Structure) -> Masks:
 
 
 def shrunk(model: nn.Module, structure: Structure) -> nn.Module:
-    """Return a smaller transformers model of the parts that stay, with their weights; `save_pretrained` writes it with
-    its code, so that plain `from_pretrained(..., trust_remote_code=True)` opens it anywhere.
+    """Build a smaller transformers model of the kept parts, with their weights; `save_pretrained` writes it with its
+    code, so that plain `from_pretrained(..., trust_remote_code=True)` opens it anywhere.
     """
     from dilt_hf.models import architectures
 
@@ -333,7 +333,7 @@ def shrunk(model: nn.Module, structure: Structure) -> nn.Module:
 
 
 def _kept_of(model: nn.Module, structure: Structure) -> dict[int, dict[int, Tensor]]:
-    """Return what stays of each parameter: numbers by dimension, by the parameter's `id`."""
+    """Return the kept indices of each parameter by dimension, by the parameter's `id`."""
     kept: dict[int, dict[int, Tensor]] = {id(parameter): {} for parameter in model.parameters()}
 
     def keep(parameter: Tensor | None, numbers: dict[int, Tensor]) -> None:

@@ -13,8 +13,8 @@ from dilt_hf.pruning.gradients import Batches, differentiable, mean_gradient
 
 
 def snip_scores(model: nn.Module, weights: Mapping[str, Tensor], batches: Batches) -> dict[str, Tensor]:
-    """Return connection sensitivity |∂L/∂m| = |∂L/∂θ ⊙ θ| at m = 1 (equations 5 and 6, without their normalisation,
-    which changes no order).
+    """Compute the connection sensitivity |∂L/∂m| = |∂L/∂θ ⊙ θ| at m = 1 (equations 5 and 6, without their
+    normalisation, which changes no order).
 
     Args:
         model: left as it was.

@@ -172,7 +172,7 @@ def _transfers(folder: Path) -> list[Transfer]:
 
 
 def _costs(stages: Iterable[Stage]) -> list[Cost]:
-    """Sum costs by kind, the most expensive first; a training's seconds are those of all attempts at it."""
+    """Sum costs by kind, the most expensive first; the seconds of a training run are those of all attempts at it."""
     kinds: dict[str, list[Stage]] = {}
     for stage in stages:
         kinds.setdefault(stage.kind, []).append(stage)

@@ -26,8 +26,8 @@ BAR_WIDTH, BAR_HEIGHT = 220, 22
 
 
 def themed(svg: str, name: str) -> str:
-    """Return an SVG file of matplotlib as a part of the page: its colours are the page's, it is as wide as there is
-    room, and its ids begin with `name`, so that several can stand on one page.
+    """Turn an SVG file of matplotlib into a part of the page: its colours are the page's, it fills the width, and its
+    ids begin with `name`, so that several can stand on one page.
     """
     body = svg[svg.index("<svg") :]
     body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
@@ -41,7 +41,7 @@ def themed(svg: str, name: str) -> str:
 
 
 def interval_bar(judged: Judged) -> str:
-    """Return a criterion's mean and interval next to what the mean must exceed, which is the ground on the right."""
+    """Draw a criterion's mean and interval next to its margin; the ground on the right is beyond it."""
     least = judged.criterion.least
     low, high = min(judged.low, least), max(judged.high, least)
     margin = 0.15 * (high - low or 1.0)
@@ -62,7 +62,7 @@ def interval_bar(judged: Judged) -> str:
 
 
 def heat_map(values: np.ndarray, networks: Sequence[str], layers: int, name: str) -> str:
-    """Return all layers of all networks against each other: one square for each pair, one path for all squares of a
+    """Draw all layers of all networks against each other: one square for each pair, one path for all squares of a
     colour.
 
     Args:

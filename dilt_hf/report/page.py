@@ -48,7 +48,7 @@ def write_report(folder: Path) -> Path:
 
 
 def render(content: Content, title: str) -> str:
-    """Return the whole page.
+    """Render the whole page.
 
     Args:
         title: the name of the run.
@@ -102,7 +102,7 @@ def _tally(verdicts: Sequence[Verdict]) -> dict[str, int]:
 
 
 def _facts(content: Content) -> list[tuple[str, str]]:
-    """Return what the run is, in a few words each."""
+    """Describe the run in a few words each."""
     data, model, partition, pruning, run = (
         content.settings[section] for section in ("data", "model", "partition", "pruning", "run")
     )
@@ -138,7 +138,7 @@ def _comparison_drawing(results: Results) -> str:
 
 
 def _network_table(results: Results) -> dict[str, Any]:
-    """Return every network's test accuracy seed by seed, each with the stage of its training."""
+    """List every network's test accuracy seed by seed, each with the stage of its training run."""
     scores = {(each.name, each.matched, each.seed): (each.accuracy(), each.stage) for each in results.entries}
     return _seed_by_seed(scores, {row: results.density(*row) for row in results.rows})
 
@@ -157,7 +157,7 @@ def _seed_by_seed(
 
 
 def _lesion_tables(found: Mapping[int, Specialists]) -> list[dict[str, Any]]:
-    """Return means over seeds, a row a specialist and a column a partition's classes."""
+    """Tabulate means over seeds, one row per specialist and one column per partition's classes."""
     if not found:
         return []
     captions = {
@@ -223,7 +223,7 @@ def _number(value: float) -> str:
 
 
 def _code_spans(text: str) -> Any:
-    """Return escaped text in which `words` between backticks are code."""
+    """Escape text in which `words` between backticks become code."""
     from markupsafe import Markup, escape
 
     parts = [escape(part) for part in text.split("`")]

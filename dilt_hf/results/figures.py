@@ -18,7 +18,9 @@ MARKERS = ["o", "s", "D", "^", "v", "P", "X", "*"]
 
 
 def comparison_figure(results: Results) -> Any:
-    """Test accuracy of every network, on all classes and per partition, with its interval: one row a network."""
+    """Draw the test accuracy of every network, on all classes and per partition, with its interval: one row per
+    network.
+    """
     from matplotlib.figure import Figure
 
     rows = results.rows
@@ -82,8 +84,8 @@ def comparison_figure(results: Results) -> Any:
 
 
 def methods_figure(results: Results) -> Any:
-    """Test accuracy of every method with its interval: a panel a sparsity, a row a method; the band is that of random
-    masks, the dashed line the dense network.
+    """Draw the test accuracy of every method with its interval: one panel per sparsity, one row per method; the band is
+    that of random masks, the dashed line the dense network.
     """
     points = compared(results)
     panels = {
@@ -94,8 +96,8 @@ def methods_figure(results: Results) -> Any:
 
 
 def panels_figure(panels: Mapping[str, Mapping[str, Estimate]], dense: Estimate | None) -> Any:
-    """Return accuracies with their intervals: a panel for each comparison, a row for each network; the band is that of
-    random masks, the dashed line the dense network.
+    """Draw accuracies with their intervals: one panel per comparison, one row per network; the band is that of random
+    masks, the dashed line the dense network.
 
     Args:
         panels: accuracies in percent by title and network.
@@ -132,8 +134,7 @@ def panels_figure(panels: Mapping[str, Mapping[str, Estimate]], dense: Estimate 
 
 
 def cost_figure(results: Results) -> Any:
-    """Test accuracy of every method with its interval against the training runs and the operations that it took: a line
-    a
+    """Draw the test accuracy of every method with its interval against its training runs and operations: one line per
     method, from its densest to its sparsest network.
     """
     from matplotlib.figure import Figure
@@ -155,9 +156,7 @@ def cost_figure(results: Results) -> Any:
 
 
 def _draw_lines(axes: Any, results: Results, position: Callable[[Point], float]) -> None:
-    """Draw the methods in colours, and once these are used up again with open markers; those that find nothing are
-    grey.
-    """
+    """Draw the methods in colours, and once these are used up with open markers; controls are grey."""
     points = compared(results)
     for number, method in enumerate(dict.fromkeys(point.method for point in points)):
         line = [point for point in points if point.method == method]
@@ -187,7 +186,7 @@ def _draw_lines(axes: Any, results: Results, position: Callable[[Point], float])
 
 
 def as_png(figure: Any) -> bytes:
-    """Return the PNG file of a figure."""
+    """Render a figure as a PNG file."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     buffer = io.BytesIO()
@@ -196,7 +195,7 @@ def as_png(figure: Any) -> bytes:
 
 
 def as_svg(figure: Any) -> str:
-    """Return the SVG file of a figure, with text as text; nothing in it tells one run from the next."""
+    """Render a figure as an SVG file, with text as text; nothing in it distinguishes one run from the next."""
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 

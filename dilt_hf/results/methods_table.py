@@ -36,7 +36,7 @@ class Point:
 
 
 def compared(results: Results) -> list[Point]:
-    """Return every method at every density that was compared, the densest first, in the order they were named."""
+    """List every method at every density that was compared, the densest first, in the order they were named."""
     named = {entry.name for entry in results.entries if not entry.control}
     rows = [(name, matched) for name, matched in results.rows if matched is not None and name in named]
     return [_point(results, name, matched) for name, matched in rows]
@@ -70,7 +70,7 @@ def dense_accuracy(results: Results) -> Estimate | None:
 
 
 def methods_table(results: Results) -> str:
-    """Return one row a method and sparsity, as a Markdown table that also reads well in a terminal."""
+    """Write one row per method and sparsity, as a Markdown table that also reads well in a terminal."""
     rows: list[list[str]] = []
     dense = dense_accuracy(results)
     head = ["method", "accuracy %", "beyond random", "rounds", "steps", "FLOPs", "sparse FLOPs", "seconds"]
@@ -108,8 +108,8 @@ def methods_caption(results: Results, structured: Sequence[str] = ()) -> str:
     seeds = len({entry.seed for entry in results.entries})
     interval = f"mean ± 95 % t-interval over {seeds} seeds" if seeds > 1 else "one seed, so no interval"
     return (
-        f"Test accuracy in %, {interval}; beyond random: paired difference to random masks with one density in every "
-        "layer, in points. Rounds: sequential training runs before the mask is found. Steps, FLOPs (as dense "
+        f"Test accuracy in %, {interval}; beyond random: paired difference to random masks with the same density in "
+        "every layer, in points. Rounds: sequential training runs before the mask is found. Steps, FLOPs (as dense "
         "hardware runs them, and of kept weights only) and seconds: of finding the mask and of the final training."
         + "".join(
             f" {method}: a smaller network with as many operations as masks of that sparsity leave, from the trained "

@@ -56,7 +56,7 @@ class Entry:
         return f"{self.ticket}, {self.control}" if self.control else self.ticket
 
     def accuracy(self, partition: int | None = None) -> float:
-        """Test accuracy in percent: on all classes, or on those of one partition."""
+        """Return the test accuracy in percent: on all classes, or on those of one partition."""
         return 100 * (self.scores["accuracy"] if partition is None else self.scores["partition_accuracy"][partition])
 
     def summary(self) -> dict[str, Any]:
@@ -84,15 +84,15 @@ class Results:
         return sorted(found, key=lambda row: -math.inf if row[1] is None else -row[1])
 
     def per_seed(self, name: str, matched: float | None, value: Callable[[Entry], float]) -> dict[int, float]:
-        """Return `value` of one network's entry for each seed that has it."""
+        """Apply `value` to one network's entry of each seed that has it."""
         return {e.seed: value(e) for e in self.entries if (e.name, e.matched) == (name, matched)}
 
     def estimate(self, name: str, matched: float | None = None, partition: int | None = None) -> Estimate:
-        """Test accuracy of one network in percent, over seeds."""
+        """Estimate the test accuracy of one network in percent, over seeds."""
         return estimate(list(self.per_seed(name, matched, lambda entry: entry.accuracy(partition)).values()))
 
     def density(self, name: str, matched: float | None = None) -> float:
-        """Return mean density of one network over seeds, a fraction."""
+        """Return the mean density of one network over seeds, a fraction."""
         return float(np.mean(list(self.per_seed(name, matched, lambda entry: entry.density).values())))
 
     def difference(
@@ -102,7 +102,7 @@ class Results:
         value: Callable[[Entry], float] = Entry.accuracy,
         matched: float | None = None,
     ) -> Estimate | None:
-        """Return paired difference `one` - `other` over the seeds that have both; None where there are none."""
+        """Estimate the paired difference `one` - `other` over the seeds that have both; None where there are none."""
         left, right = self.per_seed(one, matched, value), self.per_seed(other, matched, value)
         seeds = [seed for seed in left if seed in right]
         return estimate([left[seed] - right[seed] for seed in seeds]) if seeds else None

@@ -88,7 +88,7 @@ def _on_union(results: Results) -> str:
     pairs = {wanted: results.difference("union", "core", matched=wanted) for wanted in densities}
     differences = {wanted: difference for wanted, difference in pairs.items() if difference is not None}
     if not differences:
-        return f"{text}; without a comparison at one density that says nothing about which weights are better."
+        return f"{text}; without a comparison at matched density, this says nothing about which weights are better."
     signs = {difference.sign for difference in differences.values()}
     verdict = {
         1: "so the union's weights are the better ones",
@@ -96,7 +96,7 @@ def _on_union(results: Results) -> str:
         0: "so no difference beyond the number of weights is shown",
     }[next(iter(signs)) if len(signs) == 1 else 0]
     found = ", ".join(f"{_signed(each)} at density {100 * wanted:.4g} %" for wanted, each in differences.items())
-    return f"{text}; where both have one density the difference is {found}, {verdict}."
+    return f"{text}; at matched density the difference is {found}, {verdict}."
 
 
 def _on_specialists(results: Results) -> str:
@@ -127,7 +127,7 @@ def _on_specialists(results: Results) -> str:
 
 
 def comparison_text(results: Results) -> dict[str, Any]:
-    """Return what the model cards of the run's tickets say of all seeds, as text."""
+    """Write what the model cards of the run's tickets say of all seeds."""
     return {
         "seeds": len({entry.seed for entry in results.entries}),
         "table": results_table(results),
@@ -137,7 +137,7 @@ def comparison_text(results: Results) -> dict[str, Any]:
 
 
 def write_results(results: Results, folder: str | os.PathLike) -> None:
-    """Write `results.jsonl` (one line a network and seed) and `results.md`, each atomically."""
+    """Write `results.jsonl` (one line per network and seed) and `results.md`, each atomically."""
     folder = Path(folder)
     lines = [canonical_json(dataclasses.asdict(entry)) for entry in results.entries]
     write_atomically(folder / RESULTS_FILE, "".join(line + "\n" for line in lines))

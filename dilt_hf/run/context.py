@@ -46,7 +46,7 @@ class Subset:
     classes: tuple[int, ...] | None
 
     def fingerprint(self) -> dict[str, Any]:
-        """Return what of it determines a training run, as JSON values."""
+        """Return the settings that determine a training run, as JSON values."""
         rows = hashlib.sha256(self.rows.numpy().tobytes()).hexdigest()
         return {"rows": rows, "classes": None if self.classes is None else list(self.classes)}
 
@@ -138,13 +138,14 @@ class RunContext:
         return dataclasses.replace(self, network=dataclasses.replace(self.network, module=module))
 
     def tracked(self, name: str) -> TrackedRun:
-        """Return a run of the configured trackers, named after what it follows."""
+        """Open a run of the configured trackers, named after what it follows."""
         return TrackedRun(self.accelerator, Path(self.config.run.output_dir), name, self.config.to_dict())
 
     # --- lengths of training runs ---
 
     def first_step(self, subset: Subset, training: TrainingConfig) -> int:
-        """Return where a training run from the rewind point enters its schedule: as far along as θ_k was in its own.
+        """Return the step at which a training run from the rewind point enters its schedule: as far along as θ_k was in
+        its own.
 
         A partition has fewer rows than all classes together, hence fewer steps; k steps of its own schedule would leave
         it less of the training run than LTH has.

@@ -75,7 +75,7 @@ def describe_plan(ctx: RunContext) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Write a time span in its natural unit.
+    """Format a time span in its natural unit.
 
     Example:
         >>> duration(90), duration(7200)

@@ -27,14 +27,14 @@ from dilt_hf.utils.errors import RunError
 
 
 def train_and_evaluate(search: Search, label: Label) -> tuple[Stage, Stage]:
-    """Train one network on all classes and score it on the test split."""
+    """Train one network on all classes and evaluate it on the test split."""
     method = label.method(search.ctx)
     network = method.train(search, label.matched)
     return network, evaluate(method.context(search, label.matched), network)
 
 
 def entry_of(search: Search, label: Label) -> Entry:
-    """Return the scores and the cost of one network, from its finished stages."""
+    """Read the scores and the cost of one network from its finished stages."""
     method = label.method(search.ctx)
     network, scores = train_and_evaluate(search, label)
     return Entry(
@@ -50,7 +50,7 @@ def entry_of(search: Search, label: Label) -> Entry:
 
 
 def save_tickets(search: Search, folder: Path, entries: Sequence[Entry]) -> None:
-    """Write this seed's ticket repository, or bring the scores up to date in the one that is there.
+    """Write this seed's ticket repository, or update the scores in the existing one.
 
     Raises:
         RunError: when the one that is there holds other tickets: data, a checkpoint, the code or the device have
@@ -75,7 +75,7 @@ def save_tickets(search: Search, folder: Path, entries: Sequence[Entry]) -> None
 
 
 def ticket_facts(search: Search, entries: Sequence[Entry]) -> dict[str, Any]:
-    """Return what a ticket repository says of how its tickets were found, as JSON values."""
+    """Return what a ticket repository records of how its tickets were found, as JSON values."""
     ctx, config = search.ctx, search.ctx.config.to_dict()
     names, partitioning, data = ctx.data.splits.class_names, ctx.partitioning, ctx.data
     overlap = mean_overlap(search.partitions)
@@ -120,14 +120,14 @@ def ticket_facts(search: Search, entries: Sequence[Entry]) -> dict[str, Any]:
 
 
 def public_setting(value: Any) -> Any:
-    """Return a setting as others may see it: of what lies on this machine, the name without the path."""
+    """Strip what others should not see from a setting: of paths on this machine only the name is kept."""
     if isinstance(value, list):
         return [public_setting(each) for each in value]
     return Path(value).name if isinstance(value, str) and "/" in value and Path(value).exists() else value
 
 
 def _on_hub(name: str | None) -> str | None:
-    """Return the Hub's name of what was given as a folder, a Hub id, or timm:NAME."""
+    """Return the Hub's name of a network given as a folder, a Hub id, or timm:NAME."""
     if not name or Path(name).exists():
         return None
     return f"timm/{name.removeprefix(TIMM)}" if name.startswith(TIMM) else name

@@ -30,7 +30,7 @@ SCORE = Kind("score", version=1, code=EVALUATION_CODE)
 
 
 def evaluate(ctx: RunContext, network: Stage, split: str = "test") -> Stage:
-    """Score trained weights on one split: overall, per-partition and balanced accuracy, and recall per class."""
+    """Evaluate trained weights on one split: overall, per-partition and balanced accuracy, and recall per class."""
 
     def make(_: Path) -> dict[str, Any]:
         return scores_of(ctx, ctx.network.filled(network.path / WEIGHTS_FILE), split)
@@ -47,7 +47,7 @@ def evaluate(ctx: RunContext, network: Stage, split: str = "test") -> Stage:
 
 
 def scores_of(ctx: RunContext, model: nn.Module, split: str) -> dict[str, Any]:
-    """Return the scores of a model as it is now, as `PartitionScores` computes them (fractions)."""
+    """Evaluate a model as it is now; the scores are those of `PartitionScores` (fractions)."""
     from dilt_hf.training.metrics import PartitionScores
 
     rows = ctx.data.split(split)

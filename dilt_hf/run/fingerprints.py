@@ -15,7 +15,7 @@ from dilt_hf.masks.io import masks_to_bytes
 
 
 def of_mask(masks: Mapping[str, Tensor]) -> str:
-    """Return the hex sha256 of a mask."""
+    """Hash a mask (hex sha256)."""
     return hashlib.sha256(masks_to_bytes(masks)).hexdigest()
 
 

@@ -46,14 +46,14 @@ class RunFolder:
     config: DiltConfig
 
     def begin(self) -> None:
-        """Record the configuration, if that was not done before."""
+        """Record the configuration, unless that was done before."""
         if not (self.path / RUN_FILE).exists():
             self.path.mkdir(parents=True, exist_ok=True)
             write_atomically(self.path / RUN_FILE, pretty_json({VERSION_KEY: FORMAT_VERSION, **self.config.to_dict()}))
 
 
 def open_folder(folder: Path, config: DiltConfig) -> RunFolder:
-    """Return the folder, if this run may go on in it. Nothing is written yet.
+    """Open the folder, if this run may continue in it. Nothing is written yet.
 
     Seeds, tickets, controls and the folder itself may differ: they only add work to a run.
 
@@ -102,8 +102,7 @@ def open_run_folder(
     progress: bool = True,
     check: Callable[[RunContext], object] = lambda ctx: None,
 ) -> RunContext:
-    """Return the folder of a run opened by all processes together, once data, model and settings are found to go
-    together.
+    """Open the folder of a run by all processes together, once data, model and settings are found to go together.
 
     Args:
         check: raises what else speaks against it; nothing is written then.
@@ -123,7 +122,7 @@ def open_run_folder(
 
 
 def stored_config(folder: Path, seeds: Sequence[int] = (), use_cpu: bool = False) -> DiltConfig:
-    """Return the configuration of the run in a folder, to work on with it there: nothing is tracked or published again.
+    """Read the configuration of the run in a folder, to work on with it there: nothing is tracked or published again.
 
     Args:
         seeds: only these; by default all of the run.
@@ -173,7 +172,7 @@ def save_results(folder: Path, entries: Sequence[Entry]) -> None:
 
 
 def load_results(folder: Path) -> Results:
-    """Return what `save_results` wrote."""
+    """Read what `save_results` wrote."""
     return _with_overlaps(folder, Results.load_entries(folder / RESULTS_FILE))
 
 

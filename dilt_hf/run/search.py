@@ -39,7 +39,7 @@ class Search:
         return removal_order(self.ctx, self.ctx.subset(name), self.seed)
 
     def _found(self, method: Any, density: float | None) -> Any:
-        """Return what a method (`run.methods.protocol.Method`) finds; it is asked once."""
+        """Return what a method (`run.methods.protocol.Method`) finds; it is asked only once."""
         return method.find(self, density)
 
     def ranks(self, name: str) -> Mapping[str, Tensor]:

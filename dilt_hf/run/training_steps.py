@@ -147,7 +147,7 @@ class Purpose:
 
 
 def theta0(ctx: RunContext, seed: int) -> Stage:
-    """Return the initial weights of a seed as a checkpoint folder. Every process reads this one file.
+    """Draw or load the initial weights of a seed, as a checkpoint folder. Every process reads this one file.
 
     Raises:
         RunError: when the weights on disk are not those that were written.
@@ -175,8 +175,8 @@ def theta0(ctx: RunContext, seed: int) -> Stage:
 
 
 def rewind_point(ctx: RunContext, seed: int) -> Stage:
-    """Return what all training runs of a seed start from: θ0, or θ_k, which is θ0 trained k steps on all classes and
-    shared by all partitions (Frankle et al. 2020, arXiv 1912.05671).
+    """Return the weights that all training runs of a seed start from: θ0, or θ_k, which is θ0 trained k steps on all
+    classes and shared by all partitions (Frankle et al. 2020, arXiv 1912.05671).
     """
     if seed not in ctx.starts:
         start = theta0(ctx, seed)
@@ -216,7 +216,7 @@ def _theta_k(ctx: RunContext, seed: int, start: Stage, k: int) -> Stage:
 
 
 def train_job(ctx: RunContext, job: TrainingJob, purpose: Purpose) -> Stage:
-    """Train what the job says. The stage holds the weights, the mask where that changed, losses and cost."""
+    """Do a training job. The stage holds the weights, the mask where that changed, losses and cost."""
     inputs, steps = job.fingerprint(ctx), ctx.steps_of(job.subset, job.training)
     address = ctx.stages.path(TRAIN, inputs).name
 
@@ -273,7 +273,7 @@ def train_ticket(
     topology: Callable[[], Topology] | None = None,
     teacher: Callable[[], Teacher] | None = None,
 ) -> Stage:
-    """Train a ticket on all classes. The dense ticket's training is round 0 of LTH, if their epochs agree.
+    """Train a ticket on all classes. The dense ticket's training run is round 0 of LTH, if their epochs agree.
 
     Args:
         name: for messages, listings and trackers.
@@ -311,7 +311,7 @@ def counted(
     derived_from: Sequence[str],
     steps: int,
 ) -> Stage:
-    """Return a training run as a stage, and count its steps on its progress line."""
+    """Run a training step as a stage, and count its optimizer steps on its progress line."""
     stage = ctx.stages.get(
         kind,
         inputs,
@@ -325,12 +325,12 @@ def counted(
 
 
 def checkpointing(ctx: RunContext, folder: Path) -> Checkpointing:
-    """Return where, and how often, a training run keeps its state while its stage is computed."""
+    """Return where, and how often, a training run saves its state while its stage is computed."""
     return Checkpointing(folder / CHECKPOINT_FILE, 60 * ctx.config.run.checkpointing_minutes)
 
 
 def cost_of(ctx: RunContext, record: TrainingRecord, masks: Mapping[str, Tensor], gradients: bool = False) -> Cost:
-    """Return what a training run cost; with `gradients`, changes of the mask needed those of all weights."""
+    """Compute the cost of a training run; with `gradients`, changes of the mask needed those of all weights."""
     forward = ctx.network.forward
     densities = record.densities or [(0, density_per_tensor(masks))]
     rewirings = record.rewirings if gradients else 0

@@ -40,7 +40,7 @@ def make_card(
     own_code: bool = False,
     published: str | None = None,
 ) -> str:
-    """Return the model card of a ticket repository, as Markdown with YAML metadata.
+    """Write the model card of a ticket repository, as Markdown with YAML metadata.
 
     Args:
         config: what the repository says of itself.
@@ -96,7 +96,7 @@ def _sections(text: str) -> dict[str, list[Span]]:
 
 
 def _renewed(text: str, spans: Mapping[str, list[Span]], new_spans: Mapping[str, list[Span]], new: str) -> str:
-    """Return `text` with every generated section as it is in `new`; a section that `new` lacks stays."""
+    """Replace every generated section of `text` by the one in `new`; a section that `new` lacks stays."""
     lines, fresh = text.splitlines(), new.splitlines()
     for name, (start, end) in sorted(((n, s) for n, each in spans.items() for s in each), key=lambda x: -x[1][0]):
         if name in new_spans:
@@ -106,7 +106,7 @@ def _renewed(text: str, spans: Mapping[str, list[Span]], new_spans: Mapping[str,
 
 
 def _own_words(text: str) -> str:
-    """Return what stands outside the generated sections."""
+    """Return the text outside the generated sections."""
     lines = text.splitlines()
     for start, end in sorted((span for each in _sections(text).values() for span in each), reverse=True):
         del lines[start:end]
@@ -121,8 +121,8 @@ def _template() -> Any:
 
 
 def summary_table(config: TicketConfig, partitions: Sequence[PackedMask]) -> str:
-    """Return a table of the tickets: weights kept, density, and where they were measured, the test accuracy of the
-    trained ticket and of its layer-shuffled control; below it, how much the masks overlap, compared with chance.
+    """Tabulate the tickets: weights kept, density, and where measured, the test accuracy of the trained ticket and of
+    its layer-shuffled control; below it, the overlap of the masks, compared with chance.
     """
     count = len(partitions)
     listed = range(min(count, MOST_LISTED))
@@ -149,7 +149,7 @@ def _overlap(config: TicketConfig, partitions: Sequence[PackedMask]) -> str:
 
 
 def _facts(config: TicketConfig, partitions: Sequence[PackedMask], repo_id: str) -> dict[str, Any]:
-    """Return what the template asks for."""
+    """Collect the values that the template asks for."""
     materialised, comparison = config.materialised, config.comparison
     return {
         "title": f"{repo_id.split('/')[-1]}: disentangled lottery tickets",
@@ -201,7 +201,7 @@ def _partitions(config: TicketConfig) -> str:
 
 
 def _plain(text: object) -> str:
-    """Return text on one line that is no HTML, and so cannot end a generated section."""
+    """Reduce text to one line that is no HTML, and so cannot end a generated section."""
     return " ".join(_no_html(text).split())
 
 
@@ -279,7 +279,7 @@ def _metadata(config: TicketConfig, repo_id: str) -> dict[str, Any]:
 
 
 def _split(card: str) -> tuple[dict[str, Any], str]:
-    """Return metadata and text of a card."""
+    """Split a card into metadata and text."""
     import yaml
 
     if len(card) > MOST_CARD_BYTES:

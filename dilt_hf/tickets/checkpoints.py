@@ -72,7 +72,7 @@ def save_trained(model: nn.Module, mask: PackedMask, folder: Path, theta0: Path,
 
 
 def load_trained(repository: Path, name: str, facts: Materialised) -> nn.Module:
-    """Return the model that `save_trained` wrote to the folder `name` of a ticket repository, in evaluation mode.
+    """Load the model that `save_trained` wrote to the folder `name` of a ticket repository, in evaluation mode.
 
     Raises:
         TicketError: when its weights are not those that the facts name.
@@ -103,7 +103,7 @@ def save_sparse(tensors: Mapping[str, Tensor], mask: PackedMask, path: str | os.
 
 
 def load_sparse(path: str | os.PathLike) -> dict[str, Tensor]:
-    """Return the tensors that `save_sparse` wrote, whole again.
+    """Load the tensors that `save_sparse` wrote, whole again.
 
     Raises:
         ModelError: when the file is damaged.

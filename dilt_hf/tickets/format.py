@@ -240,7 +240,7 @@ class TicketConfig:
         return (self.theta0, self.masks_sha256) == (other.theta0, other.masks_sha256)
 
     def with_metrics_of(self, other: TicketConfig) -> TicketConfig:
-        """Return the other configuration with the metrics of both (its own first), and what only this one has."""
+        """Return the other configuration with the metrics of both (its own first), and whatever only this one has."""
         metrics = {(each.ticket, each.control, each.matched): each for each in [*self.metrics, *other.metrics]}
         return dataclasses.replace(
             other, metrics=list(metrics.values()), materialised=self.materialised, comparison=self.comparison
@@ -288,7 +288,7 @@ def write_config(folder: Path, config: TicketConfig) -> None:
 
 
 def _from_1(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """Format 1 had options under earlier names, and a validation accuracy that nothing read."""
+    """Convert format 1, which had options under earlier names and a validation accuracy that nothing read."""
     metrics = [
         {key: value for key, value in each.items() if key != "validation_accuracy"}
         for each in stored.get("metrics", [])
@@ -318,7 +318,7 @@ def check_materialised_names(names: Mapping[str, Any], count: int, where: object
 
 
 def read_partitions(folder: Path, config: TicketConfig) -> list[PackedMask]:
-    """Return the masks of a repository, each checked against its sha256 and all against each other.
+    """Read the masks of a repository, each checked against its sha256 and all against each other.
 
     Raises:
         TicketError: when one is missing, damaged, or does not belong to the others.
@@ -365,7 +365,7 @@ def check_theta0_identity(folder: Path, config: TicketConfig) -> None:
 
 
 def _sha256_of(path: Path) -> str:
-    """Return a file is read once: after that its size, time and inode vouch for it."""
+    """Hash a file, once: after that its size, time and inode vouch for it."""
     facts = path.stat()
     return _sha256_of_version(path, facts.st_size, facts.st_mtime_ns, facts.st_ino)
 

@@ -33,7 +33,7 @@ class HubCommit:
     @classmethod
     def resolve(cls, repo_id: str, patterns: list[str], *, revision: str | None = None, **settings: Any) -> HubCommit:
         """Find the commit that `revision` (a branch, tag or commit; by default main) is now, and fetch some of its
-        files: whatever is fetched later comes from the same commit.
+        files. Whatever is fetched later comes from the same commit.
 
         Args:
             patterns: the files to fetch, with * for anything.
@@ -72,7 +72,7 @@ def is_repo_id(text: str | os.PathLike) -> bool:
 def make_repository(
     repo_id: str, *, private: bool | None = None, token: str | None = None, branch: str | None = None
 ) -> str:
-    """Make the model repository, and the branch, on the Hub if they do not exist; its full id.
+    """Create the model repository, and the branch, on the Hub if they do not exist; return its full id.
 
     The Hub's own errors pass through.
     """

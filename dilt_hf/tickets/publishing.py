@@ -145,6 +145,6 @@ def card_in(folder: Path) -> str | None:
 
 
 def _outdated(folder: Path) -> list[str]:
-    """Return what an earlier push of this package left and this one does not bring."""
+    """Return the files that an earlier push of this package left and this one does not bring."""
     earlier = read_config(folder).materialised if (folder / CONFIG_FILE).is_file() else {}
     return [f"{MASK_FOLDER}/partition_*.safetensors", *files_of(earlier), *(f"{n}/{CODE_FILE}" for n in earlier)]

@@ -207,7 +207,7 @@ class Tickets:
         return ticket_names(len(self.partitions))
 
     def masks(self, name: str) -> Masks:
-        """Return the mask of a ticket: a bool tensor by checkpoint name, True = the weight stays.
+        """Return the mask of a ticket: a bool tensor by checkpoint name, True = the weight is kept.
 
         Raises:
             MaskError: when there is no such ticket.
@@ -215,7 +215,7 @@ class Tickets:
         return dict(self.packed(name))
 
     def packed(self, name: str) -> PackedMask:
-        """Return the mask of a ticket with one bit a weight, a 32nd of the memory of float32 weights; otherwise as
+        """Return the mask of a ticket with one bit per weight, a 32nd of the memory of float32 weights; otherwise as
         `masks`.
         """
         return compose_packed(name, self.partitions)
@@ -288,7 +288,7 @@ class Tickets:
         return self.folder / name
 
     def document(self, comparison: Mapping[str, Any], image: str | os.PathLike | None = None) -> None:
-        """Put what the tickets were compared with, over all seeds of a run, into the repository, and write its card.
+        """Put the comparison over all seeds of a run into the repository, and write its card.
 
         Args:
             comparison: as `dilt_hf.results.results.Results.comparison` gives it.
@@ -301,7 +301,7 @@ class Tickets:
         write_card(self.folder, self.partitions, self._own_config(), comparison, path)
 
     def _own_config(self) -> TicketConfig:
-        """Return the configuration as it stands on the disk, to be changed there."""
+        """Return the configuration as it stands on disk, to be changed there."""
         if self.source is not None or not (self.folder / CONFIG_FILE).is_file():
             raise TicketError(f"{self.folder} cannot be added to; save the tickets to a folder first.")
         return read_config(self.folder)
@@ -368,7 +368,7 @@ class Tickets:
         return tensors_sha256(tensors) == self.config.theta0.prunable_sha256
 
     def summary(self) -> str:
-        """Return a table of the tickets: how many weights each keeps, how it scored, and how much the masks overlap."""
+        """Tabulate the tickets: how many weights each keeps, how it scored, and how much the masks overlap."""
         return summary_table(self.config, self.partitions)
 
     @property

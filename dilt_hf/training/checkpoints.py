@@ -53,7 +53,7 @@ def save_checkpoint(
 def load_checkpoint(
     path: str | os.PathLike, model: nn.Module, optimizer: torch.optim.Optimizer
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Put `model` and `optimizer` back into the state they had, in place; returns the `tensors` and `values` of then.
+    """Restore `model` and `optimizer` in place; return the `tensors` and `values` that were saved with them.
 
     Raises:
         RunError: when the file cannot be read; the message says which to delete.

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def predict(
     model: nn.Module, feed: Feed, batch_size: int, accelerator: Accelerator, classes: Sequence[int] | None = None
 ) -> np.ndarray:
-    """Return the predicted global class id of each row, int64, in evaluation mode; among `classes` only, if given.
+    """Predict the global class id of each row, int64, in evaluation mode; among `classes` only, if given.
 
     The processes of `accelerator` each take a share of the rows, and all get the predictions of all.
     """

@@ -140,7 +140,7 @@ class Loop:
         self.scheduler_steps += steps
 
     def resume(self, checkpointing: Checkpointing) -> None:
-        """Go on from the state on disk, if there is one."""
+        """Continue from the state on disk, if there is one."""
         if not os.path.exists(checkpointing.path):
             return
         extra, values = load_checkpoint(checkpointing.path, self.model, self.optimizer)

@@ -22,8 +22,8 @@ class ClassLoss:
             self.position[self.classes] = torch.arange(len(self.classes), device=device)
 
     def __call__(self, logits: Tensor, labels: Tensor, partners: Tensor | None = None, share: float = 1.0) -> Tensor:
-        """Return the mean loss; with `partners`, of targets that are `share` parts label and the rest the partner's
-        label.
+        """Compute the mean loss; with `partners`, of targets that are the fraction `share` label and the rest the
+        partner's label.
         """
         if self.classes is not None:
             logits, labels = logits.index_select(1, self.classes), self.position[labels]
@@ -51,7 +51,7 @@ class Teacher:
     temperature: float = 1.0
 
     def teach(self, loss: Tensor, logits: Tensor, pixels: Tensor) -> Tensor:
-        """Return the loss on the labels, mixed with the divergence from the teacher."""
+        """Mix the loss on the labels with the divergence from the teacher."""
         with torch.no_grad():
             wanted = logits_of(self.model, pixels).float() / self.temperature
         mine = nn.functional.log_softmax(logits.float() / self.temperature, dim=1)

@@ -16,7 +16,7 @@ MULTISTEP: dict[str, Any] = {"milestones": [0.5, 0.75], "gamma": 0.1}
 
 
 def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
-    """Return the configured optimizer of `torch.optim`, with its fused form where that exists."""
+    """Make the configured optimizer of `torch.optim`, with its fused form where that exists."""
     known = {name.lower(): name for name in dir(torch.optim) if isinstance(getattr(torch.optim, name), type)}
     kind = getattr(torch.optim, known.get(config.optim.lower(), ""), None)
     if kind is None or kind is torch.optim.Optimizer:
@@ -46,7 +46,7 @@ def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Opti
 def make_scheduler(
     optimizer: torch.optim.Optimizer, config: TrainingConfig, steps: int
 ) -> torch.optim.lr_scheduler.LRScheduler:
-    """Return the configured learning-rate schedule over `steps` optimizer steps."""
+    """Make the configured learning-rate schedule over `steps` optimizer steps."""
     if config.lr_scheduler_type == "one_cycle":
         return torch.optim.lr_scheduler.OneCycleLR(
             optimizer,
@@ -74,7 +74,7 @@ def make_scheduler(
 
 @torch.no_grad()
 def forget(optimizer: torch.optim.Optimizer, parameter: Tensor, where: Tensor) -> None:
-    """Set momentum, moments and whatever else `optimizer` keeps for each weight to zero at some weights.
+    """Zero everything that `optimizer` keeps for each weight (momentum, moments) at some weights.
 
     Args:
         where: bool, of the parameter's shape.

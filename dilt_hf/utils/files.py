@@ -69,7 +69,7 @@ def put_in_place(folder: Path, path: Path) -> None:
 
 
 def sweep(folder: str | os.PathLike) -> None:
-    """Remove what writers that were killed left half-written in `folder`. Nobody may be writing there."""
+    """Remove what killed writers left half-written in `folder`. Nobody may be writing there."""
     for leftover in Path(folder).glob(f".*{PARTIAL}"):
         if leftover.is_dir():
             shutil.rmtree(leftover)
@@ -78,12 +78,12 @@ def sweep(folder: str | os.PathLike) -> None:
 
 
 def canonical_json(value: Any) -> str:
-    """Return the one JSON text of `value`: sorted keys, no spaces, NaN refused. Equal values have equal texts."""
+    """Write the one JSON text of `value`: sorted keys, no spaces, NaN refused. Equal values have equal texts."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def json_values(value: Any) -> Any:
-    """Return the same with tuples as lists, and None for numbers that are not finite, which JSON does not have.
+    """Convert to JSON values: tuples become lists, and numbers that are not finite, which JSON lacks, None.
 
     Example:
         >>> json_values({"a": (1.0, float("nan"))})
@@ -97,14 +97,12 @@ def json_values(value: Any) -> Any:
 
 
 def pretty_json(value: Any) -> str:
-    """Return JSON for people, and for diffs: indented, keys in the order given, one newline at the end."""
+    """Write JSON for people, and for diffs: indented, keys in the order given, one newline at the end."""
     return json.dumps(value, indent=2, allow_nan=False) + "\n"
 
 
 def read_json(path: str | os.PathLike, most_bytes: int, error: type[Exception]) -> Any:
-    """Return the content of a JSON file that may come from an untrusted source: its objects take much more memory than
-    their
-    text.
+    """Read a JSON file that may come from an untrusted source: its objects take much more memory than their text.
 
     Raises:
         error: when it is longer than `most_bytes`, or not JSON.
@@ -127,9 +125,8 @@ def _no_number(text: str) -> None:
 
 
 def own_file(folder: Path, name: str, why: str, error: type[Exception]) -> Path:
-    """Return a file of a folder that may come from an untrusted source: it has to be there, and not to be a link to
-    somewhere
-    else on this machine. In the Hub's cache files are links into `blobs`, next to the folder of commits.
+    """Find a file of a folder that may come from an untrusted source: it has to be there, and must not be a link to
+    elsewhere on this machine. In the Hub's cache files are links into `blobs`, next to the folder of commits.
 
     Raises:
         error: when it is not.
@@ -145,12 +142,12 @@ def own_file(folder: Path, name: str, why: str, error: type[Exception]) -> Path:
 
 
 def sha256_of_json(value: Any) -> str:
-    """Return hex sha256 of `canonical_json(value)`."""
+    """Hash `canonical_json(value)` (hex sha256)."""
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()
 
 
 def sha256_of_file(path: str | os.PathLike) -> str:
-    """Return hex sha256 of a file's bytes."""
+    """Hash a file's bytes (hex sha256)."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -6,7 +6,7 @@ from typing import Any
 
 
 def names_of(package: str, home: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """Return `__getattr__` and `__dir__` of a package (PEP 562).
+    """Make `__getattr__` and `__dir__` of a package (PEP 562).
 
     Args:
         package: its `__name__`.

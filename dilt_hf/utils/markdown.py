@@ -47,7 +47,7 @@ class Items:
 
 
 def read_blocks(text: str) -> Iterator[Table | Items | str]:
-    """Yield the blocks of a text made of `markdown_table`, lists of single lines and paragraphs.
+    """Parse a text made of `markdown_table`, lists of single lines and paragraphs into blocks.
 
     Example:
         >>> table, words = read_blocks(markdown_table(["ticket", "kept"], [["core", "1|2"]]) + "\\n\\nThat is all.")

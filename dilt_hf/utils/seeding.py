@@ -15,7 +15,7 @@ from dilt_hf.utils.files import canonical_json
 
 
 def derive_seed(*key: int | str) -> int:
-    """Return a 63-bit seed from a key of numbers and words; equal keys give equal seeds on every machine.
+    """Derive a 63-bit seed from a key of numbers and words; equal keys give equal seeds on every machine.
 
     Example:
         >>> derive_seed(0, "partition_0", 1, 5) == derive_seed(0, "partition_0", 1, 5)
@@ -25,5 +25,5 @@ def derive_seed(*key: int | str) -> int:
 
 
 def generator_for(*key: int | str) -> torch.Generator:
-    """Return a CPU generator seeded by `derive_seed(*key)`."""
+    """Make a CPU generator seeded by `derive_seed(*key)`."""
     return torch.Generator().manual_seed(derive_seed(*key))

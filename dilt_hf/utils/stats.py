@@ -35,7 +35,7 @@ class Estimate:
 
 
 def estimate(values: Sequence[float]) -> Estimate:
-    """Return mean and 95 % t-interval of one value per seed.
+    """Compute the mean and 95 % t-interval of one value per seed.
 
     Example:
         >>> str(estimate([90.0, 91.0, 92.0]))

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 
 
 def suggestion(word: str, known: Iterable[str], renamed: Mapping[str, str] | None = None, prefix: str = "") -> str:
-    """Return "; did you mean 'X'?" for the known word that is nearest, or "" where none is near.
+    """Write "; did you mean 'X'?" for the known word that is nearest, or "" where none is near.
 
     Args:
         renamed: present names by earlier ones.

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from dilt_hf.config.experiments import RouteConfig
 from dilt_hf.experiments import rtl as experiment
 from dilt_hf.experiments.rtl import Routing, route
-from dilt_hf.experiments.rtl_results import ALONE, MERGED, ROUTED, SINGLE, TOLD
+from dilt_hf.experiments.rtl_results import ALONE, GIVEN, MERGED, ROUTED, SINGLE
 from dilt_hf.experiments.rtl_training import route_file
 from dilt_hf.masks.algebra import count_kept, union
 from dilt_hf.models.weights import WEIGHTS_FILE
@@ -32,7 +32,7 @@ def config(quick_config, change):
 def test_routes_are_trained_scored_and_found_again(config, monkeypatch, tmp_path):
     found = route(config, SETTINGS, progress=False)
     total = found.total
-    assert found.names == [ROUTED, SINGLE, TOLD, ALONE, *MERGED.values()]
+    assert found.names == [ROUTED, SINGLE, GIVEN, ALONE, *MERGED.values()]
     assert len(found.scored) == 2 * 2 * 6
     assert {len(curve) for curve in found.curves.values()} == {6}
     ctx = open_run(config, progress=False)
@@ -42,7 +42,7 @@ def test_routes_are_trained_scored_and_found_again(config, monkeypatch, tmp_path
         masks = run._masks(sparsity)
         assert [count_kept(mask) for mask in masks] == [round((1 - sparsity) * total)] * 2
         assert by_name[ROUTED, 0, sparsity].weights == count_kept(union(masks)) <= by_name[ALONE, 0, sparsity].weights
-    told, untold = by_name[TOLD, 0, 0.5].scores, by_name[SINGLE, 0, 0.5].scores
+    told, untold = by_name[GIVEN, 0, 0.5].scores, by_name[SINGLE, 0, 0.5].scores
     assert told["accuracy"] >= untold["accuracy"], "a smaller choice cannot be harder"
     folder = tmp_path / "run"
     numbers = json.loads((folder / "routes.json").read_text())
@@ -83,7 +83,7 @@ def test_the_options_of_the_paper_change_what_they_say(config, change):
     config = change(change(config, "run", seeds=[0], output_dir=config.run.output_dir + "_2"), "pruning", scope="layer")
     continued = dataclasses.replace(SETTINGS, retraining="continued", networks_alone=False, alarm_direction="up")
     found = route(config, continued, progress=False)
-    assert found.names == [ROUTED, SINGLE, TOLD]
+    assert found.names == [ROUTED, SINGLE, GIVEN]
     assert found.direction == "up"
     ctx = open_run(config, progress=False)
     run, total = Routing(ctx, 0, continued), ctx.network.total

@@ -30,7 +30,7 @@ def test_what_was_kept_is_judged(tmp_path):
     assert stored[0]["p"] is None
     text = (tmp_path / "verdicts.md").read_text()
     assert "| H2   | The union beats the core." in text
-    assert "accuracy of the union less that of the core at one density (control)" in text
+    assert "accuracy of the union minus that of the core at matched density (control)" in text
     assert "+3.23 [" in text
 
 

@@ -94,5 +94,5 @@ def test_routing_on_a_slice(tmp_path, capsys):
     rounds = ["--num_rounds", "4", "--pruning_fraction", "0.3"]
     run_recipe("rtl", ["--output_dir", tmp_path, *SLICE, *clusters, *rounds])
     printed = capsys.readouterr().out
-    assert "single, told the partition" in printed
+    assert "single, given the partition" in printed
     assert "Collapse, alarm for a turn" in printed

@@ -53,7 +53,7 @@ class RandomMask(Method):
 
 
 def random_mask(search: Search, name: str, density: float, distribution: str = ERK) -> Masks:
-    """Return the random mask of a method; RigL and SET start with one."""
+    """Draw the random mask of a method; RigL and SET start with one."""
     generator = generator_for(search.seed, name, f"{density:g}")
     scores = {key: torch.rand(weight.shape, generator=generator) for key, weight in search.ctx.prunable.items()}
     return select(scores, round(density * search.total), distribution)
@@ -91,7 +91,7 @@ class AtInitialisation(Method):
         )
 
     def _scored(self, search: Search) -> Stage:
-        """Return the scores of the unpruned network, which all densities share."""
+        """Score the unpruned network; all densities share the scores."""
         ctx, seed = search.ctx, search.seed
         start, rows = rewind_point(ctx, seed), self._rows(ctx, seed)
 
@@ -109,7 +109,7 @@ class AtInitialisation(Method):
         )
 
     def _pruned(self, search: Search, kept: int) -> Stage:
-        """Return the mask after all iterations."""
+        """Prune in iterations; return the final mask."""
         ctx, seed = search.ctx, search.seed
         start, rows = rewind_point(ctx, seed), self._rows(ctx, seed)
 

@@ -68,7 +68,7 @@ def _cycle_training(ctx: RunContext) -> TrainingConfig:
 
 
 def _cycle_trained(search: Search, pruned: Stage, mask: Masks, cycle: int) -> Stage:
-    """Train between two prunings: a part of the epochs of a ticket, with a schedule of its own."""
+    """Train between two prunings: for some of the epochs of a ticket, with a separate schedule."""
     ctx, seed, name = search.ctx, search.seed, f"CAP, cycle {cycle}"
     job = TrainingJob(pruned, mask, ctx.everything, seed, cycle, _cycle_training(ctx))
     with watched(ctx, seed, name, f"seed {seed}: {name}", [pruned.address]) as purpose:
@@ -76,7 +76,7 @@ def _cycle_trained(search: Search, pruned: Stage, mask: Masks, cycle: int) -> St
 
 
 def _pruned(search: Search, network: Stage, mask: Masks, kept: int) -> Stage:
-    """Return the mask and the updated weights, from scores that all densities share."""
+    """Prune and update the weights, from scores that all densities share."""
     ctx, seed, options = search.ctx, search.seed, search.ctx.config.methods
     settings = CapSettings(options.fisher_block, options.fisher_dampening, options.fisher_memory_gb)
     order = dealt_by_class(ctx.data.splits.train.labels, seed, "fisher")

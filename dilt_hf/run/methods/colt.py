@@ -85,13 +85,13 @@ class ImpAtColtPace(Method):
 
 
 def most_rounds(ctx: RunContext) -> int:
-    """Return how many rounds COLT takes at most: as many as where all models agree on what to remove."""
+    """Return the largest number of rounds that COLT takes: as many as where all models agree on what to remove."""
     lowest = min(ctx.config.run.matched_density)
     return max(1, math.ceil(math.log(lowest) / math.log(1 - PRUNING_FRACTION) - 1e-9))
 
 
 def _fewest_rounds(ctx: RunContext, density: float | None) -> int:
-    """Return how many rounds COLT takes at least: as many as where the models agree on nothing."""
+    """Return the smallest number of rounds that COLT takes: as many as where the models agree on nothing."""
     lost = min(0.99, PRUNING_FRACTION * len(ctx.subsets))
     return math.ceil(math.log(density or 1.0) / math.log(1 - lost) - 1e-9)
 

@@ -161,7 +161,7 @@ class Method:
         return rewinding + search.found(self, density).cost
 
     def rounds(self, search: Search, density: float | None) -> int:
-        """Return how many training runs, one after the other, finding the mask took."""
+        """Return how many sequential training runs finding the mask took."""
         return search.found(self, density).rounds
 
     def label(self, density: float | None) -> str:

@@ -104,7 +104,7 @@ def chosen_structure(
     inputs: Mapping[str, Any],
     **stage: Any,
 ) -> Stage:
-    """Return the structure that SAViT finds at the fraction `target` of the operations, as a stage.
+    """Find SAViT's structure at the fraction `target` of the operations, as a stage.
 
     Args:
         model: returns the trained network.

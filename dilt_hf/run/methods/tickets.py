@@ -47,7 +47,7 @@ def rounds_to(ctx: RunContext, kept: float) -> int:
 
 
 def rounds_cost(search: Search, names: Sequence[str], rounds: int) -> Cost:
-    """Return what the first rounds of IMP runs cost."""
+    """Return the cost of the first rounds of IMP runs."""
     records = [search.removal_order(name).record["costs"][:rounds] for name in names]
     return sum((Cost(**cost) for costs in records for cost in costs), Cost())
 

@@ -1,7 +1,7 @@
 """When do processes help? The same pruning of two partitions by two processes of one thread each, and by one process of
 two threads.
 
-    python benchmarks/teams.py [--rounds 3]
+    python benchmarks/process_groups.py [--rounds 3]
 
 Both are started and warm before the clock runs: what is measured is the training of one round of each partition. The
 stages, claims and masks on disk are part of it.
