@@ -87,8 +87,10 @@ def main():
     parser.add_argument("--out", type=Path, default=Path("runs"))
     parser.add_argument("--runs", nargs="+", choices=list(RUNS), default=list(RUNS))
     parser.add_argument("--experiments", nargs="+", choices=list(EXPERIMENTS), default=list(EXPERIMENTS))
-    parser.add_argument("--minutes", type=float, default=float("inf"), help="stop after so many")
-    parser.add_argument("--slice", type=float, default=1.0, help="a share of the images, of 32 px; one epoch and seed")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="stop after N minutes")
+    parser.add_argument(
+        "--slice", type=float, default=1.0, help="fraction of the images, at 32 px; one epoch, one seed"
+    )
     arguments = parser.parse_args()
     if not (0 < arguments.slice <= 1 and arguments.minutes > 0):
         parser.error("--slice lies above 0 and is 1 at most, and --minutes is positive.")

@@ -1,4 +1,4 @@
-"""The training loop on a GPU: images per second, the share of the measured matrix-multiplication peak, what a mask
+"""The training loop on a GPU: images per second, the fraction of the measured matrix-multiplication peak, what a mask
 costs, and how many partitions should share one GPU.
 
     python benchmarks/gpu.py [--steps 30] [--part throughput|sharing]

@@ -157,7 +157,7 @@ def _unit(rows: np.ndarray) -> np.ndarray:
 def _judge(correlations: dict[str, Correlation], against_siblings: bool) -> tuple[str, str]:
     partial, differences = correlations[PARTIAL], correlations[DIFFERENCES]
     if partial.p is None or differences.p is None:
-        return "not decided", f"{partial.layers} layers are too few to tell a link from chance."
+        return "not decided", f"{partial.layers} layers are too few to distinguish a link from chance."
     seeds = len(partial.per_seed)
     figures = (
         f"{'beyond sibling networks, ' if against_siblings else ''}depth-partial correlation {partial.mean.mean:+.2f} "

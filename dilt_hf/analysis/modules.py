@@ -191,7 +191,7 @@ class Proposal:
 
     Attributes:
         stability, separation: by number of modules, as in `Modules`.
-        gap: the eigengap after each number of modules, as a share of those looked at.
+        gap: the eigengap after each number of modules, as a fraction of those looked at.
         k: the number proposed: of those whose stability is at least `TRUSTED` the one of the greatest separation, else
             the most stable.
     """

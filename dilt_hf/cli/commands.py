@@ -107,8 +107,8 @@ def run_experiment(description: str, experiment: str) -> None:
         config = DiltConfig(**parsed)
         if config.run.dry_run and experiment != "benchmark":
             raise ConfigError(
-                "--dry_run is for exp1_benchmark.py and find_tickets.py; this experiment says what it will cost when "
-                "it begins, and goes on where it was stopped."
+                "--dry_run is for exp1_benchmark.py and find_tickets.py; this experiment prints its cost when it "
+                "begins, and resumes where it stopped."
             )
         from dilt_hf.engine.process_groups import join_process_group
         from dilt_hf.hypotheses import programme

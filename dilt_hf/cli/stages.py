@@ -65,7 +65,7 @@ def listing(store: Stages) -> str:
     rows = [["address", "MB", "seconds", "computed as"]]
     rows += [[s.address, f"{_size(s.path) / 1e6:.2f}", f"{s.seconds_spent:.1f}", s.description] for s in stages]
     for work in _unfinished(store):
-        state = "being computed" if store.locks.is_taken(work.name[1:]) else "interrupted; goes on where it stopped"
+        state = "being computed" if store.locks.is_taken(work.name[1:]) else "interrupted; resumes where it stopped"
         rows.append([work.name[1:], f"{_size(work) / 1e6:.2f}", "", state])
     text = _table(rows)
     kinds = dict.fromkeys(stage.kind for stage in stages)

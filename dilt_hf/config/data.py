@@ -32,7 +32,7 @@ class DataConfig:
         [], "Only the rows of these classes: names, or numbers from one to another such as 0-4. By default all."
     )
     validation_fraction: float = option(
-        0.1, "Share of each class's training rows held out for validation when the dataset brings no such split."
+        0.1, "Fraction of each class's training rows held out for validation when the dataset brings no such split."
     )
     split_seed: int = option(0, "Seed of the held-out rows. It is the same for all training seeds.")
     max_train_samples: int | None = option(None, "Use only this number of training rows, evenly from each class.")
@@ -70,7 +70,7 @@ class DataConfig:
         require(self.mixup >= 0 and self.cutmix >= 0, "--mixup and --cutmix cannot be negative.")
         require(
             self.auto_augment is None or self.augmentation == "resized_crop_flip",
-            "--auto_augment goes with --augmentation resized_crop_flip.",
+            "--auto_augment requires --augmentation resized_crop_flip.",
         )
         require(all(std > 0 for std in self.image_std), "--image_std must be positive.")
         require(all(math.isfinite(x) for x in (*self.image_mean, *self.image_std)), "--image_mean must be finite.")

@@ -141,7 +141,7 @@ class ShrinkConfig:
 
     _argument_group_name: ClassVar[str] = "shrinking"
 
-    target: float = option(0.5, "The share of the operations that stays.")
+    target: float = option(0.5, "The fraction of the operations to keep.")
     scoring_examples: int = option(1024, "Training images that heads, hidden units and channels are scored on.")
     distillation: float = option(0.5, "Share of the loss that is agreement with the network before; 0 is none.")
     temperature: float = option(1.0, "What logits are divided by where networks are compared.")
@@ -152,5 +152,5 @@ class ShrinkConfig:
     def __post_init__(self) -> None:
         require(0 < self.target < 1, f"--target must lie between 0 and 1, not {self.target}.")
         require(self.scoring_examples >= 1, "--scoring_examples must be at least 1.")
-        require(0 <= self.distillation <= 1, "--distillation is a share, between 0 and 1.")
+        require(0 <= self.distillation <= 1, "--distillation is a fraction, between 0 and 1.")
         require(self.temperature > 0, "--temperature must be positive.")

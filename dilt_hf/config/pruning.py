@@ -17,13 +17,13 @@ class PruningConfig:
     _argument_group_name: ClassVar[str] = "pruning"
 
     num_rounds: int | None = option(None, "R, the number of train-prune-rewind rounds.")
-    pruning_fraction: float | None = option(None, "p, the share of the remaining weights that each round removes.")
+    pruning_fraction: float | None = option(None, "p, the fraction of the remaining weights that each round prunes.")
     target_sparsity: float | None = option(None, "The final sparsity, hit exactly in the last round.")
     target_ticket: Literal["partition", "core", "union"] = option(
         "partition", "What has the target sparsity: each partition's mask, or their core or union (see the README)."
     )
     scope: Literal["global", "layer"] = option(
-        "global", "Weights compete over all layers, or every layer loses the same share of what it has left."
+        "global", "Weights compete over all layers, or every layer loses the same fraction of its remaining weights."
     )
     rewind_step: int = option(
         0, "k: rewind to weights trained k steps on all classes, shared by all partitions; 0 is strict θ0."
@@ -82,7 +82,7 @@ class PruningConfig:
         """Raise `ConfigError` when a round would leave no weight, or remove none, of `total` weights."""
         kept = self.kept_per_round(total, num_partitions)
         if kept[-1] < 1:
-            raise ConfigError(f"of {total:,} prunable weights none would stay after {len(kept)} rounds; prune less.")
+            raise ConfigError(f"of {total:,} prunable weights none would be kept after {len(kept)} rounds; prune less.")
         if kept[0] >= total:
             raise ConfigError(f"of {total:,} prunable weights the first round would remove none; prune more.")
 
@@ -94,15 +94,15 @@ class MethodConfig:
     _argument_group_name: ClassVar[str] = "methods"
 
     update_every: int = option(100, "RigL, SET, gradual: steps from one change of the mask to the next.")
-    drop_fraction: float = option(0.3, "RigL, SET: the share of each tensor's weights that the first changes replace.")
-    update_until: float = option(0.75, "RigL, SET, gradual: the share of the training after which the mask stays.")
+    drop_fraction: float = option(0.3, "RigL, SET: fraction of each tensor's weights that the first updates drop.")
+    update_until: float = option(0.75, "RigL, SET, gradual: fraction of the steps after which the mask is fixed.")
     scoring_examples: int = option(10, "SNIP, GraSP: training images of each class that weights are scored on.")
     fisher_examples: int = option(4096, "CAP: training images that Fisher matrices are estimated from.")
     fisher_block: int = option(192, "CAP: consecutive weights whose interactions are modelled.")
     fisher_dampening: float = option(1e-8, "CAP: what is added to the diagonal of the Fisher matrices.")
-    fisher_memory_gb: float = option(1.5, "CAP: memory for Fisher matrices; with less of it gradients are taken anew.")
+    fisher_memory_gb: float = option(1.5, "CAP: memory for Fisher matrices; with less memory gradients are recomputed.")
     gate_examples: int = option(1024, "SAViT: training images that heads, units and channels are scored on.")
-    distillation: float = option(0.5, "SAViT: share of the loss that is agreement with the dense network; 0 is none.")
+    distillation: float = option(0.5, "SAViT: weight of distillation from the dense network in the loss, 0 to 1.")
     temperature: float = option(1.0, "SAViT: what logits are divided by where networks are compared.")
     cap_cycles: int = option(
         1, "CAP: prune in this number of equal fractions of what is left, each followed by a training run."
@@ -114,6 +114,6 @@ class MethodConfig:
             require(getattr(self, name) >= 1, f"--{name} must be at least 1, not {getattr(self, name)}.")
         for name in ("drop_fraction", "update_until"):
             require(0 < getattr(self, name) <= 1, f"--{name} must lie between 0 and 1, not {getattr(self, name)}.")
-        require(0 <= self.distillation <= 1, "--distillation is a share, between 0 and 1.")
+        require(0 <= self.distillation <= 1, "--distillation is a fraction, between 0 and 1.")
         for name in ("fisher_dampening", "fisher_memory_gb", "temperature"):
             require(getattr(self, name) > 0, f"--{name} must be positive, not {getattr(self, name)}.")

@@ -41,7 +41,7 @@ class RunConfig:
     )
     controls: bool = option(True, "Also train dense, LTH, random and layer-shuffled networks.")
     checkpointing_minutes: float = option(
-        5.0, "A training that is interrupted goes on from a state at most this old; 0 keeps none."
+        5.0, "An interrupted training run resumes from a checkpoint at most this old, in minutes; 0 saves none."
     )
     report_to: list[str] = option(
         [],

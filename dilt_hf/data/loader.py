@@ -253,7 +253,7 @@ class Batch(NamedTuple):
         pixels: float32 (B, C, H, W), normalised.
         labels: global class ids, int64 (B,).
         partners: the labels that were mixed in, int64 (B,); None without mixup and cutmix.
-        share: the share of `labels` in the mixture; 1 without.
+        share: the fraction of `labels` in the mixture; 1 without.
     """
 
     pixels: Tensor

@@ -258,7 +258,7 @@ def _class_ids(wanted: Sequence[str], names: Sequence[str]) -> list[int]:
                 f"{', …' if len(names) > 10 else ''}) nor numbers between 0 and {len(names) - 1} such as 0-4."
             )
     if len(found) < 2:
-        raise DataError(f"--classes {' '.join(wanted)} leaves a single class; there must be two to tell apart.")
+        raise DataError(f"--classes {' '.join(wanted)} leaves a single class; at least two are needed.")
     return sorted(found)
 
 

@@ -51,8 +51,8 @@ class Kind:
 
 @functools.cache
 def code_fingerprint(modules: tuple[str, ...]) -> str:
-    """Hash the code of modules and rooms: its syntax tree, so that neither comments, docstrings nor line breaks count.
-    Empty where there is no source to look at.
+    """Hash the code of modules and rooms: its syntax tree, so that neither comments, docstrings, line breaks nor the
+    messages of errors count. Empty where there is no source to look at.
 
     Example:
         >>> code_fingerprint(("utils.seeding",)) == code_fingerprint(("utils",))
@@ -64,6 +64,10 @@ def code_fingerprint(modules: tuple[str, ...]) -> str:
         for node in ast.walk(tree):
             if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
                 node.body = [part for part in node.body if not _is_text(part)]
+            elif isinstance(node, ast.Raise):
+                for part in ast.walk(node):
+                    if isinstance(part, ast.Constant) and isinstance(part.value, str):
+                        part.value = ""
         digest.update(f"{path.relative_to(PACKAGE)} {ast.dump(tree, annotate_fields=False)}".encode())
     return digest.hexdigest()[:DIGITS] if modules and any(_files(modules)) else ""
 

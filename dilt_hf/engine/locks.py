@@ -47,7 +47,7 @@ class Locks:
             OSError: when the file cannot be written.
         """
         if (self.path, name) in _held:
-            raise RunError(f"{name} would be made while it is being made, by the same process.")
+            raise RunError(f"{name} would be computed while this process is already computing it.")
         file = self._file()
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _place(name))

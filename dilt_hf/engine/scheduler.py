@@ -50,9 +50,9 @@ def carry_out(jobs: Sequence[Job], group: ProcessGroup) -> dict[str, str]:
     ]
     done: set[str] = set()
     failed: dict[str, str] = {}
-    told: set[str] = set()
+    announced: set[str] = set()
     while pending and not group.is_broken:
-        settled = _first_settled(pending, done, failed, group, told)
+        settled = _first_settled(pending, done, failed, group, announced)
         if settled is None:
             time.sleep(POLL_SECONDS)
         else:
@@ -79,7 +79,7 @@ def complete(jobs: Sequence[Job], group: ProcessGroup) -> bool:
 
 
 def _first_settled(
-    pending: Sequence[Job], done: set[str], failed: dict[str, str], group: ProcessGroup, told: set[str]
+    pending: Sequence[Job], done: set[str], failed: dict[str, str], group: ProcessGroup, announced: set[str]
 ) -> Job | None:
     """Try the pending jobs in order until one is done or has failed; return None when all are taken or wait."""
     for job in pending:
@@ -92,8 +92,8 @@ def _first_settled(
                 done.add(job.name)
                 return job
             except BusyError as busy:
-                if busy.launch not in ("", group.launch) and group.is_group_zero and busy.launch not in told:
-                    told.add(busy.launch)
+                if busy.launch not in ("", group.launch) and group.is_group_zero and busy.launch not in announced:
+                    announced.add(busy.launch)
                     print(f"Another launch works in this folder, and they share the work ({busy}).", flush=True)
                 continue
             except (DiltError, OSError) as error:

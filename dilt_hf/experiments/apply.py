@@ -135,7 +135,7 @@ class Application:
                 mine = [names.index(name) for name in part.class_names if name in names]
                 if (table[mine] >= 0).any():
                     raise TicketError(
-                        f"the partitions of {tickets!r} share classes, so none has classes of its own; give "
+                        f"the partitions of {tickets!r} share classes, so none has classes of its own; choose "
                         "tickets whose partitions divide the classes."
                     )
                 table[mine] = k

@@ -21,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("repository", help="a ticket repository: a folder, or an id on the Hub")
     parser.add_argument("--revision", help="a branch, tag or commit on the Hub; by default main")
     parser.add_argument("--port", type=int, help="by default the first that is free from 7860 on")
-    parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets other machines in; by default %(default)s")
+    parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 accepts other machines; by default %(default)s")
     options = parser.parse_args(arguments)
     try:
         from dilt_hf.explore.app import launch, make_app

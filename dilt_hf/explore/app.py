@@ -27,7 +27,7 @@ LONGEST = 200  # characters of a composition
 LARGEST = "20mb"  # of an image's file
 ABOUT = "Subnetworks of one network, found by pruning it on disjoint classes from one start, θ0."
 ABOUT_TABLE = (
-    "Density is the kept share of the prunable weights. Accuracy, where it was measured, is the trained ticket's on "
+    "Density is the kept fraction of the prunable weights. Accuracy, where it was measured, is the trained ticket's on "
     "the test set; *shuffled* is that of as many weights in every layer at shuffled positions. Both are of this "
     "repository's seed alone."
 )

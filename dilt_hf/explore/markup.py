@@ -26,7 +26,7 @@ def headline(view: TicketView, references: Sequence[TicketView]) -> str:
     beside = ", ".join(f"{escape(each.name)} {percent(each.overall.density)} %" for each in references)
     return (
         f'<h3 class="ticket">{escape(view.name)}</h3>'
-        f'<p><strong class="density">{percent(overall.density)} %</strong> of the prunable weights stay: '
+        f'<p><strong class="density">{percent(overall.density)} %</strong> of the prunable weights are kept: '
         f"{overall.kept:,} of {overall.total:,}. For comparison: {beside}.</p>"
     )
 

@@ -33,7 +33,7 @@ POINTS, PERCENT, CORRELATION = "points", "%", "correlation"
 
 @dataclasses.dataclass(frozen=True)
 class Criterion:
-    """One number a seed, and what it must exceed.
+    """One number per seed, and the margin that its mean must exceed.
 
     Attributes:
         key: its name for machines.

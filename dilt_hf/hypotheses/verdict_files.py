@@ -111,18 +111,18 @@ def criterion_table(found: Sequence[Verdict]) -> str:
         for each in found
         for judged in each.criteria
     ]
-    head = ["", "criterion", "mean [95 % interval]", "must exceed", "p above", "p below", "seeds"]
+    head = ["", "criterion", "mean [95 % interval]", "margin", "p above", "p below", "seeds"]
     return markdown_table(head, rows, numbers=False)
 
 
 VERDICT_CAPTION = (
-    "Declared before the data were seen (`dilt_hf/hypotheses/registry.py`). Supported: every criterion lies above what "
-    "it must exceed, controls too. Refuted: one of them lies below. p: of that, corrected for all hypotheses that were "
-    "tested (Holm), where nothing is decided that of support; decided at 2.5 % in each direction."
+    "Declared before the data were seen (`dilt_hf/hypotheses/registry.py`). Supported: every criterion, controls "
+    "included, lies above its margin. Refuted: one of them lies below. p: of the verdict, or of support where nothing "
+    "is decided, corrected for all hypotheses that were tested (Holm); decided at 2.5 % in each direction."
 )
 CRITERION_CAPTION = (
-    "One number a seed; Student's t over seeds. p above, p below: one-sided, of the mean lying above, or below, what "
-    "it must exceed, not corrected."
+    "One number per seed; Student's t over seeds. p above, p below: one-sided, of the mean lying above, or below, the "
+    "margin, not corrected."
 )
 
 

@@ -60,7 +60,7 @@ def _eligible(scores: Mapping[str, Tensor], within: Mapping[str, Tensor] | None)
         check_alike([within, {name: tensor.bool() for name, tensor in scores.items()}])
     for name, tensor in scores.items():
         if torch.isnan(tensor).any():
-            raise MaskError(f"'{name}' holds NaN, so its weights cannot be ranked; the training before it diverged.")
+            raise MaskError(f"'{name}' holds NaN, so its weights cannot be ranked; training before it diverged.")
     parts = [scores[name].flatten() if within is None else scores[name][within[name]] for name in scores]
     return torch.cat(parts).to(torch.float32) if parts else torch.empty(0)
 

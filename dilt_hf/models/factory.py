@@ -88,7 +88,7 @@ def _from_checkpoint(config: ModelConfig, num_labels: int, labels: dict[str, Any
     if settings.num_labels != num_labels and not config.reset_head:
         raise ModelError(
             f"the head of {where} has {settings.num_labels} outputs, but the dataset has {num_labels} classes; "
-            "pass --reset_head true to train a new head, or choose the data it was made for."
+            "pass --reset_head true to train a new head, or choose the data it was trained on."
         )
     for name, value in labels.items():
         setattr(settings, name, value)

@@ -163,7 +163,9 @@ def read_weights(path: str | os.PathLike, names: Iterable[str] | None = None) ->
         with safetensors.safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in (file.keys() if names is None else names)}
     except safetensors.SafetensorError as error:
-        raise ModelError(f"{os.fspath(path)} is damaged ({error}); delete its folder to have it made again.") from error
+        raise ModelError(
+            f"{os.fspath(path)} is damaged ({error}); delete its folder, and it is computed again."
+        ) from error
 
 
 def weights_sha256(folder: str | os.PathLike) -> str:

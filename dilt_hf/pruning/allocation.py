@@ -1,7 +1,7 @@
 """How the kept weights are divided among the tensors of a network.
 
 Scores say which weights are worth keeping; a *distribution* says among which others they compete: all of them
-("global"), or those of their own tensor, where every tensor keeps the same share ("uniform") or its share by
+("global"), or those of their own tensor, where every tensor keeps the same density ("uniform") or its share by
 Erdős-Rényi-Kernel ("erk"). Counts are exact in all three.
 """
 

@@ -37,7 +37,7 @@ class Similarity:
 
     @property
     def beyond(self) -> float:
-        """The share of the way from chance (0) to equality (1); it, and not the Jaccard index, stays where density
+        """The fraction of the way from chance (0) to equality (1); it, and not the Jaccard index, stays where density
         alone changes.
         """
         return (self.jaccard - self.chance) / (1 - self.chance) if self.chance < 1 else math.nan
@@ -67,7 +67,7 @@ def collapse(
         5
     """
     if direction not in DIRECTIONS:
-        raise MaskError(f"a collapse goes {', '.join(DIRECTIONS)}, not '{direction}'.")
+        raise MaskError(f"the direction of a collapse is {', '.join(DIRECTIONS)}, not '{direction}'.")
     _check_order(curve)
     changes = [
         (after.beyond - before.beyond) / math.log(before.density / after.density)

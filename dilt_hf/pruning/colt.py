@@ -25,7 +25,7 @@ def consensus_round(weights: Sequence[Weights], mask: Masks, fraction: float, le
     Args:
         weights: gives the prunable weights of each model after the round's training.
         mask: the common mask of the round.
-        fraction: the share of the remaining weights that each model prunes.
+        fraction: the fraction of the remaining weights that each model prunes.
         least: the target count, at most what `mask` keeps.
 
     Example:

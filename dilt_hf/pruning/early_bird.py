@@ -2,8 +2,8 @@
 
 You et al. (2020, arXiv 1909.11957), algorithm 1: after each epoch the mask is drawn, and training ends when the largest
 distance between any two of the last five masks falls below ε = 0.1. Their masks are of channels, by batch norm scale;
-here they are of weights, by global magnitude, as everywhere in IMP. The distance is the share of the round's remaining
-weights in which two masks differ.
+here they are of weights, by global magnitude, as everywhere in IMP. The distance is the fraction of the round's
+remaining weights in which two masks differ.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class EarlyBird:
     Args:
         before: the mask that the round trains under.
         kept: how many weights are kept after it.
-        threshold: ε, a share of the weights of `before`.
+        threshold: ε, a fraction of the weights of `before`.
 
     Attributes:
         state: the last masks, oldest first, for a checkpoint.

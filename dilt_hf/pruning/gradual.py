@@ -22,7 +22,7 @@ class GradualPruning:
         kept: how many weights are kept in the end, exactly.
         steps: of the whole training.
         every: steps from one pruning to the next.
-        begin, end: the share of the training where pruning begins and where the final count is reached.
+        begin, end: the fraction of the training where pruning begins and where the final count is reached.
         distribution: "global", "uniform" or "erk" (`distributions.select`).
 
     Raises:

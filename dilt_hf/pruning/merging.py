@@ -30,7 +30,7 @@ def ties(
     Args:
         start: θ0, by name; tensors of whole numbers are left as they are.
         trained: networks that were trained from it.
-        density: the share of each network's changes, the largest, that is kept.
+        density: the fraction of each network's changes, the largest, that is kept.
         scale: λ, what the merged change is multiplied by.
 
     Raises:

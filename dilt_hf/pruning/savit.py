@@ -1,4 +1,4 @@
-"""SAViT (Zheng et al., NeurIPS 2022): make a trained vision transformer really smaller, to a share of its operations.
+"""SAViT (Zheng et al., NeurIPS 2022): shrink a trained vision transformer to a fraction of its operations.
 
 Three kinds of parts can go: attention heads, hidden units of the MLPs, and channels of the embedding, which all layers
 share. Each part has a gate of value 1. The score of a part is the mean over examples of (gate · ∂L/∂gate)², and parts
@@ -131,8 +131,8 @@ def interactions(model: nn.Module, batches: Batches, scores: Mapping[str, Tensor
     """Compute c: how the loss curves when kinds are lowered together, float64 (3, 3) in the order of `KINDS`.
 
     C_st = u_sᵀ H u_t with H the Hessian of the mean loss in the gates and u_s the direction of `directions`, so that
-    rᵀCr / 2 is what removing the shares r costs. Directions of falling curvature, which would reward removal, count as
-    flat.
+    rᵀCr / 2 is what removing the fractions r costs. Directions of falling curvature, which would reward removal,
+    count as flat.
     """
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -245,7 +245,7 @@ def best_structure(shape: Shape, scores: Mapping[str, Tensor], together: Tensor,
         ModelError: when nothing meets the target.
     """
     if not 0 < target <= 1:
-        raise ModelError(f"a target must be a share of the operations, between 0 and 1, not {target}.")
+        raise ModelError(f"a target must be a fraction of the operations, between 0 and 1, not {target}.")
     allowed = target * shape.all_operations
     grid = [step * GRID for step in range(round(MOST_REMOVED / GRID) + 1)]
     best: tuple[float, tuple[int, int, int]] | None = None

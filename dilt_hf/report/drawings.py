@@ -51,7 +51,7 @@ def interval_bar(judged: Judged) -> str:
         return round(BAR_WIDTH * (value - low) / (high - low), 1)
 
     middle = BAR_HEIGHT / 2
-    words = f"mean {judged.mean:+.3g}, interval {judged.low:+.3g} to {judged.high:+.3g}, must exceed {least:g}"
+    words = f"mean {judged.mean:+.3g}, interval {judged.low:+.3g} to {judged.high:+.3g}, margin {least:g}"
     return (
         f'<svg class="bar" viewBox="0 0 {BAR_WIDTH} {BAR_HEIGHT}" role="img" aria-label="{words}">'
         f'<rect class="enough" x="{place(least)}" width="{BAR_WIDTH - place(least)}" height="{BAR_HEIGHT}"/>'

@@ -1,4 +1,4 @@
-"""Methods side by side where all keep the same share of the weights: a table, and what the images of it show."""
+"""Methods side by side where all keep the same fraction of the weights: a table, and what the images of it show."""
 
 from __future__ import annotations
 

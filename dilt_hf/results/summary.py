@@ -36,7 +36,7 @@ def results_caption(results: Results) -> str:
     seeds = len({entry.seed for entry in results.entries})
     interval = f"mean ± 95 % t-interval over {seeds} seeds" if seeds > 1 else "one seed, so no interval"
     text = (
-        f"Test accuracy in %, {interval}. Density: kept share of the prunable weights. T_k: the test images of "
+        f"Test accuracy in %, {interval}. Density: kept fraction of the prunable weights. T_k: the test images of "
         "partition k, classified among all classes."
     )
     if not results.overlaps:

@@ -82,7 +82,9 @@ class TicketSwitch:
         if self._dense is None:
             raise ModelError("the ticket was merged into the model, so none can be set; load the model anew.")
         if any(module._parameters.get(attribute) is not self._live[key] for key, module, attribute in self._homes):
-            raise ModelError("the model's parameters were replaced since the switch was made; make a new TicketSwitch.")
+            raise ModelError(
+                "the model's parameters were replaced since the TicketSwitch was created; create a new one."
+            )
         self._mask_of(name)
         groups: dict[str | None, list[str]] = {}
         for key, parameter in self._live.items():

@@ -42,7 +42,7 @@ class Teacher:
 
     Attributes:
         model: in evaluation mode, on the device; its outputs are those of the student.
-        share: of the loss, that is the divergence of softened outputs from the teacher's; the rest is the labels'.
+        share: the weight of the divergence of softened outputs from the teacher's; the rest is the labels'.
         temperature: what logits are divided by for it.
     """
 

@@ -15,7 +15,7 @@ class PartitionScores(evaluate.Metric):
     `compute(predictions=…, references=…, partitions=…)` takes one class id, one true class id and one partition number
     per row and returns
 
-    - ``accuracy``: share of right predictions over all rows;
+    - ``accuracy``: fraction of right predictions over all rows;
     - ``partition_accuracy``: the same over the rows of each partition, a list;
     - ``balanced_accuracy``: mean of the recalls of the classes that occur;
     - ``recall``: class id to recall, for the classes that occur.

@@ -86,7 +86,7 @@ def test_too_little_to_say():
     rng = np.random.default_rng(5)
     few = measure_link(*simulated(rng, layers=4, strength=3.0))
     assert few.correlations[PARTIAL].p is None
-    assert few.sentence == "4 layers are too few to tell a link from chance."
+    assert few.sentence == "4 layers are too few to distinguish a link from chance."
     assert "needs 3 seeds" in measure_link(*simulated(rng, seeds=2, strength=3.0), permutations=99).sentence
     with pytest.raises(AnalysisError, match="only 2 layers"):
         measure_link(*simulated(rng, layers=2))

@@ -58,7 +58,7 @@ def test_listing_and_showing_explain_what_is_there(run, capsys):
     main(["ls", str(folder)])
     listed = capsys.readouterr().out
     assert "the beginning" in listed
-    assert "interrupted; goes on where it stopped" in listed
+    assert "interrupted; resumes where it stopped" in listed
     assert "2 x train: 0.00 MB, 14.0 s" in listed
     main(["show", str(folder), network.address[:12]])
     shown = capsys.readouterr().out

@@ -48,7 +48,7 @@ def test_changed_numbers_are_seen():
     assert golden.differing(numbers, {}) == list(numbers)
 
 
-def test_comments_and_docstrings_are_no_code_and_everything_else_is(tmp_path, monkeypatch):
+def test_comments_docstrings_and_messages_are_no_code_and_everything_else_is(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "PACKAGE", tmp_path)
     (tmp_path / "room").mkdir()
 
@@ -60,6 +60,9 @@ def test_comments_and_docstrings_are_no_code_and_everything_else_is(tmp_path, mo
     first = fingerprint('"""Says."""\n\n\ndef f(x):\n    """Says more."""\n    return x + 1  # why\n')
     assert fingerprint("def f(x):\n    return (\n        x + 1\n    )\n") == first
     assert fingerprint("def f(x):\n    return x - 1\n") != first
+    refusing = fingerprint("def f(x):\n    raise ValueError(f'{x} is bad')\n")
+    assert fingerprint("def f(x):\n    raise ValueError(f'{x} is not good')\n") == refusing
+    assert fingerprint("def f(x):\n    raise TypeError(f'{x} is bad')\n") != refusing
     code_fingerprint.cache_clear()
 
 

@@ -71,7 +71,7 @@ def _look(path):
 def test_claiming_twice_in_one_process_is_an_error(tmp_path):
     claims = Locks(tmp_path / "claims")
     assert claims.take("a")
-    with pytest.raises(RunError, match="while it is being made"):
+    with pytest.raises(RunError, match="already computing it"):
         Locks(tmp_path / "claims").take("a")
     claims.release("a")
 

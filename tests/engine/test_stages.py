@@ -78,7 +78,7 @@ def test_a_damaged_record_is_named(tmp_path):
 
 def test_a_stage_that_needs_itself_is_an_error_and_no_deadlock(tmp_path):
     store = Stages(tmp_path)
-    with pytest.raises(RunError, match="while it is being made"):
+    with pytest.raises(RunError, match="already computing it"):
         store.get(K, {}, lambda folder: dict(store.get(K, {}, lambda inner: {}).record))
 
 

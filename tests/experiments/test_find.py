@@ -243,7 +243,7 @@ def test_a_folder_with_something_else_in_it_is_left_alone(quick_config):
     [
         ("run", {"tickets": ["core", "specialist_7"]}, "there is no ticket 'specialist_7'"),
         ("run", {"matched_density": [1e-9]}, "keeps no weight"),
-        ("pruning", {"num_rounds": None, "target_sparsity": 0.9999999}, "none would stay"),
+        ("pruning", {"num_rounds": None, "target_sparsity": 0.9999999}, "none would be kept"),
         ("pruning", {"pruning_fraction": 1e-9}, "the first round would remove none"),
         ("pruning", {"rewind_step": 99}, "--rewind_step 99 lies beyond"),
     ],

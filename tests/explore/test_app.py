@@ -70,7 +70,7 @@ def test_tickets_are_chosen_composed_and_tried_on_a_image(page, tickets, tmp_pat
     compose(page, "core + specialist_1")
     headline(page, "core+specialist_1")
     kept, total = tickets.packed("core+specialist_1").count_kept(), tickets.partitions[0].count_total()
-    assert page.get_by_text(f"of the prunable weights stay: {kept:,} of {total:,}").is_visible()
+    assert page.get_by_text(f"of the prunable weights are kept: {kept:,} of {total:,}").is_visible()
     assert page.get_by_role("img", name="Bar chart: density of every prunable tensor of core+specialist_1").is_visible()
     assert page.get_by_role("table").nth(1).get_by_role("rowheader").count() == len(tickets.partitions[0])
 
@@ -129,7 +129,7 @@ def test_a_repository_on_the_hub_is_explored_by_its_id(browser, repository, tick
         compose(page, "union-specialist_0")
         headline(page, "union-specialist_0")
         kept = tickets.packed("union-specialist_0").count_kept()
-        assert page.get_by_text(f"of the prunable weights stay: {kept:,} of").is_visible()
+        assert page.get_by_text(f"of the prunable weights are kept: {kept:,} of").is_visible()
         page.locator("#examples button").first.click()
         page.locator("#predictions").get_by_text("%").nth(20).wait_for()
         assert "trained weights" in cards(page)[1]

@@ -43,7 +43,7 @@ def first(values, count):
     return values.sort(stable=True).indices[:count]
 
 
-def by_the_paper(model, masks, feed, config, key, every, share, until):
+def by_the_paper(model, masks, feed, config, key, every, fraction, until):
     """Algorithm 1 with SGD or AdamW, without a line of the package's loop; yields after each step."""
     weights = prunable_parameters(model)
     kinds = {"SGD": torch.optim.SGD, "AdamW": torch.optim.AdamW}
@@ -66,9 +66,9 @@ def by_the_paper(model, masks, feed, config, key, every, share, until):
             optimizer.zero_grad()
             torch.nn.functional.cross_entropy(model(batch.pixels).logits, batch.labels).backward()
             if 0 < step < end and step % every == 0:
-                fraction = share / 2 * (1 + math.cos(math.pi * step / end))
+                annealed = fraction / 2 * (1 + math.cos(math.pi * step / end))
                 for name, weight in weights.items():
-                    moved = int(fraction * int(masks[name].sum()))
+                    moved = int(annealed * int(masks[name].sum()))
                     old, flat = masks[name].flatten(), weight.detach().flatten()
                     dropped = first(torch.where(old, flat.abs(), torch.inf).flip(0), moved)  # of equal ones the last
                     dropped = len(old) - 1 - dropped
@@ -103,9 +103,9 @@ def test_a_training_is_that_of_the_paper(feed, accelerator, optimizer):
         SGD, optim=optimizer, learning_rate=rate, num_train_epochs=3, lr_scheduler_type="cosine"
     )
     (ours, masks, _), (theirs, _, _) = doubled("conv3"), doubled("conv3")
-    rewiring = Rewiring(masks, STEPS, every=3, share=0.4)
+    rewiring = Rewiring(masks, STEPS, every=3, fraction=0.4)
     record = run_training(ours, {}, feed, config, accelerator, key=(0, "x"), topology=rewiring)
-    expected = by_the_paper(theirs, masks, feed, config, (0, "x"), every=3, share=0.4, until=0.75)
+    expected = by_the_paper(theirs, masks, feed, config, (0, "x"), every=3, fraction=0.4, until=0.75)
     assert record.rewirings == 5
     assert record.densities == [(0, record.densities[0][1])], "the density of each tensor stays"
     for name, mask in expected.items():

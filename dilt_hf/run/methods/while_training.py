@@ -59,7 +59,7 @@ class Rewired(Dynamic):
                 on_device(ctx, mask),
                 schedule_steps(ctx),
                 every=options.update_every,
-                share=options.drop_fraction,
+                fraction=options.drop_fraction,
                 until=options.update_until,
                 key=None if self.by_gradient else (search.seed, self.name, f"{density:g}"),
             )
