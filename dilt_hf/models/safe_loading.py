@@ -26,6 +26,9 @@ from dilt_hf.models.weights import WEIGHTS_FILE
 from dilt_hf.utils.errors import ModelError
 from dilt_hf.utils.files import own_file, read_json
 
+# Any other name of an implementation makes transformers fetch a kernel from the Hub and import it, where the package
+# `kernels` is installed.
+OWN_IMPLEMENTATIONS = (None, True, False, "eager", "sdpa")
 MOST_NUMBER = 200_000  # classes, widths, layers: transformers makes a table as long as `num_labels` says
 
 
@@ -92,10 +95,26 @@ def _read_config(folder: Path) -> Any:
     try:
         with quiet_transformers():
             # transformers is not given the path: it would follow what the file says to other files
-            return CONFIG_MAPPING[content["model_type"]].from_dict(content)
+            config = CONFIG_MAPPING[content["model_type"]].from_dict(content)
     except Exception as error:
         reason = " ".join(str(error).split())
         raise ModelError(f"{path} does not describe a model ({reason}).") from error
+    _check_implementations(config, path)
+    return config
+
+
+def _check_implementations(config: Any, path: Path) -> None:
+    """Refuse implementations of attention and the like that are not transformers' own.
+
+    The finished configuration is looked at, not the file: there are many spellings, and names mapped to others.
+    """
+    for name, value in vars(config).items():
+        if "implementation" in name.lower() and not any(value is own or value == own for own in OWN_IMPLEMENTATIONS):
+            raise ModelError(
+                f"{path} asks for the implementation {str(value)[:60]!r}, which would run other code; remove that."
+            )
+        if hasattr(value, "model_type"):  # a configuration within the configuration
+            _check_implementations(value, path)
 
 
 def _check_numbers(content: Any, path: Path, key: str = "") -> None:

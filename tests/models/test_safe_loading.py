@@ -58,3 +58,29 @@ def test_a_damaged_config_never_runs_code_nor_ends_in_a_traceback(tmp_path, chan
     monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked to run foreign code"))
     with pytest.raises(ModelError, match=r"config\.json"):
         load_model(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"attn_implementation": "anyone/anything"},
+        {"_attn_implementation": "anyone/anything"},
+        {"attn_implementation": "flash_attention_2"},
+        {"attn_implementation": {"": "anyone/anything"}},
+        {"experts_implementation": "anyone/anything"},
+        {"attribute_map": {"other": "_attn_implementation"}, "other": "anyone/anything"},
+    ],
+)
+def test_no_implementation_from_elsewhere_is_asked_for(tmp_path, asked):
+    """With the package `kernels` transformers would import it."""
+    model = build("vit-tiny", 32)
+    factory.save_model(model, tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | asked))
+    with pytest.raises(ModelError, match=r"config\.json"):
+        load_model(tmp_path)
+    harmless = {"attn_implementation": "eager", "_attn_implementation_internal": "anyone/anything"}  # overwritten
+    (tmp_path / "config.json").write_text(json.dumps(config | harmless))
+    loaded = load_model(tmp_path)
+    assert type(loaded) is type(model)
+    assert loaded.config._attn_implementation == "eager"
