@@ -74,10 +74,16 @@ def test_every_public_name_of_the_analysis_exists():
 
 
 @functools.cache
+def nodes_of(name):
+    """The nodes of the syntax tree of a module."""
+    return list(ast.walk(ast.parse((ROOT / f"{name.replace('.', '/')}.py").read_text(encoding="utf-8"))))
+
+
+@functools.cache
 def imports_of(name):
     """The modules of this package that one of them imports, wherever in its file."""
     found = set()
-    for node in ast.walk(ast.parse((ROOT / f"{name.replace('.', '/')}.py").read_text(encoding="utf-8"))):
+    for node in nodes_of(name):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names if alias.name.startswith("dilt_hf.")}
         elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "dilt_hf":
@@ -111,8 +117,7 @@ def test_functions_take_few_arguments_and_fewer_without_a_name():
     """Public functions of the analysis, whose options have defaults, are exempt from the first limit."""
     many = []
     for name in modules():
-        tree = ast.parse((ROOT / f"{name.replace('.', '/')}.py").read_text(encoding="utf-8"))
-        for each in ast.walk(tree):
+        for each in nodes_of(name):
             if isinstance(each, ast.FunctionDef):
                 unnamed = [a.arg for a in (*each.args.posonlyargs, *each.args.args) if a.arg not in ("self", "cls")]
                 public = name.startswith("analysis.") and not each.name.startswith("_")

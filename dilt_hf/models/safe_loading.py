@@ -109,7 +109,7 @@ def _check_implementations(config: Any, path: Path) -> None:
     The finished configuration is looked at, not the file: there are many spellings, and names mapped to others.
     """
     for name, value in vars(config).items():
-        if "implementation" in name.lower() and not any(value is own or value == own for own in OWN_IMPLEMENTATIONS):
+        if "implementation" in name.lower() and value not in OWN_IMPLEMENTATIONS:
             raise ModelError(
                 f"{path} asks for the implementation {str(value)[:60]!r}, which would run other code; remove that."
             )

@@ -59,7 +59,7 @@ def cards(page):
     return page.locator("#predictions .card").all_inner_texts()
 
 
-def test_tickets_are_chosen_composed_and_tried_on_a_image(page, tickets, tmp_path):
+def test_tickets_are_chosen_composed_and_tried_on_an_image(page, tickets, tmp_path):
     assert page.get_by_text("scikit-learn's digits, images of 8 px").is_visible()
 
     page.get_by_label("Ticket", exact=True).click()
@@ -101,7 +101,7 @@ def test_tickets_are_chosen_composed_and_tried_on_a_image(page, tickets, tmp_pat
     assert page.get_by_role("alert").count() == 0
 
 
-def test_a_image_of_ones_own_is_classified(browser, address, tickets, tmp_path):
+def test_an_image_of_ones_own_is_classified(browser, address, tickets, tmp_path):
     from dilt_hf.explore.networks import Networks
 
     Image.new("RGB", (40, 25), (200, 30, 90)).save(tmp_path / "own.png")

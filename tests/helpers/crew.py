@@ -7,6 +7,7 @@ import functools
 import multiprocessing
 import os
 from multiprocessing import forkserver
+from unittest.mock import patch
 
 import torch.distributed as dist
 
@@ -50,24 +51,9 @@ def prepared():
     assert forkserver._forkserver._forkserver_pid is None, "mark tests of processes with xdist_group('processes')"
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(MODULES)
-    with environment(**loopback_hub().environment):
+    with patch.dict(os.environ, loopback_hub().environment):
         forkserver.ensure_running()
     return context
-
-
-class environment:  # noqa: N801
-    """Variables that processes started meanwhile inherit."""
-
-    def __init__(self, **variables):
-        self.variables = variables
-
-    def __enter__(self):
-        self.before = dict(os.environ)
-        os.environ.update(self.variables)
-
-    def __exit__(self, *_):
-        os.environ.clear()
-        os.environ.update(self.before)
 
 
 class Crew:
@@ -101,7 +87,7 @@ class Crew:
             variables = {name: str(value) for name, value in place.items()} if launched else {}
             variables["ACCELERATE_USE_CPU"] = "true"
             self.processes.append(context.Process(target=_work, args=(variables, output, target, arguments)))
-            with environment(**loopback_hub().environment | (fresh or {})):
+            with patch.dict(os.environ, loopback_hub().environment | (fresh or {})):
                 self.processes[-1].start()
 
     def finish(self):

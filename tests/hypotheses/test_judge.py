@@ -85,7 +85,7 @@ def test_what_is_missing_is_not_judged():
         judge(GAIN, Measured({0: 1.0, 1: math.nan, 2: 1.0}))
 
 
-def test_seeds_that_agree_to_the_image_are_known_no_better_than_a_image():
+def test_seeds_that_agree_to_the_image_are_known_no_better_than_an_image():
     same = Measured({0: 0.6, 1: 0.6, 2: 0.6}, step=0.5)
     measured = judge(GAIN, same)
     assert measured.low < 0.5 < measured.high
