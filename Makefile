@@ -10,7 +10,7 @@ demo: $(INSTALLED)
 	ACCELERATE_USE_CPU=true OMP_NUM_THREADS=1 $(BIN)/accelerate launch --multi_gpu --num_machines 1 --num_processes 2 \
 		--main_process_port 0 --mixed_precision no --dynamo_backend no recipes/dilt_digits.py $(ARGS)
 
-test: $(INSTALLED)
+test: $(INSTALLED) .compat/oldest
 	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder $(ARGS)
 
 test-fast: ARGS += -m "not slow"
@@ -33,7 +33,14 @@ bench: $(INSTALLED)
 	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
 
 clean:
-	rm -rf .venv .bootstrap build dist runs .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf .venv .bootstrap .compat build dist runs .pytest_cache .ruff_cache .mypy_cache .hypothesis
+
+# The oldest supported transformers, and the `kernels` of its time, over what .venv holds: for tests/compatibility
+.compat/oldest: pyproject.toml | $(INSTALLED)
+	rm -rf $@
+	uv=$$(command -v uv || echo .bootstrap/bin/uv); $$uv pip install --quiet --no-deps --python $(BIN)/python \
+		--target $@ transformers==5.0.0 kernels==0.11.7 huggingface_hub==1.3.7 tokenizers==0.22.2
+	touch $@
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,7 +12,7 @@ from dilt_hf.data.splits import digits
 from dilt_hf.models.factory import PROCESSOR_FILE
 from dilt_hf.tickets.tickets import Tickets
 from dilt_hf.utils.errors import DataError
-from dilt_hf.utils.files import own_file, read_json
+from dilt_hf.utils.files import own_file, pretty_json, read_json, write_atomically
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -33,9 +35,14 @@ def load_processor(tickets: Tickets) -> Any:
 
     folder = tickets.theta0_folder()
     path = own_file(folder, PROCESSOR_FILE, "so images cannot be prepared as in training", DataError)
-    _check_sizes(read_json(path, MOST_BYTES, DataError), str(path))
+    content = read_json(path, MOST_BYTES, DataError)
+    if not isinstance(content, dict):
+        raise DataError(f"{path} does not describe an image processor (it is no JSON object); restore it.")
+    _check_sizes(content, str(path))
     try:
-        return AutoImageProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        with tempfile.TemporaryDirectory() as alone:  # what lies beside it, transformers would read unchecked
+            write_atomically(Path(alone, PROCESSOR_FILE), pretty_json(content | {"auto_map": {}}))
+            return AutoImageProcessor.from_pretrained(alone, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # transformers meets a damaged file with whatever its values break
         reason = " ".join(str(error).split())
         raise DataError(f"{path} does not describe an image processor ({reason}); restore it.") from error

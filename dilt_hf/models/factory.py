@@ -17,19 +17,23 @@ import torch
 from torch import Tensor, nn
 
 from dilt_hf.config.model import ModelConfig
+from dilt_hf.models.configurations import (
+    MODEL_CONFIG_FILE,
+    MOST_CONFIG_BYTES,
+    check_declared,
+    fetch_configuration,
+    quiet_transformers,
+    register_architectures,
+)
 from dilt_hf.models.presets import PRESETS, default_patch_size
 from dilt_hf.models.weights import TIMM_PREFIX, checkpoint_tensors, head_modules, read_weights
-from dilt_hf.utils.errors import ModelError
+from dilt_hf.utils.errors import DiltError, ModelError
 from dilt_hf.utils.files import read_json
 from dilt_hf.utils.seeding import derive_seed
 
 logger = logging.getLogger(__name__)
 TIMM = "timm:"
-MODEL_CONFIG_FILE, PROCESSOR_FILE, CODE_FILE = "config.json", "preprocessor_config.json", "architectures.py"
-MOST_CONFIG_BYTES = 4 * 2**20  # ImageNet-21k's class names take 1.5 MB
-
-
-# --- presets ---------------------------------------------------------------------------------------------------------
+PROCESSOR_FILE, CODE_FILE = "preprocessor_config.json", "architectures.py"
 
 
 # --- building θ0 -----------------------------------------------------------------------------------------------------
@@ -66,25 +70,11 @@ def build_model(config: ModelConfig, class_names: Sequence[str], image_size: int
     return model.float().eval()
 
 
-def register_architectures() -> None:
-    """Make `AutoModelForImageClassification` know this package's own architectures."""
-    from transformers import AutoConfig, AutoModelForImageClassification
-
-    from dilt_hf.models import architectures as own
-
-    for name in ("CifarResNet", "Conv3", "HeResNet", "ThinViT", "ThinDeiT"):
-        config_class, model_class = getattr(own, f"{name}Config"), getattr(own, f"{name}ForImageClassification")
-        AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
-        AutoModelForImageClassification.register(config_class, model_class, exist_ok=True)
-        config_class.register_for_auto_class()  # saved checkpoints carry the code, so they open without this package
-        model_class.register_for_auto_class("AutoModelForImageClassification")
-
-
 def _from_checkpoint(config: ModelConfig, num_labels: int, labels: dict[str, Any]) -> nn.Module:
-    from transformers import AutoConfig, AutoModelForImageClassification
+    from transformers import AutoModelForImageClassification
 
-    where, source = config.model_name_or_path or "", {"revision": config.model_revision, "trust_remote_code": False}
-    settings = AutoConfig.from_pretrained(where, **source, **config.config_overrides)
+    where = config.model_name_or_path or ""
+    settings = fetch_configuration(where, config.model_revision, config.config_overrides)
     if settings.num_labels != num_labels and not config.reset_head:
         raise ModelError(
             f"the head of {where} has {settings.num_labels} outputs, but the dataset has {num_labels} classes; "
@@ -92,9 +82,16 @@ def _from_checkpoint(config: ModelConfig, num_labels: int, labels: dict[str, Any
         )
     for name, value in labels.items():
         setattr(settings, name, value)
-    model, report = AutoModelForImageClassification.from_pretrained(
-        where, config=settings, **source, output_loading_info=True, ignore_mismatched_sizes=True
-    )
+    with _building(where):
+        model, report = AutoModelForImageClassification.from_pretrained(
+            where,
+            config=settings,
+            revision=config.model_revision,
+            trust_remote_code=False,
+            use_safetensors=True,  # nothing is ever unpickled
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+        )
     heads = {id(parameter) for head in head_modules(model) for parameter in head.parameters()}
     new = {name for name, tensor in model.state_dict(keep_vars=True).items() if id(tensor) in heads}
     filled = {*report["missing_keys"], *(key if isinstance(key, str) else key[0] for key in report["mismatched_keys"])}
@@ -107,19 +104,18 @@ def _from_checkpoint(config: ModelConfig, num_labels: int, labels: dict[str, Any
 
 
 def _from_architecture(config: ModelConfig, image_size: int, labels: dict[str, Any]) -> nn.Module:
-    from huggingface_hub.errors import StrictDataclassError
-    from transformers import AutoConfig, AutoModelForImageClassification
+    from transformers import AutoModelForImageClassification
 
     name = config.architecture or config.model_name_or_path or ""
     settings = labels | config.config_overrides
-    try:
+    with _building(name):
         if name.startswith(TIMM):
             return _from_timm(name.removeprefix(TIMM), config, image_size, labels)
         if name in PRESETS:
             settings = PRESETS[name](image_size, config.patch_size, **{"num_channels": config.num_channels} | settings)
+            check_declared(type(settings), config.config_overrides)
         elif os.path.exists(name) or "/" in name:
-            source = {"revision": config.model_revision, "trust_remote_code": False}
-            settings = AutoConfig.from_pretrained(name, **source, **settings)
+            settings = fetch_configuration(name, config.model_revision, settings)
         else:
             raise ModelError(
                 f"there is no architecture '{name}'; use one of {', '.join(PRESETS)}, timm:NAME, or the Hub id, folder "
@@ -127,8 +123,17 @@ def _from_architecture(config: ModelConfig, image_size: int, labels: dict[str, A
             )
         settings.architectures = settings.architectures or _architecture_names(settings)
         return AutoModelForImageClassification.from_config(settings)
-    except (TypeError, ValueError, StrictDataclassError) as error:
-        reason = " ".join(str(error.__cause__ or error).split())
+
+
+@contextlib.contextmanager
+def _building(name: str) -> Iterator[None]:
+    """Turn whatever a network's code meets in settings that do not fit it into one sentence."""
+    try:
+        yield
+    except (DiltError, OSError, MemoryError):  # the Hub's errors are OSErrors
+        raise
+    except Exception as error:
+        reason = " ".join(str(error.__cause__ or error).split()) or type(error).__name__
         raise ModelError(f"{name} cannot be built with these settings: {reason}") from error
 
 
@@ -234,19 +239,3 @@ def write_own_code(folder: Path) -> None:
     named = config.get("auto_map") if isinstance(config, dict) else None
     if isinstance(named, dict) and all(str(name).startswith(f"{Path(CODE_FILE).stem}.") for name in named.values()):
         shutil.copyfile(architectures.__file__, folder / CODE_FILE)
-
-
-@contextlib.contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """Silence transformers: no progress bar for every small checkpoint, no notice of what this file checks itself."""
-    from transformers.utils import logging as transformers_logging
-
-    level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(level)
-        if bars:
-            transformers_logging.enable_progress_bar()

@@ -21,15 +21,10 @@ from torch.nn.modules.module import (
 from dilt_hf.masks.bitwise import masked_copies
 from dilt_hf.masks.io import check_header_size
 from dilt_hf.masks.packed import PackedMask
-from dilt_hf.models.factory import MODEL_CONFIG_FILE, MOST_CONFIG_BYTES, quiet_transformers, register_architectures
+from dilt_hf.models.configurations import MODEL_CONFIG_FILE, quiet_transformers, read_configuration
 from dilt_hf.models.weights import WEIGHTS_FILE
 from dilt_hf.utils.errors import ModelError
-from dilt_hf.utils.files import own_file, read_json
-
-# Any other name of an implementation makes transformers fetch a kernel from the Hub and import it, where the package
-# `kernels` is installed.
-OWN_IMPLEMENTATIONS = (None, True, False, "eager", "sdpa")
-MOST_NUMBER = 200_000  # classes, widths, layers: transformers makes a table as long as `num_labels` says
+from dilt_hf.utils.files import own_file
 
 
 def load_model(folder: str | os.PathLike, mask: PackedMask | None = None) -> nn.Module:
@@ -59,7 +54,7 @@ def assemble(folder: Path, tensors: dict[str, Tensor]) -> nn.Module:
     Raises:
         ModelError: as `load_model`.
     """
-    config = _read_config(folder)
+    config = read_configuration(folder)
     try:
         with torch.random.fork_rng(devices=[]), quiet_transformers(), _at_most(len(tensors)):
             model_class = _model_class(config)
@@ -79,63 +74,6 @@ def assemble(folder: Path, tensors: dict[str, Tensor]) -> nn.Module:
             )
     model.config.name_or_path = str(folder)
     return model.eval()
-
-
-def _read_config(folder: Path) -> Any:
-    """Read the transformers configuration of a folder."""
-    from transformers import CONFIG_MAPPING
-
-    path = own_file(folder, MODEL_CONFIG_FILE, "so it is no checkpoint", ModelError)
-    content = read_json(path, MOST_CONFIG_BYTES, ModelError)
-    if not isinstance(content, dict):
-        raise ModelError(f"{path} does not describe a model (it is no JSON object).")
-    _check_numbers(content, path)
-    _check_timm(content, path)
-    register_architectures()
-    try:
-        with quiet_transformers():
-            # transformers is not given the path: it would follow what the file says to other files
-            config = CONFIG_MAPPING[content["model_type"]].from_dict(content)
-    except Exception as error:
-        reason = " ".join(str(error).split())
-        raise ModelError(f"{path} does not describe a model ({reason}).") from error
-    _check_implementations(config, path)
-    return config
-
-
-def _check_implementations(config: Any, path: Path) -> None:
-    """Refuse implementations of attention and the like that are not transformers' own.
-
-    The finished configuration is looked at, not the file: there are many spellings, and names mapped to others.
-    """
-    for name, value in vars(config).items():
-        if "implementation" in name.lower() and value not in OWN_IMPLEMENTATIONS:
-            raise ModelError(
-                f"{path} asks for the implementation {str(value)[:60]!r}, which would run other code; remove that."
-            )
-        if hasattr(value, "model_type"):  # a configuration within the configuration
-            _check_implementations(value, path)
-
-
-def _check_numbers(content: Any, path: Path, key: str = "") -> None:
-    if isinstance(content, (int, float)) and not abs(content) <= MOST_NUMBER:
-        raise ModelError(f"{path} says '{key}' is {content:g}, more than the {MOST_NUMBER} that a classifier may need.")
-    if isinstance(content, dict):
-        for name, value in content.items():
-            _check_numbers(value, path, name)
-    elif isinstance(content, list):
-        for value in content:
-            _check_numbers(value, path, key)
-
-
-def _check_timm(content: Mapping[str, Any], path: Path) -> None:
-    """Refuse arguments that would make timm open files or addresses of its own."""
-    name, arguments = content.get("architecture"), content.get("model_args") or {}
-    if not isinstance(arguments, dict):
-        raise ModelError(f"{path} has model_args that are no table of arguments.")
-    outside = [key for key in arguments if key.startswith(("pretrained", "checkpoint", "cache", "scriptable"))]
-    if (isinstance(name, str) and not name.replace("_", "").replace(".", "").isalnum()) or outside:
-        raise ModelError(f"{path} asks timm for '{name}' with {outside}, which would open other files; remove that.")
 
 
 def _read_tensors(path: Path, shapes: Mapping[str, tuple[int, ...]] | None) -> dict[str, Tensor]:

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from dilt_hf.masks.io import check_header_size, read_shapes
 from dilt_hf.masks.packed import PackedMask
-from dilt_hf.models.factory import MODEL_CONFIG_FILE, PROCESSOR_FILE, save_model
+from dilt_hf.models.configurations import MODEL_CONFIG_FILE
+from dilt_hf.models.factory import PROCESSOR_FILE, save_model
 from dilt_hf.models.names import fit_names
 from dilt_hf.models.safe_loading import assemble, load_model
 from dilt_hf.models.weights import WEIGHTS_FILE, checkpoint_tensors, unwrapped

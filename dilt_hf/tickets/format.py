@@ -27,7 +27,8 @@ from dilt_hf.config.migration import migrate
 from dilt_hf.masks.algebra import ticket_formula
 from dilt_hf.masks.io import check_header_size, read_packed
 from dilt_hf.masks.packed import PackedMask, check_packed_alike
-from dilt_hf.models.factory import MODEL_CONFIG_FILE, PROCESSOR_FILE
+from dilt_hf.models.configurations import MODEL_CONFIG_FILE
+from dilt_hf.models.factory import PROCESSOR_FILE
 from dilt_hf.models.weights import WEIGHTS_FILE
 from dilt_hf.utils.errors import MaskError, TicketError, reading
 from dilt_hf.utils.files import own_file, pretty_json, read_json, sha256_of_file, write_atomically

@@ -83,7 +83,7 @@ def test_a_wrong_composition_is_told_in_the_words_of_the_masks(tickets, order, n
 def test_predictions_are_those_of_plain_transformers(repository, networks, image):
     from transformers import AutoImageProcessor, AutoModelForImageClassification
 
-    from dilt_hf.models.factory import register_architectures
+    from dilt_hf.models.configurations import register_architectures
 
     register_architectures()
     processor = AutoImageProcessor.from_pretrained(repository)
@@ -155,6 +155,10 @@ def test_the_processor_of_a_stranger_is_not_believed(repository, tmp_path):
         file.write_text(json.dumps(honest | change))
         with pytest.raises(DataError, match=message):
             load_processor(Tickets.from_pretrained(tmp_path / "copy"))
+    beside = tmp_path / "copy/processor_config.json"  # transformers would take it instead
+    beside.write_text(json.dumps({"image_processor": honest | {"crop_size": 40_000}}))
+    file.write_text(json.dumps(honest))
+    assert load_processor(Tickets.from_pretrained(tmp_path / "copy")).crop_size["height"] < 40_000
     file.unlink()
     with pytest.raises(DataError, match=r"lacks preprocessor_config\.json"):
         load_processor(Tickets.from_pretrained(tmp_path / "copy"))

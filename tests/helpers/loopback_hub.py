@@ -74,6 +74,10 @@ class LoopbackHub:
         """The commits of main by their hashes, the latest last; the first is that of making the repository."""
         return self.ask("commits", repository=repository)
 
+    def create(self, repository):
+        """Somebody else's new repository."""
+        self.ask("create", repository=repository)
+
     def commit(self, repository, files, revision="main"):
         """Somebody else's commit."""
         return self.ask("commit", repository=repository, revision=revision, files=encoded(files))
@@ -135,6 +139,8 @@ class State:
             return encoded(found)
         elif what == "commits":
             return list(repository.history) if repository else []
+        elif what == "create":
+            self.repositories[asked["repository"]] = Repository()
         elif what == "commit":
             new = {name: base64.b64decode(content) for name, content in asked["files"].items()}
             return repository.add(asked["revision"], repository.files(asked["revision"]) | new)

@@ -68,7 +68,7 @@ def test_a_damaged_config_never_runs_code_nor_ends_in_a_traceback(tmp_path, chan
         {"attn_implementation": "flash_attention_2"},
         {"attn_implementation": {"": "anyone/anything"}},
         {"experts_implementation": "anyone/anything"},
-        {"attribute_map": {"other": "_attn_implementation"}, "other": "anyone/anything"},
+        {"_attn_implementation_internal": "anyone/anything"},
     ],
 )
 def test_no_implementation_from_elsewhere_is_asked_for(tmp_path, asked):
@@ -79,7 +79,8 @@ def test_no_implementation_from_elsewhere_is_asked_for(tmp_path, asked):
     (tmp_path / "config.json").write_text(json.dumps(config | asked))
     with pytest.raises(ModelError, match=r"config\.json"):
         load_model(tmp_path)
-    harmless = {"attn_implementation": "eager", "_attn_implementation_internal": "anyone/anything"}  # overwritten
+    redirected = {"attribute_map": {"other": "_attn_implementation"}, "other": "anyone/anything"}  # is not read
+    harmless = {"attn_implementation": "eager", **redirected}
     (tmp_path / "config.json").write_text(json.dumps(config | harmless))
     loaded = load_model(tmp_path)
     assert type(loaded) is type(model)
