@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dilt_hf.models.weights import head_modules, prunable_parameters, unwrapped
+from dilt_hf.models.weights import head_parameters, prunable_parameters, unwrapped, weight_of
 from dilt_hf.utils.errors import AnalysisError
 
 BLOCKS, WEIGHTS, HIDDEN_STATES = GRANULARITIES = ("blocks", "weights", "hidden_states")
-WEIGHTED = (nn.Conv2d, nn.Linear)
+_NUMBERED = re.compile(r"[a-z_]*\d+")
 
 
 def find_layers(model: nn.Module, pixels: Tensor, layers: str | Sequence[str] = BLOCKS) -> tuple[str, ...]:
@@ -46,8 +46,10 @@ def find_layers(model: nn.Module, pixels: Tensor, layers: str | Sequence[str] = 
                 f"{type(model).__name__} has no residual blocks; use layers='weights', or name modules."
             )
     elif layers == WEIGHTS:
-        heads = {id(module) for module in head_modules(model)}
-        wanted = [name for name, module in modules.items() if isinstance(module, WEIGHTED) and id(module) not in heads]
+        heads = {id(parameter) for parameter in head_parameters(model).values()}
+        wanted = [
+            name for name, module in modules.items() if (w := weight_of(module)) is not None and id(w) not in heads
+        ]
     elif layers == HIDDEN_STATES:
         wanted = [HIDDEN_STATES]
     else:
@@ -72,20 +74,34 @@ def find_layers(model: nn.Module, pixels: Tensor, layers: str | Sequence[str] = 
 
 
 def _blocks(model: nn.Module) -> list[str]:
-    """Return the innermost elements of lists and sequences that hold two weighted modules or more: residual blocks."""
-    heads = {id(module) for module in head_modules(model)}
+    """Return the residual blocks: the innermost repeated parts that hold two matrices or more.
 
-    def weighted(module: nn.Module) -> int:
-        return sum(isinstance(each, WEIGHTED) and id(each) not in heads for each in module.modules())
+    Candidates are the elements of lists and sequences, and children that are numbered (`b1`, `b2`). One with candidates
+    inside is divided into these where they hold most of its weights, as those of a stage do; a gate inside a block does
+    not.
+    """
+    heads = {id(parameter) for parameter in head_parameters(model).values()}
 
-    found = [
-        f"{name}.{child}".lstrip(".")
-        for name, module in model.named_modules()
-        if isinstance(module, (nn.ModuleList, nn.Sequential))
-        for child, element in module.named_children()
-        if weighted(element) > 1
-    ]
-    return [name for name in found if not any(other.startswith(f"{name}.") for other in found)]
+    def weights(module: nn.Module) -> dict[int, int]:
+        found = {id(w): w.numel() for each in module.modules() if (w := weight_of(each)) is not None}
+        return {key: size for key, size in found.items() if key not in heads}
+
+    def divided(name: str, module: nn.Module, is_candidate: bool) -> list[str]:
+        mine = weights(module)
+        if len(mine) < 2:
+            return []
+        listed = isinstance(module, (nn.ModuleList, nn.Sequential))
+        inner = [
+            each
+            for child, element in module.named_children()
+            for each in divided(f"{name}.{child}".lstrip("."), element, listed or bool(_NUMBERED.fullmatch(child)))
+        ]
+        if not is_candidate:
+            return inner
+        covered = {key: size for each in inner for key, size in weights(model.get_submodule(each)).items()}
+        return inner if 2 * sum(covered.values()) >= sum(mine.values()) else [name]
+
+    return divided("", model, False)
 
 
 def run(model: nn.Module, pixels: Tensor, layers: Iterable[str], see: Callable[[str, Tensor], None]) -> None:

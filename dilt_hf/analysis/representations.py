@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import logging
 import math
 import os
 import re
@@ -20,6 +21,7 @@ from dilt_hf.models.weights import unwrapped
 from dilt_hf.utils.errors import AnalysisError
 from dilt_hf.utils.files import canonical_json, write_atomically
 
+logger = logging.getLogger(__name__)
 FORMAT, METADATA_KEY = "dilt-representations-1", "dilt_representations"
 MEAN, CLS = "mean", "cls"
 
@@ -112,12 +114,7 @@ def collect(
 
     def see(name: str, output: Tensor) -> None:
         if name in parts:
-            pooled = pool(output, pooling, prefix, name)
-            if len(pooled) != count:
-                raise AnalysisError(
-                    f"layer '{name}' puts out {tuple(output.shape)} for {count} probes, so its rows are something else "
-                    "(windows, heads); leave the layer out."
-                )
+            pooled = pool(whole(output, count, name), pooling, prefix, name)
             parts[name].append(pooled.to("cpu", copy=True))  # before an operation in place changes it
 
     for pixels in batches:
@@ -125,8 +122,11 @@ def collect(
         if not names:
             check_pooling(pooling)
             names = find_layers(model, pixels[:1], layers)
+            if isinstance(layers, str) and count > 1:
+                names = _following(model, pixels, names)
             weights = weights_of_layers(model, pixels[:1], names)
             parts = {name: [] for name in names}
+            _check_order(model, pixels, names)
         _note(pixels, prints, digest)
         run(model, pixels, names, see)
     if not names:
@@ -134,6 +134,61 @@ def collect(
     return Representations(
         {name: _finite(torch.cat(parts[name]), name) for name in names}, pooling, digest.hexdigest(), weights
     )
+
+
+def whole(output: Tensor, count: int, name: str = "?") -> Tensor:
+    """Put the windows of each probe together again: (B * W, T, D) becomes (B, W * T, D).
+
+    Raises:
+        AnalysisError: when the rows are no windows of `count` probes.
+
+    Example:
+        >>> whole(torch.zeros(8, 4, 3), count=2).shape
+        torch.Size([2, 16, 3])
+    """
+    if len(output) == count:
+        return output
+    if output.ndim in (3, 4) and len(output) % count == 0:
+        return output.reshape(count, -1, output.shape[-1])
+    raise AnalysisError(
+        f"layer '{name}' puts out {tuple(output.shape)} for {count} probes, so its rows are something else (heads); "
+        "leave the layer out."
+    )
+
+
+def _following(model: nn.Module, pixels: Tensor, names: Sequence[str]) -> tuple[str, ...]:
+    """Leave out layers that compute something else than representations of the probes, such as position biases."""
+    sizes: dict[str, int] = {}
+    run(model, pixels, names, lambda name, output: sizes.update({name: len(output)}))
+    left_out = [name for name in names if sizes[name] % len(pixels)]
+    if left_out:
+        logger.warning("left out, as they do not follow the images: %s.", ", ".join(left_out))
+    return tuple(name for name in names if name not in left_out)
+
+
+def _check_order(model: nn.Module, pixels: Tensor, names: Sequence[str]) -> None:
+    """Check that windows of one probe lie beside each other, by running the last probe alone as well."""
+    together: dict[str, Tensor] = {}
+    alone: dict[str, Tensor] = {}
+    if len(pixels) < 2:
+        return
+
+    def note(seen: dict[str, Tensor], count: int) -> Any:
+        def see(name: str, output: Tensor) -> None:
+            if name in names and len(output) != count:
+                seen[name] = whole(output, count, name)[-1].float().mean(0)
+
+        return see
+
+    run(model, pixels, names, note(together, len(pixels)))
+    if not together:
+        return
+    run(model, pixels[-1:], names, note(alone, 1))
+    for name in together:
+        if name not in alone or not torch.allclose(together[name], alone[name], rtol=1e-2, atol=1e-3):
+            raise AnalysisError(
+                f"layer '{name}' mixes the windows of different probes, which cannot be told apart; leave it out."
+            )
 
 
 def _note(pixels: Tensor, prints: dict[bytes, int], digest: Any) -> None:

@@ -148,6 +148,22 @@ def check_declared(config_class: Any, changes: Mapping[str, Any]) -> None:
             )
 
 
+def classifier_class(config: Any) -> Any:
+    """Return the image classifier of a configuration; of several the one that it names, else the first.
+
+    Raises:
+        ModelError: when there is none.
+    """
+    from transformers import AutoModelForImageClassification
+
+    mapping = AutoModelForImageClassification._model_mapping
+    if type(config) not in mapping:
+        raise ModelError(f"'{config.model_type}' has no image classifier in transformers.")
+    found: Any = mapping[type(config)]
+    choices = found if isinstance(found, (tuple, list)) else (found,)
+    return next((choice for choice in choices if choice.__name__ in (config.architectures or ())), choices[0])
+
+
 # --- what is read ----------------------------------------------------------------------------------------------------
 
 

@@ -9,7 +9,7 @@ import contextlib
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,16 +17,19 @@ import torch
 from torch import Tensor, nn
 
 from dilt_hf.config.model import ModelConfig
+from dilt_hf.models.anatomy import check_images
 from dilt_hf.models.configurations import (
     MODEL_CONFIG_FILE,
     MOST_CONFIG_BYTES,
     check_declared,
+    classifier_class,
     fetch_configuration,
     quiet_transformers,
     register_architectures,
 )
 from dilt_hf.models.presets import PRESETS, default_patch_size
-from dilt_hf.models.weights import TIMM_PREFIX, checkpoint_tensors, head_modules, read_weights
+from dilt_hf.models.standardised import mask_products
+from dilt_hf.models.weights import TIMM_PREFIX, WEIGHTS_FILE, checkpoint_tensors, head_parameters, read_weights
 from dilt_hf.utils.errors import DiltError, ModelError
 from dilt_hf.utils.files import read_json
 from dilt_hf.utils.seeding import derive_seed
@@ -45,8 +48,8 @@ def build_model(config: ModelConfig, class_names: Sequence[str], image_size: int
     The head has one output per class, whatever the partitions are: they share θ0 and all mask shapes.
 
     Raises:
-        ModelError: for an unknown architecture, one that cannot be configured so, or a checkpoint whose head does not
-            have one output per class.
+        ModelError: for an unknown architecture, one that cannot be configured so or does not take these images, or a
+            checkpoint whose head does not have one output per class.
         Exception: errors of the Hub and of the operating system pass through.
 
     Example:
@@ -67,7 +70,10 @@ def build_model(config: ModelConfig, class_names: Sequence[str], image_size: int
             model = _from_architecture(config, image_size, labels)
         if config.weights_file:
             _fill(model, config)
-    return model.float().eval()
+    model = model.float().eval()
+    mask_products(model)
+    check_images(model, image_size, config.num_channels, len(class_names))
+    return model
 
 
 def _from_checkpoint(config: ModelConfig, num_labels: int, labels: dict[str, Any]) -> nn.Module:
@@ -80,8 +86,7 @@ def _from_checkpoint(config: ModelConfig, num_labels: int, labels: dict[str, Any
             f"the head of {where} has {settings.num_labels} outputs, but the dataset has {num_labels} classes; "
             "pass --reset_head true to train a new head, or choose the data it was trained on."
         )
-    for name, value in labels.items():
-        setattr(settings, name, value)
+    _name_classes(settings, labels)
     with _building(where):
         model, report = AutoModelForImageClassification.from_pretrained(
             where,
@@ -92,8 +97,7 @@ def _from_checkpoint(config: ModelConfig, num_labels: int, labels: dict[str, Any
             output_loading_info=True,
             ignore_mismatched_sizes=True,
         )
-    heads = {id(parameter) for head in head_modules(model) for parameter in head.parameters()}
-    new = {name for name, tensor in model.state_dict(keep_vars=True).items() if id(tensor) in heads}
+    new = set(head_parameters(model))
     filled = {*report["missing_keys"], *(key if isinstance(key, str) else key[0] for key in report["mismatched_keys"])}
     if filled - (new if config.reset_head else set()):
         raise ModelError(
@@ -104,8 +108,6 @@ def _from_checkpoint(config: ModelConfig, num_labels: int, labels: dict[str, Any
 
 
 def _from_architecture(config: ModelConfig, image_size: int, labels: dict[str, Any]) -> nn.Module:
-    from transformers import AutoModelForImageClassification
-
     name = config.architecture or config.model_name_or_path or ""
     settings = labels | config.config_overrides
     with _building(name):
@@ -116,13 +118,33 @@ def _from_architecture(config: ModelConfig, image_size: int, labels: dict[str, A
             check_declared(type(settings), config.config_overrides)
         elif os.path.exists(name) or "/" in name:
             settings = fetch_configuration(name, config.model_revision, settings)
+            _set_image_size(settings, image_size, config.config_overrides)
         else:
             raise ModelError(
                 f"there is no architecture '{name}'; use one of {', '.join(PRESETS)}, timm:NAME, or the Hub id, folder "
                 "or JSON file of a transformers config."
             )
-        settings.architectures = settings.architectures or _architecture_names(settings)
-        return AutoModelForImageClassification.from_config(settings)
+        _name_classes(settings, labels)
+        return classifier_class(settings)._from_config(settings)
+
+
+def _name_classes(settings: Any, labels: Mapping[str, Any]) -> None:
+    """Give a configuration its classes; some have a field with their number besides."""
+    settings.num_labels = len(labels["id2label"])
+    for name, value in labels.items():
+        setattr(settings, name, value)
+
+
+def _set_image_size(settings: Any, image_size: int, chosen: Mapping[str, Any]) -> None:
+    """Let a configuration that fixes the size of its images have the size of the data's."""
+    inner = getattr(settings, "vision_config", settings)
+    fixed = getattr(inner, "image_size", None)
+    if fixed is None or "image_size" in chosen or "vision_config" in chosen:
+        return
+    wanted: Any = type(fixed)([image_size] * len(fixed)) if isinstance(fixed, (list, tuple)) else image_size
+    if fixed != wanted:
+        logger.warning("the architecture's image_size is %s: set to %s, the size of the data's images.", fixed, wanted)
+        inner.image_size = wanted
 
 
 @contextlib.contextmanager
@@ -140,7 +162,7 @@ def _building(name: str) -> Iterator[None]:
 def _fill(model: nn.Module, config: ModelConfig) -> None:
     """Put the weights of `config.weights_file` into a model of that architecture, all but those of a new head."""
     path, tensors = config.weights_file or "", checkpoint_tensors(model)
-    heads = {id(parameter) for head in head_modules(model) for parameter in head.parameters()}
+    heads = {id(parameter) for parameter in head_parameters(model).values()}
     needed = {name for name, tensor in tensors.items() if not (config.reset_head and id(tensor) in heads)}
     stored = read_weights(path)
     if not needed <= set(stored):  # timm's own names
@@ -157,13 +179,6 @@ def _fill(model: nn.Module, config: ModelConfig) -> None:
             tensors[name].copy_(stored[name])
 
 
-def _architecture_names(settings: Any) -> list[str] | None:
-    """Return the classifiers of a configuration. DeiT has two, and transformers 5 refuses to choose: take the plain
-    one.
-    """
-    return ["DeiTForImageClassification"] if settings.model_type == "deit" else None
-
-
 def _from_timm(name: str, config: ModelConfig, image_size: int, labels: dict[str, Any]) -> nn.Module:
     """Wrap a timm network in transformers' wrapper, the form in which it can be saved and reloaded."""
     import timm
@@ -173,19 +188,57 @@ def _from_timm(name: str, config: ModelConfig, image_size: int, labels: dict[str
         near = timm.list_models(f"*{name.split('_')[0]}*")[:5]
         raise ModelError(f"timm has no model '{name}'{'; it has ' + ', '.join(near) if near else ''}.")
     arguments = {"in_chans": config.num_channels, **config.config_overrides}
-    if any(timm.list_models(name.split(".")[0], module=family) for family in ("vision_transformer", "deit")):
-        arguments = {
-            "img_size": image_size,
-            "patch_size": config.patch_size or default_patch_size(image_size),
-        } | arguments
-    settings = TimmWrapperConfig(architecture=name.split(".")[0], model_args=arguments, **labels)
+    base = name.split(".")[0]
+    if any(timm.list_models(base, module=family) for family in ("vision_transformer", "deit")):
+        arguments = {"patch_size": config.patch_size or default_patch_size(image_size)} | arguments
+    if "img_size" not in arguments and not _is_timm(base, arguments | {"img_size": image_size}):
+        sized = arguments  # the network takes images of any size
+    else:
+        sized = {"img_size": image_size} | arguments
+    settings = TimmWrapperConfig(architecture=base, model_args=sized, **labels)
+    seed = torch.initial_seed()
     model = AutoModelForImageClassification.from_config(settings)
+    torch.manual_seed(seed)
+    # transformers initialises every network in one way; a timm network has its own
+    model.timm_model = timm.create_model(base, num_classes=len(labels["id2label"]), **sized)
     if config.model_name_or_path:
         if not config.reset_head:
             raise ModelError(f"{name} brings its own classes; pass --reset_head true to train a head for these.")
-        pretrained = timm.create_model(name, pretrained=True, num_classes=len(labels["id2label"]), **arguments)
-        model.timm_model.load_state_dict(pretrained.state_dict())
+        model.timm_model.load_state_dict(_timm_checkpoint(name, len(labels["id2label"]), sized))
     return model
+
+
+def _is_timm(name: str, arguments: dict[str, Any]) -> bool:
+    """Return whether timm builds a network with these arguments."""
+    import timm
+
+    try:
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+            timm.create_model(name, **arguments)
+    except TypeError:
+        return False
+    except Exception:  # it knows the argument; what is wrong with it is said where the network is built
+        return True
+    return True
+
+
+def _timm_checkpoint(name: str, classes: int, arguments: dict[str, Any]) -> dict[str, Tensor]:
+    """Fetch the pretrained weights that timm publishes, from safetensors alone: nothing is ever unpickled."""
+    import timm
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError
+
+    published = timm.get_pretrained_cfg(name)
+    if published is None or not published.hf_hub_id:
+        raise ModelError(f"timm publishes no weights of {name} on the Hub; choose one of `timm.list_pretrained()`.")
+    try:
+        file = hf_hub_download(published.hf_hub_id, WEIGHTS_FILE)
+    except EntryNotFoundError as error:
+        raise ModelError(f"{published.hf_hub_id} has no {WEIGHTS_FILE}, and pickled weights are not opened.") from error
+    network = timm.create_model(
+        name, pretrained=True, pretrained_cfg_overlay={"file": file}, num_classes=classes, **arguments
+    )
+    return network.state_dict()
 
 
 # --- θ0 on disk ------------------------------------------------------------------------------------------------------
@@ -194,9 +247,21 @@ def _from_timm(name: str, config: ModelConfig, image_size: int, labels: dict[str
 def save_model(model: nn.Module, folder: str | os.PathLike, processor: Any = None) -> None:
     """Write a transformers checkpoint that plain `from_pretrained` opens, with its image processor."""
     with quiet_transformers():
-        model.save_pretrained(folder, max_shard_size="1000GB")  # θ0 is one file: its sha256 is its identity
+        # θ0 is one file: its sha256 is its identity
+        model.save_pretrained(folder, max_shard_size="1000GB", state_dict=_without_copies(model))
         if processor is not None:
             processor.save_pretrained(folder)
+
+
+def _without_copies(model: nn.Module) -> dict[str, Tensor] | None:
+    """Return the state of a model that has modules in several places, each once; None where transformers sees to it."""
+    state = model.state_dict(keep_vars=True)
+    tied = set(getattr(model, "all_tied_weights_keys", None) or ())
+    first: dict[int, str] = {}
+    for name in sorted(state):
+        first.setdefault(id(state[name]), name)
+    copies = set(state) - set(first.values()) - tied
+    return {name: tensor for name, tensor in state.items() if name not in copies} if copies else None
 
 
 def checkpoint_activations(model: nn.Module) -> None:
@@ -220,7 +285,10 @@ def checkpoint_activations(model: nn.Module) -> None:
 def logits_of(model: nn.Module, pixel_values: Tensor) -> Tensor:
     """Compute the classifier output (B, classes) of a transformers or a plain torch model."""
     output = model(pixel_values)
-    return output if isinstance(output, Tensor) else output.logits
+    if isinstance(output, Tensor):
+        return output
+    # PP-LCNet calls its logits so
+    return output.logits if hasattr(output, "logits") else output.last_hidden_state
 
 
 def has_own_code(folder: Path) -> bool:

@@ -9,13 +9,18 @@ factor 3 (Evci et al. 2020, arXiv 1911.11134, appendix H, for fixed masks).
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvTransposeNd
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from dilt_hf.models.factory import logits_of
-from dilt_hf.models.weights import prunable_parameters
+from dilt_hf.models.weights import prunable_parameters, weight_of
 
 TRAINING_PASSES = 3
 
@@ -75,8 +80,13 @@ class Cost:
         return Cost(*(a + b for a, b in zip(mine, theirs, strict=True)))
 
 
-def forward_cost(model: nn.Module, image_size: int, channels: int, include_head: bool = False) -> ForwardCost:
+def forward_cost(
+    model: nn.Module, image_size: int, channels: int, prunable: Mapping[str, nn.Parameter] | None = None
+) -> ForwardCost:
     """Count the operations of one forward pass of one (channels, image_size, image_size) image, by running it.
+
+    Args:
+        prunable: the tensors to count apart, by checkpoint name; by default `prunable_parameters`.
 
     Example:
         >>> from dilt_hf.models.factory import build_model
@@ -85,25 +95,78 @@ def forward_cost(model: nn.Module, image_size: int, channels: int, include_head:
         >>> forward_cost(model, image_size=8, channels=3).per_tensor["features.0.0.weight"]
         110592
     """
-    from torch.utils.flop_counter import FlopCounterMode
-
-    names = {id(weight): name for name, weight in prunable_parameters(model, include_head).items()}
-    per_tensor = dict.fromkeys(names.values(), 0)
-
-    def count(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        name = names[id(module.weight)]
-        per_tensor[name] += 2 * int(module.weight.numel()) * output.numel() // int(module.weight.shape[0])
-
-    hooked = [module for module in model.modules() if id(getattr(module, "weight", None)) in names]
-    handles = [module.register_forward_hook(count) for module in hooked]
+    prunable = prunable_parameters(model) if prunable is None else prunable
+    names = {weight.untyped_storage().data_ptr(): name for name, weight in prunable.items()}
+    counter = _Operations(names)
+    handles = [
+        module.register_forward_hook(counter.watch(names[weight.untyped_storage().data_ptr()], weight))
+        for module in model.modules()
+        if (weight := weight_of(module)) is not None and weight.untyped_storage().data_ptr() in names
+    ]
     first = next(model.parameters())
-    training = model.training
+    modes = {module: module.training for module in model.modules()}
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # one operation whose parts cannot be counted
     try:
         model.eval()
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        with torch.no_grad(), counter:
             logits_of(model, torch.zeros(1, channels, image_size, image_size, device=first.device, dtype=first.dtype))
     finally:
-        model.train(training)
+        torch.backends.mha.set_fastpath_enabled(fused)
+        for module, training in modes.items():
+            module.training = training
         for handle in handles:
             handle.remove()
-    return ForwardCost(counter.get_total_flops(), per_tensor)
+    return ForwardCost(counter.total, {name: counter.of_tensor(name) for name in prunable})
+
+
+class _Operations(TorchDispatchMode):
+    """Counts operations as torch's `FlopCounterMode` does, also of each tensor that is multiplied with.
+
+    A weight is recognised by its memory, so it does not matter whether a module or a function multiplies with it. Where
+    something computed from the weight is multiplied (standardised weights), the module's output says how often.
+    """
+
+    def __init__(self, names: Mapping[int, str]):
+        super().__init__()
+        self.names, self.total = names, 0
+        self.seen: Counter[str] = Counter()
+        self.by_modules: Counter[str] = Counter()
+
+    def of_tensor(self, name: str) -> int:
+        """Return the operations that multiply with a tensor."""
+        return self.seen[name] or self.by_modules[name]
+
+    def watch(self, name: str, weight: Tensor) -> Callable[..., None]:
+        """Make a hook that counts from the size of a module's output."""
+
+        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+            if isinstance(output, Tensor):
+                self.by_modules[name] += 2 * weight.numel() * output.numel() // _outputs(module, weight)
+
+        return hook
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        formula = flop_registry.get(func._overloadpacket)
+        if formula is None and func is not torch.ops.prim.device.default:
+            with self:
+                result = func.decompose(*args, **kwargs)
+            if result is not NotImplemented:
+                return result
+        result = func(*args, **kwargs)
+        if formula is not None:
+            operations = int(formula(*args, **kwargs, out_val=result))
+            self.total += operations
+            tensors = [each for each in args if isinstance(each, Tensor)]
+            owners = {self.names.get(each.untyped_storage().data_ptr()) for each in tensors} - {None}
+            for name in owners:
+                self.seen[name] += operations  # type: ignore[index]
+        return result
+
+
+def _outputs(module: nn.Module, weight: Tensor) -> int:
+    """Return how many values of a module's output each of its filters makes at one place."""
+    if isinstance(module, _ConvTransposeNd):
+        return int(module.out_channels)
+    return int(weight.shape[1] if type(module).__name__ == "Conv1D" else weight.shape[0])

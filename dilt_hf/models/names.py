@@ -1,13 +1,64 @@
-"""Fit names of checkpoints to the parameters of a model."""
+"""Find the tensors of a model that a mask acts on: the one door through which every mask is put on a network."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from dilt_hf.models.weights import TIMM_PREFIX
+from dilt_hf.models.standardised import mask_products
+from dilt_hf.models.weights import TIMM_PREFIX, checkpoint_tensors, unwrapped
 from dilt_hf.utils.errors import ModelError
+
+
+def mask_targets(model: nn.Module, shapes: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
+    """Return the live tensor of `model` for each tensor of a mask, and let zeros act in what is multiplied.
+
+    Convolutions that standardise their weights multiply with 0 where they store 0 from now on
+    (`standardised.mask_products`). Nothing else is changed, and nothing at all when an error is raised.
+
+    Args:
+        shapes: of the mask's tensors, by checkpoint name or by the name of the parameter; with or without the prefix
+            that transformers puts before the names of a timm network.
+
+    Raises:
+        ModelError: when a name or shape does not fit, two names mean one tensor, or weights are not in memory as plain
+            floating-point tensors.
+
+    Example:
+        >>> layer = nn.Linear(2, 1)
+        >>> mask_targets(layer, {"weight": (1, 2)})["weight"] is layer.weight
+        True
+    """
+    inner: Any = unwrapped(model)
+    for name, tensor in inner.state_dict(keep_vars=True).items():
+        _check_in_memory(name, tensor)
+    tensors = checkpoint_tensors(inner)
+    live = {id(tensor): name for name, tensor in tensors.items()}
+    known = {name: name for name in tensors}
+    for name, tensor in inner.state_dict(keep_vars=True).items():
+        known.setdefault(name, live[id(tensor)])
+    names = fit_names({name: tensors[stored] for name, stored in known.items()}, shapes)
+    found = {stored: tensors[known[name]] for stored, name in names.items()}
+    if len({id(tensor) for tensor in found.values()}) < len(found):
+        raise ModelError(f"the mask names one tensor of {type(inner).__name__} twice; name each once.")
+    for stored, tensor in found.items():
+        if not tensor.is_floating_point():
+            raise ModelError(f"'{stored}' is {tensor.dtype} in the model, and a mask needs floating-point weights.")
+    mask_products(inner)
+    return found
+
+
+def _check_in_memory(name: str, tensor: Tensor) -> None:
+    """Refuse weights that a mask would not reach: kept elsewhere until they are needed, or cut in pieces."""
+    if tensor.device.type == "meta":
+        raise ModelError(
+            f"'{name}' is not in memory (it has the device 'meta', as under accelerate's offloading); load the model "
+            "without device_map, or with one that keeps all weights on devices."
+        )
+    if hasattr(tensor, "placements"):
+        raise ModelError(f"'{name}' is cut in pieces among processes, and a mask needs whole parameters.")
 
 
 def check_shapes_fit(tensors: Mapping[str, Tensor], shapes: Mapping[str, Sequence[int]]) -> None:
@@ -33,6 +84,7 @@ def fit_names(tensors: Mapping[str, Tensor], shapes: Mapping[str, Sequence[int]]
         ModelError: when a name or shape does not fit.
 
     Example:
+        >>> import torch
         >>> fit_names({"conv.weight": torch.zeros(2, 3)}, {"timm_model.conv.weight": (2, 3)})
         {'timm_model.conv.weight': 'conv.weight'}
     """

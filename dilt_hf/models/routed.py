@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from dilt_hf.models.factory import logits_of
-from dilt_hf.models.names import fit_names
+from dilt_hf.models.names import mask_targets
 from dilt_hf.models.weights import checkpoint_tensors
 from dilt_hf.utils.errors import ModelError
 
@@ -44,17 +44,16 @@ class RoutedNetwork(nn.Module):
     ):
         super().__init__()
         self.model = model
-        tensors = checkpoint_tensors(model)
         inside = {id(tensor): name for name, tensor in model.state_dict(keep_vars=True).items()}
         self._routes: list[tuple[list[tuple[str, str]], list[tuple[str, str]]]] = []
         for number, mask in enumerate(masks):
             own = statistics[number] if statistics else {}
             places: tuple[list[tuple[str, str]], list[tuple[str, str]]] = ([], [])
             for kind, values, found in (("mask", mask, places[0]), ("own", own, places[1])):
-                for name, live in fit_names(tensors, {name: each.shape for name, each in values.items()}).items():
+                for name, live in mask_targets(model, {name: each.shape for name, each in values.items()}).items():
                     buffer = f"{kind}_{number}_{name}".replace(".", "_")
-                    self.register_buffer(buffer, values[name].to(tensors[live].device), persistent=False)
-                    found.append((inside[id(tensors[live])], buffer))
+                    self.register_buffer(buffer, values[name].to(live.device), persistent=False)
+                    found.append((inside[id(live)], buffer))
             self._routes.append(places)
 
     def forward(self, pixel_values: Tensor, routes: Tensor) -> Tensor:

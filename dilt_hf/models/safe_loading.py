@@ -5,10 +5,11 @@ folder is opened, and neither memory nor time goes beyond what the size of its f
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
+import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import safetensors
 import torch
@@ -21,10 +22,13 @@ from torch.nn.modules.module import (
 from dilt_hf.masks.bitwise import masked_copies
 from dilt_hf.masks.io import check_header_size
 from dilt_hf.masks.packed import PackedMask
-from dilt_hf.models.configurations import MODEL_CONFIG_FILE, quiet_transformers, read_configuration
-from dilt_hf.models.weights import WEIGHTS_FILE
+from dilt_hf.models.configurations import MODEL_CONFIG_FILE, classifier_class, quiet_transformers, read_configuration
+from dilt_hf.models.standardised import mask_products
+from dilt_hf.models.weights import WEIGHTS_FILE, checkpoint_tensors
 from dilt_hf.utils.errors import ModelError
 from dilt_hf.utils.files import own_file
+
+_BUILDING = threading.RLock()
 
 
 def load_model(folder: str | os.PathLike, mask: PackedMask | None = None) -> nn.Module:
@@ -55,25 +59,50 @@ def assemble(folder: Path, tensors: dict[str, Tensor]) -> nn.Module:
         ModelError: as `load_model`.
     """
     config = read_configuration(folder)
+    dtypes = {tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()}
     try:
-        with torch.random.fork_rng(devices=[]), quiet_transformers(), _at_most(len(tensors)):
-            model_class = _model_class(config)
-            model, report = model_class.from_pretrained(
-                None, config=config, state_dict=tensors, output_loading_info=True, ignore_mismatched_sizes=True
+        # transformers changes things of the whole process while it builds a model: one at a time
+        with _BUILDING, torch.random.fork_rng(devices=[]), quiet_transformers(), _at_most(tensors):
+            model, report = classifier_class(config).from_pretrained(
+                None,
+                config=config,
+                state_dict=tensors,
+                dtype=functools.reduce(torch.promote_types, dtypes, torch.bfloat16) if dtypes else "auto",
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
             )
     except ModelError:
         raise
     except Exception as error:  # transformers meets a damaged config.json with whatever its values break
         reason = " ".join(str(error).split())
         raise ModelError(f"{folder / MODEL_CONFIG_FILE} does not describe a model ({reason}).") from error
+    shared = _load_shared(model, set(report.get("missing_keys") or ()), tensors)
     for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        if report.get(problem):
-            some = ", ".join(str(key) for key in sorted(report[problem], key=str)[:3])
+        wrong = sorted(set(report.get(problem) or ()) - shared, key=str)
+        if wrong:
+            some = ", ".join(map(str, wrong[:3]))
             raise ModelError(
                 f"the weights of {folder} do not match its config.json: {problem.replace('_', ' ')} {some}."
             )
+    mask_products(model)
     model.config.name_or_path = str(folder)
     return model.eval()
+
+
+def _load_shared(model: nn.Module, missing: set[str], tensors: Mapping[str, Tensor]) -> set[str]:
+    """Load tensors that the model has under several names and the file under one; return the names of the others.
+
+    transformers draws new values for the names that it misses, and so overwrites what it has loaded under the first.
+    """
+    state = model.state_dict(keep_vars=True)
+    loaded = {id(tensor) for name, tensor in state.items() if name not in missing}
+    shared = {name for name in missing if name in state and id(state[name]) in loaded}
+    if shared:
+        with torch.no_grad():
+            for name, tensor in checkpoint_tensors(model).items():
+                if name in tensors and tensors[name].shape == tensor.shape:
+                    tensor.copy_(tensors[name])
+    return shared
 
 
 def _read_tensors(path: Path, shapes: Mapping[str, tuple[int, ...]] | None) -> dict[str, Tensor]:
@@ -94,30 +123,29 @@ def _read_tensors(path: Path, shapes: Mapping[str, tuple[int, ...]] | None) -> d
     return tensors
 
 
-def _model_class(config: Any) -> Any:
-    """Return the class that AutoModelForImageClassification would take."""
-    from transformers import AutoModelForImageClassification
-
-    mapping = AutoModelForImageClassification._model_mapping
-    if type(config) not in mapping:
-        raise ModelError(f"'{config.model_type}' has no image classifier in transformers.")
-    found: Any = mapping[type(config)]
-    choices = found if isinstance(found, (tuple, list)) else (found,)
-    return next((choice for choice in choices if choice.__name__ in (config.architectures or ())), choices[0])
-
-
 @contextlib.contextmanager
-def _at_most(tensors: int) -> Iterator[None]:
-    """Stop building a model that has many more parts than its weights file has tensors."""
-    left = {"parameters": 8 * tensors + 100, "modules": 16 * tensors + 1000}  # each may be put in place several times
+def _at_most(tensors: Mapping[str, Tensor]) -> Iterator[None]:
+    """Stop building a model that has many more parts, or weights, than its file can fill."""
+    # each may be put in place several times
+    stored = sum(tensor.numel() for tensor in tensors.values())
+    left = {"parameters": 8 * len(tensors) + 100, "modules": 16 * len(tensors) + 1000, "weights": 8 * stored + 2**20}
+    thread = threading.get_ident()  # the hooks see what every thread builds
 
-    def count(what: str) -> None:
-        left[what] -= 1
+    def count(what: str, number: int = 1) -> None:
+        if threading.get_ident() != thread:
+            return
+        left[what] -= number
         if left[what] < 0:
-            raise ModelError(f"the config describes a model of more {what} than its {tensors} stored tensors can fill.")
+            raise ModelError(
+                f"the config describes a model of more {what} than its {len(tensors)} stored tensors can fill."
+            )
+
+    def see(module: nn.Module, name: str, parameter: Tensor | None) -> None:
+        count("parameters")
+        count("weights", 0 if parameter is None else parameter.numel())
 
     hooks = [
-        register_module_parameter_registration_hook(lambda *_: count("parameters")),
+        register_module_parameter_registration_hook(see),
         register_module_module_registration_hook(lambda *_: count("modules")),
     ]
     try:

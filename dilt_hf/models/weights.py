@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
 import safetensors
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
+from dilt_hf.models.anatomy import head_names
 from dilt_hf.utils.errors import ModelError
 from dilt_hf.utils.files import sha256_of_file, write_atomically
 
@@ -75,46 +77,66 @@ def _without_ties(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensors[name] for name in sorted(seen.values())}
 
 
-def prunable_parameters(model: nn.Module, include_head: bool = False) -> dict[str, nn.Parameter]:
+def prunable_parameters(
+    model: nn.Module, include_head: bool = False, unused: Collection[int] = ()
+) -> dict[str, nn.Parameter]:
     """Return the weights that pruning may remove, by checkpoint name, in sorted order.
 
-    These are the weights of all `Conv2d` and `Linear` modules, a ViT's patch projection among them. Never biases,
-    norms, position or class tokens; the classifier head only when `include_head`.
+    These are the matrices that a network multiplies with: the weights of all linear and convolutional modules, a ViT's
+    patch projection among them, and the joint projection of `nn.MultiheadAttention`. Never biases, norms, position or
+    class tokens; the classifier head only when `include_head`.
+
+    Args:
+        unused: the `id` of parameters that no output depends on (`anatomy.unused_parameters`); they are left out.
+
+    Raises:
+        ModelError: when there are none.
     """
-    heads = set() if include_head else {id(module) for module in head_modules(model)}
-    weights = {
-        id(module.weight)
-        for module in model.modules()
-        if isinstance(module, (nn.Conv2d, nn.Linear)) and id(module) not in heads
-    }
+    inner = unwrapped(model)
+    heads = set() if include_head else {id(p) for p in head_parameters(inner).values()}
+    weights = {id(weight) for module in inner.modules() if (weight := weight_of(module)) is not None}
+    weights -= heads | set(unused)
     found = {
         name: tensor
         for name, tensor in checkpoint_tensors(model).items()
         if isinstance(tensor, nn.Parameter) and id(tensor) in weights
     }
     if not found:
-        raise ModelError(f"{type(model).__name__} has no Conv2d or Linear weights to prune.")
+        raise ModelError(f"{type(inner).__name__} has no linear or convolutional weights to prune besides its head.")
     return found
 
 
-def head_modules(model: nn.Module) -> list[nn.Module]:
-    """Return the Linear and Conv2d modules that make up the classifier head.
+def weight_of(module: nn.Module) -> nn.Parameter | None:
+    """Return the matrix that a module multiplies its input with; None for other modules."""
+    if isinstance(module, nn.MultiheadAttention):
+        return module.in_proj_weight
+    is_matrix = isinstance(module, (nn.Linear, _ConvNd)) or type(module).__name__ == "Conv1D"  # of GPT-2 and ImageGPT
+    weight = module.weight if is_matrix else None
+    return weight if isinstance(weight, nn.Parameter) else None  # a parametrised one is computed, and no parameter
 
-    For a timm network what its `get_classifier` gives; for a transformers model all that lies outside its base model.
+
+def head_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the parameters of the classifier head by their names in memory (see `anatomy.head_names`)."""
+    names = head_names(model)
+    return {name: each for name, each in model.named_parameters(remove_duplicate=False) if name in names}
+
+
+def uncovered_share(model: nn.Module, prunable: Mapping[str, Tensor], unused: Collection[int] = ()) -> float:
+    """Return which fraction of the weights in matrices pruning does not reach, apart from the head and what is unused.
+
+    Tensors whose first dimension is 1, such as position tokens, are no matrices.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(4, 4), nn.LSTM(4, 1))
+        >>> uncovered_share(net, {"0.weight": net[0].weight})  # 16 of 36
+        0.5555555555555556
     """
-    inner = getattr(model, "timm_model", model)
-    if inner is not model or hasattr(model, "get_classifier") or not hasattr(model, "base_model_prefix"):
-        classifier = inner.get_classifier() if hasattr(inner, "get_classifier") else ()
-        roots = classifier if isinstance(classifier, (tuple, list)) else (classifier,)
-        inside: Iterator[nn.Module] = (module for root in roots for module in root.modules())
-        return [module for module in inside if isinstance(module, (nn.Linear, nn.Conv2d))]
-    base = getattr(model, model.base_model_prefix, None)  # type: ignore[call-overload]
-    backbone = {id(module) for module in base.modules()} if base is not None else set()
-    return [
-        module
-        for module in model.modules()
-        if isinstance(module, (nn.Linear, nn.Conv2d)) and id(module) not in backbone
-    ]
+    model = unwrapped(model)
+    heads = {id(parameter) for parameter in head_parameters(model).values()} | set(unused)
+    covered = {id(parameter) for parameter in prunable.values()}
+    matrices = [p for p in model.parameters() if p.ndim > 1 and p.shape[0] > 1 and id(p) not in heads]
+    total = sum(p.numel() for p in matrices)
+    return sum(p.numel() for p in matrices if id(p) not in covered) / max(total, 1)
 
 
 # --- files -----------------------------------------------------------------------------------------------------------

@@ -12,9 +12,10 @@ from torch import nn
 from dilt_hf.config.run import DiltConfig
 from dilt_hf.data.opened import OpenData
 from dilt_hf.masks.algebra import count_total
+from dilt_hf.models.anatomy import unused_parameters
 from dilt_hf.models.factory import checkpoint_activations
 from dilt_hf.models.flops import ForwardCost, forward_cost
-from dilt_hf.models.weights import load_weights, prunable_parameters
+from dilt_hf.models.weights import checkpoint_tensors, load_weights, prunable_parameters
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -28,25 +29,29 @@ class Network:
         module: the module; between steps its weights are anybody's.
         image_size, channels: of its input.
         include_head: whether the classifier counts as prunable.
+        unused: the tensors that no output depends on, by checkpoint name.
     """
 
     module: nn.Module
     image_size: int
     channels: int
     include_head: bool = False
+    unused: frozenset[str] = frozenset()
 
     @classmethod
     def prepare(cls, module: nn.Module, config: DiltConfig, data: OpenData, device: torch.device) -> Network:
         """Put a module on the device, in the memory order and modes that the configuration asks for."""
         training = config.training
         module = module.to(device)
+        idle = unused_parameters(module, data.image_size, config.model.num_channels)
+        unused = frozenset(name for name, tensor in checkpoint_tensors(module).items() if id(tensor) in idle)
         if training.channels_last:
             module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if training.gradient_checkpointing:
             checkpoint_activations(module)
         if training.torch_compile:
             module.compile()
-        return cls(module, data.image_size, data.channels, config.model.prune_head)
+        return cls(module, data.image_size, data.channels, config.model.prune_head, unused)
 
     def filled(self, weights: str | os.PathLike) -> nn.Module:
         """Load weights from a safetensors file into the module, and return it."""
@@ -56,7 +61,8 @@ class Network:
     @cached_property
     def prunable(self) -> dict[str, nn.Parameter]:
         """The prunable parameters, by checkpoint name."""
-        return prunable_parameters(self.module, self.include_head)
+        idle = {id(tensor) for name, tensor in checkpoint_tensors(self.module).items() if name in self.unused}
+        return prunable_parameters(self.module, self.include_head, idle)
 
     @cached_property
     def total(self) -> int:
@@ -66,4 +72,4 @@ class Network:
     @cached_property
     def forward(self) -> ForwardCost:
         """The operations of one forward pass of one image."""
-        return forward_cost(self.module, self.image_size, self.channels, self.include_head)
+        return forward_cost(self.module, self.image_size, self.channels, self.prunable)

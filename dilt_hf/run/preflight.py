@@ -5,14 +5,13 @@ from __future__ import annotations
 import copy
 import dataclasses
 
-import torch
 from torch import nn
 
-from dilt_hf.models.factory import logits_of
+from dilt_hf.models.anatomy import check_images
 from dilt_hf.run.context import RunContext
 from dilt_hf.training.protocols import Route, Span
 from dilt_hf.training.train import total_steps, train
-from dilt_hf.utils.errors import ConfigError, ModelError
+from dilt_hf.utils.errors import ConfigError
 
 
 def check_run(ctx: RunContext) -> None:
@@ -22,24 +21,12 @@ def check_run(ctx: RunContext) -> None:
     ctx.config.pruning.check_reachable(ctx.network.total, len(ctx.partitioning))
 
 
-@torch.no_grad()
 def check_model(ctx: RunContext) -> None:
     """Raise `ModelError` unless the model takes these images and has one output per class, and `ConfigError` unless
     every step has enough images.
     """
     data, model = ctx.data, ctx.network.module
-    classes, size = len(data.splits.class_names), data.image_size
-    images = torch.zeros(2, size, size, data.channels, dtype=torch.uint8)
-    try:
-        logits = logits_of(model, data.normalize(images.to(ctx.device)))
-    except (ValueError, RuntimeError) as error:
-        reason = str(error).split("\n")[0]
-        raise ModelError(
-            f"the model does not take {data.channels} x {size} x {size} images ({reason}); "
-            "change --image_size, --num_channels, --patch_size or the model."
-        ) from error
-    if tuple(logits.shape) != (2, classes):
-        raise ModelError(f"the model has {logits.shape[-1]} outputs, but the dataset has {classes} classes.")
+    check_images(model, data.image_size, data.channels, len(data.splits.class_names))
     has_batchnorm = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
     options = ctx.config.training
     for subset in [*ctx.subsets, ctx.everything]:

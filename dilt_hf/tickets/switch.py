@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import threading
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -13,8 +14,8 @@ from torch import Tensor, nn
 
 from dilt_hf.masks.bitwise import Hashes, as_bits, bits_for, exchange, uninterrupted
 from dilt_hf.masks.packed import PackedMask
-from dilt_hf.models.names import fit_names
-from dilt_hf.models.weights import checkpoint_tensors
+from dilt_hf.models.names import mask_targets
+from dilt_hf.models.weights import unwrapped
 from dilt_hf.training.masking import MaskedWeights
 from dilt_hf.utils.errors import ModelError
 
@@ -30,12 +31,15 @@ class TicketSwitch:
 
     What a ticket masks is kept aside, and comes back when another ticket wants it, or none is set. What is trained
     under a ticket belongs to the dense weights from then on, so tickets that share weights share what these learn.
-    Parameters stay the same tensors: a compiled model is not compiled again, and an optimizer keeps its state.
+    Parameters stay the same tensors: a compiled model is not compiled again, and an optimizer keeps its state. Threads
+    may set tickets; what one sets while another computes is theirs to order.
 
     Args:
         model: a dense model of the tickets' architecture: transformers or timm, compiled or not, on any device.
         tickets: the tickets to choose from.
         device: where the one copy of the dense weights is kept, such as "cpu"; by default next to each weight.
+        per_ticket_statistics: whether each ticket has running statistics of batch norm of its own, which start as the
+            dense model's: activations of subnetworks differ. Otherwise all share those that the model has.
 
     Raises:
         ModelError: when the model does not have the weights that the masks cover, in the same shapes.
@@ -50,13 +54,19 @@ class TicketSwitch:
     """
 
     @torch.no_grad()
-    def __init__(self, model: nn.Module, tickets: Tickets, device: torch.device | str | None = None):
+    def __init__(
+        self,
+        model: nn.Module,
+        tickets: Tickets,
+        device: torch.device | str | None = None,
+        *,
+        per_ticket_statistics: bool = True,
+    ):
         self.model, self.tickets = model, tickets
         self.device = None if device is None else torch.device(device)
         self.active: str | None = None
-        tensors = checkpoint_tensors(model)
-        self._names = fit_names(tensors, tickets.partitions[0].shapes)
-        self._live = {name: tensors[name] for name in self._names.values()}
+        self._lock = threading.RLock()
+        self._live = mask_targets(model, tickets.partitions[0].shapes)
         self._homes = _homes_of(model, self._live)
         self._dense: dict[str, Tensor] | None = {
             name: torch.empty_like(tensor, device=self.device or tensor.device, requires_grad=False).copy_(tensor)
@@ -65,6 +75,9 @@ class TicketSwitch:
         # what each tensor is now; they differ where a switch was stopped half-way
         self._state: dict[str, str | None] = dict.fromkeys(self._live)
         self._hashes: Hashes = {}
+        self._statistics = _batchnorm_statistics(model) if per_ticket_statistics else []
+        self._own: dict[str | None, list[Tensor]] = {}
+        self._counting: str | None = None  # whose statistics the model has
         self._optimizer: torch.optim.Optimizer | None = None
         self._held: MaskedWeights | None = None
         self._mask_of = functools.lru_cache(MASKS_KEPT)(self._mask_of)  # type: ignore[method-assign]
@@ -79,6 +92,10 @@ class TicketSwitch:
             MaskError: when there is no such ticket; the model is unchanged then.
             ModelError: after `merge`, or when the model's parameters were replaced by others.
         """
+        with self._lock:
+            self._set_ticket(name)
+
+    def _set_ticket(self, name: str | None) -> None:
         if self._dense is None:
             raise ModelError("the ticket was merged into the model, so none can be set; load the model anew.")
         if any(module._parameters.get(attribute) is not self._live[key] for key, module, attribute in self._homes):
@@ -96,8 +113,18 @@ class TicketSwitch:
                 self._exchange_anywhere(key, name)
         for old, keys in groups.items():
             uninterrupted(functools.partial(self._exchange, keys, old, name))
+        uninterrupted(functools.partial(self._exchange_statistics, name))
         self.active = name
         self._hold()
+
+    def _exchange_statistics(self, name: str | None) -> None:
+        """Keep the batch-norm statistics of the present ticket and bring those of the next: at first the dense ones."""
+        if not self._statistics or name == self._counting:
+            return
+        self._own[self._counting] = [tensor.clone() for tensor in self._statistics]
+        for live, kept in zip(self._statistics, self._own.get(name, self._own[None]), strict=True):
+            live.copy_(kept)
+        self._counting = name
 
     def _in_place(self, key: str) -> bool:
         """Return whether a tensor and its dense weights lie in the CPU's memory, in one piece and in the same order."""
@@ -143,8 +170,8 @@ class TicketSwitch:
         self._state[key] = name
 
     def _mask_of(self, name: str | None) -> PackedMask | None:
-        """Return the mask of a ticket under the model's names."""
-        return None if name is None else self.tickets.packed(name).renamed(self._names)
+        """Return the mask of a ticket."""
+        return None if name is None else self.tickets.packed(name)
 
     @contextlib.contextmanager
     def disabled(self) -> Iterator[None]:
@@ -161,8 +188,9 @@ class TicketSwitch:
 
         Its state outlives a switch. While a weight is masked its gradient is 0, so its momentum fades meanwhile.
         """
-        self._optimizer = optimizer
-        self._hold()
+        with self._lock:
+            self._optimizer = optimizer
+            self._hold()
 
     def _hold(self) -> None:
         if self._held is not None:
@@ -175,9 +203,17 @@ class TicketSwitch:
 
     def merge(self) -> None:
         """Make the present ticket permanent: what it masks is given up, and the optimizer is released."""
-        self._optimizer = None
-        self._hold()
-        self._dense = None
+        with self._lock:
+            self._optimizer = None
+            self._hold()
+            self._dense = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy needs: a lock cannot be copied."""
+        return {name: value for name, value in vars(self).items() if name != "_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _lock=threading.RLock())
 
     def __repr__(self) -> str:
         state = "merged" if self._dense is None else self.active or "dense"
@@ -193,3 +229,9 @@ def _homes_of(model: nn.Module, tensors: Mapping[str, Tensor]) -> list[tuple[str
         for attribute, parameter in module._parameters.items()
         if parameter is not None and id(parameter) in keys
     ]
+
+
+def _batchnorm_statistics(model: nn.Module) -> list[Tensor]:
+    """Return the buffers of all batch norms."""
+    norms = [m for m in unwrapped(model).modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    return [buffer for norm in norms for buffer in norm.buffers()]

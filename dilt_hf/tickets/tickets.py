@@ -23,9 +23,9 @@ from dilt_hf.masks.algebra import Masks, ticket_names
 from dilt_hf.masks.io import masks_to_bytes
 from dilt_hf.masks.packed import PackedMask, compose_packed
 from dilt_hf.models.batchnorm import recalibrate_batchnorm
-from dilt_hf.models.names import fit_names
+from dilt_hf.models.names import mask_targets
 from dilt_hf.models.safe_loading import load_model
-from dilt_hf.models.weights import WEIGHTS_FILE, checkpoint_tensors, read_weights, tensors_sha256, weights_sha256
+from dilt_hf.models.weights import WEIGHTS_FILE, read_weights, tensors_sha256, weights_sha256
 from dilt_hf.tickets.card import summary_table
 from dilt_hf.tickets.checkpoints import load_trained, save_trained
 from dilt_hf.tickets.format import (
@@ -95,13 +95,11 @@ def apply_ticket(
         >>> apply_ticket(model, tickets, "specialist_1", recalibrate_on=[pixels])
     """
     mask = tickets.packed(name)
-    tensors = checkpoint_tensors(model)
-    names = fit_names(tensors, mask.shapes)
-    if not tickets.is_theta0({stored: tensors[live] for stored, live in names.items()}):
+    targets = mask_targets(model, mask.shapes)
+    if not tickets.is_theta0(targets):
         logger.warning("the model's weights are not the θ0 that ticket '%s' was found for.", name)
-    for stored, live in names.items():
-        tensor = tensors[live].detach()
-        tensor.masked_fill_(~mask[stored].to(tensor.device), 0)
+    for stored, tensor in targets.items():
+        tensor.detach().masked_fill_(~mask[stored].to(tensor.device), 0)
     if recalibrate_on is not None:
         recalibrate_batchnorm(model, recalibrate_on)
 

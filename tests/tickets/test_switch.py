@@ -26,6 +26,9 @@ def tickets(tmp_path_factory):
     return make_tickets(tmp_path_factory.mktemp("tickets"))
 
 
+STATISTICS = ("running_mean", "running_var", "num_batches_tracked")  # each ticket has its own
+
+
 def fresh(tickets, dtype=torch.float32, memory_format=torch.contiguous_format):
     return tickets.load_model().to(dtype=dtype, memory_format=memory_format)
 
@@ -52,8 +55,13 @@ def test_any_sequence_of_switches_and_changes_is_exact(tickets, names, dtype, me
     switch = TicketSwitch(model, tickets, device)
     expected = snapshot(model)  # the dense weights, as they ought to be
     places = {name: tensor.data_ptr() for name, tensor in checkpoint_tensors(model).items()}
+    statistics = {None: {key: tensor for key, tensor in expected.items() if key.rsplit(".")[-1] in STATISTICS}}
+    present = None
     for turn, name in enumerate(names):
         switch.set_ticket(name)
+        statistics[present] = {key: expected[key] for key in statistics[None]}
+        expected |= {key: value.clone() for key, value in statistics.get(name, statistics[None]).items()}
+        present = name
         masks = masks_of(tickets, name, expected)
         for key, tensor in checkpoint_tensors(model).items():
             assert torch.equal(tensor, expected[key].where(masks[key], torch.zeros((), dtype=tensor.dtype))), key
@@ -62,6 +70,8 @@ def test_any_sequence_of_switches_and_changes_is_exact(tickets, names, dtype, me
                 tensor.data.add_(change)
                 expected[key] += change
     switch.set_ticket(None)
+    statistics[present] = {key: expected[key] for key in statistics[None]}
+    expected |= statistics[None]
     for key, tensor in checkpoint_tensors(model).items():
         assert torch.equal(tensor, expected[key])
         assert tensor.data_ptr() == places[key]

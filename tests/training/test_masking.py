@@ -3,6 +3,7 @@
 import pytest
 import torch
 from helpers.small import masks_of, network
+from helpers.tickets import build
 
 from dilt_hf.models.weights import prunable_parameters
 from dilt_hf.training import masking
@@ -37,3 +38,123 @@ def test_holding_keeps_any_loop_on_the_mask_until_released():
     masked.release()
     step()
     assert any(bool(parameter[~masks[name]].any()) for name, parameter in prunable_parameters(model).items())
+
+
+def trained_step(model, optimizer, steps=1):
+    pixels = torch.randn(16, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    for _ in range(steps):
+        optimizer.zero_grad()
+        model(pixels.to(next(model.parameters()).dtype)).logits.square().mean().backward()
+        optimizer.step()
+
+
+def assert_held(model, masks):
+    for name, parameter in prunable_parameters(model).items():
+        assert not bool((parameter[~masks[name]] != 0).any()), name
+        assert parameter.grad is None or not bool((parameter.grad[~masks[name]] != 0).any()), name
+
+
+def test_unfrozen_parameters_are_held_from_their_first_step():
+    model = network()
+    masks = masks_of(model)
+    first = next(iter(prunable_parameters(model).values()))
+    first.requires_grad_(False)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    masked = masking.MaskedWeights(model, masks)
+    masked.hold(optimizer)
+    trained_step(model, optimizer)
+    first.requires_grad_(True)
+    for _ in range(2):
+        trained_step(model, optimizer)
+        assert_held(model, masks)
+    assert bool(first.grad.any())
+
+
+def test_a_model_that_moves_to_another_dtype_stays_held():
+    model = network()
+    masks = masks_of(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    masking.MaskedWeights(model, masks).hold(optimizer)
+    trained_step(model, optimizer)
+    for dtype in (torch.float64, torch.bfloat16, torch.float32):
+        optimizer.zero_grad()
+        model.to(dtype)
+        trained_step(model, optimizer)
+        assert_held(model, masks)
+
+
+@pytest.mark.parametrize("replace", ["assigned", "tied"])
+def test_replaced_parameters_are_noticed_at_the_next_step(replace):
+    model = network()
+    masks = masks_of(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    masking.MaskedWeights(model, masks).hold(optimizer)
+    trained_step(model, optimizer)
+    convolution = model.features[1][0]
+    other = model.features[0][0].weight if replace == "tied" else torch.nn.Parameter(convolution.weight.detach() + 1)
+    convolution.weight = other
+    optimizer.zero_grad()
+    with pytest.raises(ModelError, match=r"'features\.1\.0\.weight' was replaced by another parameter"):
+        optimizer.step()
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan"), -0.0])
+def test_what_is_removed_is_exactly_zero_whatever_it_was(value):
+    model = network()
+    masks = masks_of(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    masked = masking.MaskedWeights(model, masks)
+
+    def spoil(tensors):
+        for name, tensor in tensors.items():
+            tensor.data[~masks[name]] = value
+
+    spoil(prunable_parameters(model))
+    masked.hold(optimizer)
+    assert_held(model, masks)
+    trained_step(model, optimizer)
+    spoil({name: parameter.grad for name, parameter in prunable_parameters(model).items()})
+    masked.mask_gradients()
+    assert_held(model, masks)
+
+
+def test_a_block_holds_as_long_as_it_lasts():
+    model = network()
+    masks = masks_of(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(ZeroDivisionError), masking.MaskedWeights(model, masks).holding(optimizer):
+        trained_step(model, optimizer, steps=1 // 0)
+    trained_step(model, optimizer)
+    assert any(bool(parameter[~masks[name]].any()) for name, parameter in prunable_parameters(model).items())
+
+
+@pytest.mark.parametrize("kept", ["meta", "offloaded"])
+def test_weights_that_are_kept_elsewhere_are_refused(kept):
+    model = network()
+    masks = masks_of(model)
+    if kept == "meta":
+        model = model.to("meta")
+    else:
+        from accelerate import cpu_offload
+
+        cpu_offload(model, execution_device="cpu")
+    with pytest.raises(ModelError, match="is not in memory"):
+        masking.MaskedWeights(model, masks)
+
+
+def test_masks_are_taken_by_parameter_names_and_by_those_of_timms_wrapper():
+    import timm
+
+    bare = timm.create_model("test_resnet", num_classes=3)
+    masks = masks_of(bare)
+    masking.MaskedWeights(bare, {f"timm_model.{name}": mask for name, mask in masks.items()}).mask_weights()
+    assert_held(bare, masks)
+    vit = build("vit-micro", 8)
+    places = {id(parameter): name for name, parameter in vit.named_parameters()}
+    masks = masks_of(vit)
+    by_parameter = {places[id(p)]: masks[name] for name, p in prunable_parameters(vit).items()}
+    assert set(by_parameter) != set(masks)
+    masking.MaskedWeights(vit, by_parameter).mask_weights()
+    assert_held(vit, masks)
+    with pytest.raises(ModelError, match="names one tensor of ViTForImageClassification twice"):
+        masking.MaskedWeights(vit, by_parameter | masks)
