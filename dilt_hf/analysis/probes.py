@@ -6,8 +6,8 @@ import hashlib
 
 import torch
 
-from dilt_hf.data.loader import Images
-from dilt_hf.data.splits import Split, dealt_by_class
+from dilt_hf.data.loader import Images, sample_rows
+from dilt_hf.data.splits import Split
 from dilt_hf.utils.errors import AnalysisError
 
 
@@ -17,11 +17,11 @@ def choose_probes(split: Split, images: Images, count: int, seed: int = 0) -> to
     Raises:
         AnalysisError: when there are fewer than two different images.
     """
-    order = dealt_by_class(split.labels, seed, "probes")
+    order = sample_rows(images, seed, "probes")
     chosen: list[int] = []
     seen: set[bytes] = set()
     for first in range(0, len(order), count):
-        rows = torch.from_numpy(order[first : first + count])
+        rows = order[first : first + count]
         decoded = torch.cat([batch for batch, _ in images.batches(rows, count)]).cpu().numpy()
         for row, image in zip(rows.tolist(), decoded, strict=True):
             fingerprint = hashlib.sha256(image.tobytes()).digest()

@@ -7,7 +7,9 @@ transformers' `BitImageProcessor` does with the settings of `image_processor`, s
 
 from __future__ import annotations
 
+import functools
 import io
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +19,8 @@ from torch import Tensor
 
 from dilt_hf.utils.errors import DataError
 
+logger = logging.getLogger(__name__)
+
 
 def decode(encoded: Any, size: int, channels: int, where: str) -> np.ndarray:
     """Decode one image from a `datasets` cell to a uint8 array (size, size, channels).
@@ -25,7 +29,7 @@ def decode(encoded: Any, size: int, channels: int, where: str) -> np.ndarray:
         encoded: what an `Image(decode=False)` column yields: a dict with "bytes" or "path".
         size: side of the result in pixels.
         channels: 3 for RGB, 1 for grey. Palettes, CMYK and 16-bit images are converted; transparent pixels keep
-            their colour.
+            their colour. Wider integers and floats, whose range nothing says, are refused.
         where: how an error names the image.
 
     Raises:
@@ -65,15 +69,28 @@ def short_side(encoded: Any, where: str) -> int:
 
 
 def _to_mode(image: Any, mode: str) -> Any:
-    if image.mode.startswith("I") or image.mode == "F":  # 16-bit and float grey: scale to the image's own range
-        values = np.asarray(image, dtype=np.float64)
-        top = 65535.0 if image.mode.startswith("I") else max(float(values.max(initial=0.0)), 1e-12)
+    if image.mode.startswith("I;16"):
+        warn_once(
+            "16-bit images are scaled to 8 bits here, and cut off at 255 by the pipelines of transformers; store them "
+            "with 8 bits before the tickets are used there."
+        )
         from PIL import Image
 
-        image = Image.fromarray((np.clip(values / top, 0, 1) * 255).round().astype(np.uint8))
+        image = Image.fromarray((np.asarray(image, dtype=np.float64) / 257).round().astype(np.uint8))
+    elif image.mode in ("I", "F"):
+        values = np.asarray(image)
+        if not (values.min(initial=0) >= 0 and values.max(initial=0) <= 255 and image.mode == "I"):
+            what = "floating-point" if image.mode == "F" else "32-bit"
+            raise ValueError(f"it has {what} pixels, and nothing says their range; store them with 8 or 16 bits")
     if image.mode == "P":
         image = image.convert("RGBA" if "transparency" in image.info else "RGB")
     return image.convert(mode)
+
+
+@functools.cache
+def warn_once(message: str) -> None:
+    """Say something about images once per process, not once per image."""
+    logger.warning(message)
 
 
 def _fit(image: Any, size: int) -> Any:

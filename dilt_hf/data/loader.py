@@ -7,6 +7,7 @@ for batch in epoch(Feed(source, rows, ...), ...):  # shuffled, augmented and nor
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 import multiprocessing
 import os
@@ -16,6 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import xxhash
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -23,7 +25,7 @@ from dilt_hf.config.data import DataConfig
 from dilt_hf.data import decoding
 from dilt_hf.data.augmentation import Augmentation, RandomView, augment, erase, mix
 from dilt_hf.data.decoding import Normalize
-from dilt_hf.data.splits import Split, Splits
+from dilt_hf.data.splits import Split, Splits, dealt_by_class
 from dilt_hf.utils.errors import ConfigError, DataError
 from dilt_hf.utils.files import sha256_of_json
 from dilt_hf.utils.seeding import derive_seed, generator_for
@@ -44,6 +46,12 @@ class ResidentImages:
         """Yield uint8 images (B, H, W, C) and labels (B,) on the device, in the order of `rows`."""
         for part in rows.to(self.labels.device).split(batch_size):
             yield self.pixels.index_select(0, part), self.labels.index_select(0, part)
+
+    @functools.cached_property
+    def keys(self) -> np.ndarray:
+        """What tells the images apart, whatever order they are in: a hash of each, uint64 (n,)."""
+        pixels = self.pixels.cpu().contiguous().numpy()
+        return np.fromiter((xxhash.xxh3_64_intdigest(image) for image in pixels), np.uint64, len(pixels))
 
 
 class StreamedImages:
@@ -96,6 +104,11 @@ class StreamedImages:
                 yield images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
         except DataError as error:  # a worker's error arrives with its traceback as text
             raise DataError(str(error).strip().splitlines()[-1].split("DataError: ")[-1]) from None
+
+    @property
+    def keys(self) -> np.ndarray:
+        """The numbers of the rows: reading all images to sample some of them would take longer than the sample."""
+        return np.arange(len(self.labels), dtype=np.uint64)
 
 
 Item = tuple[int, tuple[int | str, ...] | None]
@@ -320,6 +333,22 @@ def epoch(
             yield Batch(mixed, labels, partners, share)
         else:
             yield Batch(pixels, labels)
+
+
+def sample_rows(images: Images, seed: int, purpose: str, rows: Tensor | None = None) -> Tensor:
+    """Return rows in random order such that every prefix holds the classes as evenly as it can, int64.
+
+    Everything that is computed from a part of the images takes its rows from here: a folder that is sorted by class
+    would give one class alone. Where images are resident, the sample depends on the images and not on their order.
+
+    Args:
+        rows: to choose from; by default all.
+    """
+    rows = torch.arange(len(images.labels)) if rows is None else rows
+    chosen = rows.numpy()
+    labels = images.labels.cpu().numpy()[chosen]
+    canonical = np.argsort(images.keys[chosen], kind="stable")
+    return rows[torch.from_numpy(canonical[dealt_by_class(labels[canonical], seed, purpose)])]
 
 
 def in_order(source: Images, rows: Tensor, batch_size: int, normalize: Normalize) -> Iterator[tuple[Tensor, Tensor]]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from dilt_hf.config.data import DataConfig
 from dilt_hf.data.augmentation import Augmentation
 from dilt_hf.data.decoding import Normalize, image_processor
-from dilt_hf.data.loader import Feed, Images, choose_image_size, fingerprint, in_order, open_images
+from dilt_hf.data.loader import Feed, Images, choose_image_size, fingerprint, in_order, open_images, sample_rows
 from dilt_hf.data.splits import Split, Splits, load_splits
 
 
@@ -82,6 +82,10 @@ class OpenData:
     def training_feed(self, rows: Tensor | None = None) -> Feed:
         """Return training rows (default: all) with augmentation."""
         return Feed(self.images["train"], self._rows("train", rows), self.normalize, self.augmentation)
+
+    def sample(self, split: str, seed: int, purpose: str, rows: Tensor | None = None) -> Tensor:
+        """Return rows of a split (default: of all) in random order, each prefix even by class (`sample_rows`)."""
+        return sample_rows(self.images[split], seed, purpose, rows)
 
     def batches(self, split: str, rows: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield pixel values float32 (B, C, H, W) and labels int64 (B,) of rows, unaugmented and in order."""

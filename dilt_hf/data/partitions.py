@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from dilt_hf.config.data import PartitionConfig
+from dilt_hf.data.classes import class_ids
 from dilt_hf.data.splits import Split, Splits
 from dilt_hf.utils.errors import PartitionError
 from dilt_hf.utils.seeding import generator_for
@@ -47,6 +48,16 @@ class Partitioning:
         own = {name: getattr(self, name) for name in ("kind", "classes", "groups", "column", "seed")}
         found = {name: hashlib.sha256(rows.tobytes()).hexdigest() for name, rows in self.assigned.items()}
         return own | ({"assigned": found} if found else {})
+
+    def as_json(self) -> tuple[Any, Any]:
+        """Return the classes, and the partition of every row by split, as JSON values."""
+        return self.classes, {name: rows.tolist() for name, rows in self.assigned.items()}
+
+    @classmethod
+    def from_json(cls, kind: str, classes: Any, assigned: Any) -> Partitioning:
+        """Make a partitioning of what `as_json` returned."""
+        rows = {name: np.array(each, np.int64) for name, each in assigned.items()}
+        return cls(kind, tuple(map(tuple, classes)), assigned=rows)
 
     def __len__(self) -> int:
         return len(self.classes)
@@ -163,32 +174,6 @@ def check_partitions(
     return tuple(tuple(sorted(ids)) for ids in classes)
 
 
-def class_ids(entries: Sequence[int | str], names: Sequence[str]) -> list[int]:
-    """Translate class names, ids, or ranges of ids such as "0-4" (both ends included) into global ids.
-
-    Names win over numbers.
-
-    Example:
-        >>> class_ids(["cat", "2-3"], ["ant", "cat", "dog", "elk"])
-        [1, 2, 3]
-    """
-    index = {name: position for position, name in enumerate(names)}
-    ids: list[int] = []
-    for entry in entries:
-        if isinstance(entry, str) and entry in index:
-            ids.append(index[entry])
-            continue
-        first, _, last = str(entry).strip().partition("-")
-        numbers = (first, last or first)
-        if isinstance(entry, bool) or not all(number.isdecimal() for number in numbers):
-            raise PartitionError(f"there is no class '{entry}'; the classes are {_some(names)}.")
-        start, stop = map(int, numbers)
-        if start > stop or stop >= len(names):
-            raise PartitionError(f"'{entry}' is no class id or range of ids; ids run from 0 to {len(names) - 1}.")
-        ids.extend(range(start, stop + 1))
-    return ids
-
-
 def cluster_classes(embeddings: np.ndarray, n: int) -> list[list[int]]:
     """Group similar classes: agglomerative clustering (Ward) of class-mean embeddings, scaled to unit length.
 
@@ -287,7 +272,3 @@ def _read_explicit(config: PartitionConfig) -> list[list[int | str]]:
     if not isinstance(lists, list) or not all(isinstance(part, list) for part in lists):
         raise PartitionError(f"{config.partition_file} must hold a list with one list of classes per partition.")
     return lists
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:8]) + (f", … ({len(names)} in all)" if len(names) > 8 else "")

@@ -7,17 +7,15 @@ split, and validation rows are held out of the training rows.
 from __future__ import annotations
 
 import dataclasses
-import functools
-import os
-from collections.abc import Mapping, Sequence
-from itertools import chain
-from pathlib import Path
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from dilt_hf.config.data import DataConfig
+from dilt_hf.data.classes import class_ids, read_labels, scalar_column
+from dilt_hf.data.sources import open_source
 from dilt_hf.utils.errors import DataError
 from dilt_hf.utils.seeding import generator_for
 
@@ -56,7 +54,14 @@ class Split:
             raise DataError(
                 f"the {self.name} split has no column '{name}'; it has {', '.join(self.dataset.column_names)}."
             )
-        return np.asarray(self.dataset.select_columns([name]).with_format("numpy")[:][name])
+        values = scalar_column(self.dataset, name, f"the {self.name} split")
+        lacking = [row for row, value in enumerate(values) if value is None]
+        if lacking:
+            row = self.source_rows[lacking[0]]
+            raise DataError(f"row {row} of the {self.source} split has no value in column '{name}'; remove it.")
+        if len({isinstance(value, str) for value in values}) > 1:
+            raise DataError(f"column '{name}' holds text in some rows and numbers in others; write them alike.")
+        return np.asarray(values)
 
     def select(self, rows: np.ndarray) -> Split:
         """Return the same split with only these rows, in this order."""
@@ -90,12 +95,13 @@ def load_splits(config: DataConfig) -> Splits:
         >>> [len(split) for _, split in load_splits(DataConfig(dataset_name="digits")).items()]
         [1295, 142, 360]
     """
-    tables, source = _open_tables(config)
+    tables, source = open_source(config)
     if "train" not in tables:
         raise DataError(f"{source} has no train split (it has {', '.join(tables)}); choose a set that has one.")
     image_column = _find_image_column(tables["train"], config.image_column_name)
     label_column = _find_label_column(tables["train"], config.label_column_name)
-    labels, class_names = _labels(tables, label_column, "train")
+    tables = {name: as_images(table, image_column) for name, table in tables.items()}
+    labels, class_names = read_labels(tables, label_column, "train")
 
     def split(name: str, table: str) -> Split:
         return Split(name, tables[table], image_column, labels[table], table, np.arange(len(labels[table])))
@@ -115,7 +121,9 @@ def load_splits(config: DataConfig) -> Splits:
     if len(held_out) > 1:
         validation = split("validation", held_out[0])
     if config.classes:
-        kept = _class_ids(config.classes, class_names)
+        kept = sorted(set(class_ids(config.classes, class_names, "--classes", DataError)))
+        if len(kept) < 2:
+            raise DataError(f"--classes {' '.join(config.classes)} leaves a single class; at least two are needed.")
         class_names = tuple(class_names[number] for number in kept)
         train, test = _only(train, kept), _only(test, kept)
         validation = None if validation is None else _only(validation, kept)
@@ -130,62 +138,31 @@ def load_splits(config: DataConfig) -> Splits:
     return Splits(train, validation, test, class_names, source)
 
 
-def _open_tables(config: DataConfig) -> tuple[dict[str, Any], str]:
-    import datasets
-
-    if config.dataset_name == "digits":
-        return digits(config.split_seed), "scikit-learn's digits"
-    if config.dataset_name:
-        loaded = datasets.load_dataset(
-            config.dataset_name, config.dataset_config_name, revision=config.dataset_revision
-        )
-        return dict(loaded), config.dataset_name
-    if config.train_dir:
-        folders = {"train": config.train_dir, "validation": config.validation_dir, "test": config.test_dir}
-        for folder in filter(None, folders.values()):
-            if not os.path.isdir(folder):
-                raise DataError(f"there is no folder {folder}; give a folder with one subfolder of images per class.")
-        patterns = {name: os.path.join(folder, "**") for name, folder in folders.items() if folder}
-        loaded = datasets.load_dataset("imagefolder", data_files=patterns, drop_labels=False)
-        return dict(loaded), config.train_dir
-    files = {"train": config.train_files, "validation": config.validation_files, "test": config.test_files}
-    for file in chain.from_iterable(files.values()):
-        if "://" not in file and not any(character in file for character in "*?[") and not os.path.exists(file):
-            raise DataError(f"there is no file {file}.")
-    loaded = datasets.load_dataset("parquet", data_files={name: paths for name, paths in files.items() if paths})
-    return dict(loaded), ", ".join(Path(file).name for file in config.train_files)
-
-
-@functools.cache  # encoding the images takes longer than many a step of a run on them
-def digits(seed: int = 0) -> dict[str, datasets.Dataset]:
-    """Load scikit-learn's 8x8 handwritten digits as a real `datasets` set: `Image` and `ClassLabel`, 1437 train, 360
-    test.
-
-    The test fifth is drawn with `seed`, evenly from every class. Source: Alpaydin and Kaynak, Optical Recognition of
-    Handwritten Digits, UCI Machine Learning Repository (1998).
-    """
-    import datasets
-    from PIL import Image
-    from sklearn.datasets import load_digits
-    from sklearn.model_selection import train_test_split
-
-    images, labels = load_digits(return_X_y=True)
-    pixels = np.rint(images.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
-    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=list("0123456789"))})
-    rows = train_test_split(np.arange(len(labels)), test_size=0.2, random_state=seed, stratify=labels)
-    return {
-        name: datasets.Dataset.from_dict(
-            {"image": [Image.fromarray(pixels[i]) for i in part], "label": labels[part].tolist()}, features=features
-        )
-        for name, part in zip(("train", "test"), rows, strict=True)
-    }
-
-
 def _find_image_column(table: datasets.Dataset, wanted: str | None) -> str:
     import datasets
 
     found = [name for name, feature in table.features.items() if isinstance(feature, datasets.Image)]
-    return _one_column(found, wanted, table, "image", "--image_column_name")
+    encoded = [name for name, feature in table.features.items() if _is_encoded(feature)]
+    return _one_column(found or encoded, wanted, table, "image", "--image_column_name", also=encoded)
+
+
+def _is_encoded(feature: Any) -> bool:
+    """Return whether a column holds the bytes of image files, as other libraries than `datasets` write them."""
+    if isinstance(feature, dict):
+        return "bytes" in feature and set(feature) <= {"bytes", "path"}
+    return getattr(feature, "dtype", None) in ("binary", "large_binary")
+
+
+def as_images(table: datasets.Dataset, column: str) -> datasets.Dataset:
+    """Let a column of encoded images be read as images."""
+    import datasets
+
+    feature = table.features.get(column)
+    if feature is None or isinstance(feature, datasets.Image):
+        return table
+    if not isinstance(feature, dict):
+        table = table.cast_column(column, datasets.Value("binary"))
+    return table.cast_column(column, datasets.Image())
 
 
 def _find_label_column(table: datasets.Dataset, wanted: str | None) -> str:
@@ -197,69 +174,18 @@ def _find_label_column(table: datasets.Dataset, wanted: str | None) -> str:
     return _one_column(found, wanted, table, "class", "--label_column_name")
 
 
-def _one_column(found: list[str], wanted: str | None, table: datasets.Dataset, what: str, option: str) -> str:
+def _one_column(
+    found: list[str], wanted: str | None, table: datasets.Dataset, what: str, option: str, also: Sequence[str] = ()
+) -> str:
     names = ", ".join(table.column_names)
     if wanted is not None:
-        if wanted not in found:
+        if wanted not in found and wanted not in also:
             raise DataError(f"'{wanted}' is no {what} column; the columns are {names}.")
         return wanted
     if len(found) != 1:
         few = f"no {what} column" if not found else f"{len(found)} {what} columns ({', '.join(found)})"
         raise DataError(f"the dataset has {few} among {names}; name it with {option}.")
     return found[0]
-
-
-def _labels(tables: Mapping[str, Any], column: str, train: str) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
-    """Return global class ids per table (-1 where unlabelled) and the class names."""
-    import datasets
-
-    feature = tables[train].features[column]
-    raw = {
-        name: np.asarray(table.select_columns([column]).with_format(None)[:][column], dtype=object)
-        for name, table in tables.items()
-        if column in table.column_names
-    }
-    if isinstance(feature, datasets.ClassLabel):
-        names = tuple(feature.names)
-        numbers = {
-            name: np.array([-1 if v is None else int(v) for v in values], np.int64) for name, values in raw.items()
-        }
-    else:
-        values = sorted({value for value in raw[train] if value is not None})
-        names = tuple(str(value) for value in values)
-        index = {value: position for position, value in enumerate(values)}
-        numbers = {name: np.array([index.get(v, -1) for v in column], np.int64) for name, column in raw.items()}
-    for name in tables:
-        numbers.setdefault(name, np.full(len(tables[name]), -1, np.int64))
-    if (numbers[train] < 0).any():
-        raise DataError(f"training row {int((numbers[train] < 0).argmax())} has no class in column '{column}'.")
-    for name, table in tables.items():
-        other = table.features.get(column)
-        both = isinstance(other, datasets.ClassLabel) and isinstance(feature, datasets.ClassLabel)
-        if both and tuple(other.names) != names:
-            raise DataError(
-                f"the splits {train} and {name} have different classes, so their ids mean different things."
-            )
-    return numbers, names
-
-
-def _class_ids(wanted: Sequence[str], names: Sequence[str]) -> list[int]:
-    """Return the numbers of the classes that are named, in the order of the data."""
-    found: set[int] = set()
-    for each in wanted:
-        first, _, last = each.partition("-")
-        if each in names:
-            found.add(names.index(each))
-        elif first.isdecimal() and last.isdecimal() and int(first) <= int(last) < len(names):
-            found.update(range(int(first), int(last) + 1))
-        else:
-            raise DataError(
-                f"--classes names '{each}', which is neither a class of the data ({', '.join(names[:10])}"
-                f"{', …' if len(names) > 10 else ''}) nor numbers between 0 and {len(names) - 1} such as 0-4."
-            )
-    if len(found) < 2:
-        raise DataError(f"--classes {' '.join(wanted)} leaves a single class; at least two are needed.")
-    return sorted(found)
 
 
 def _only(split: Split, classes: Sequence[int]) -> Split:

@@ -39,7 +39,7 @@ class ProcessGroup:
         self.index, self.count, self.rank, self.size, self.store = index, count, rank, size, store
         self.launch = launch or f"process {os.getpid()}"
         self.is_broken = False
-        self._turns, self._meetings = itertools.count(), itertools.count()
+        self._turns, self._meetings, self._launch_turns = itertools.count(), itertools.count(), itertools.count()
         self._failures: dict[str, str] = {}
 
     @property
@@ -63,7 +63,22 @@ class ProcessGroup:
         if self.size == 1:
             return decide()
         turn = f"group/{self.index}/{next(self._turns)}"
-        if not self.is_group_zero:
+        return self._agreed(turn, decide, self.is_group_zero, "rank 0 of the process group")
+
+    def agree_all(self, decide: Callable[[], Any]) -> Any:
+        """Call `decide` on the first process of the launch and broadcast its JSON result to all groups. Collective:
+        every process of the launch must call it.
+
+        Raises:
+            ProcessGroupError: on the others when `decide` raised there.
+        """
+        if self.store is None:
+            return decide()
+        turn = f"launch/{next(self._launch_turns)}"
+        return self._agreed(turn, decide, self.is_world_zero, "the first process of the launch")
+
+    def _agreed(self, turn: str, decide: Callable[[], Any], decides: bool, who: str) -> Any:
+        if not decides:
             answer = json.loads(self.store.get(turn))
             if "error" in answer:
                 raise ProcessGroupError(answer["error"])
@@ -71,7 +86,7 @@ class ProcessGroup:
         try:
             value = decide()
         except BaseException as error:
-            self.store.set(turn, json.dumps({"error": f"rank 0 of the process group failed: {error!r}"}))
+            self.store.set(turn, json.dumps({"error": f"{who} failed: {error!r}"}))
             raise
         self.store.set(turn, json.dumps({"value": value}))
         return value

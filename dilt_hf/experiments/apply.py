@@ -195,7 +195,7 @@ class Application:
         return dict(self.stages.get(APPLIED, inputs, make, description=about).record)
 
     def _calibration(self) -> Iterator[Tensor]:
-        rows = torch.arange(min(len(self.data.splits.train), MOST_CALIBRATION_ROWS))
+        rows = self.data.sample("train", 0, "calibration")[:MOST_CALIBRATION_ROWS]
         for pixels, _ in self.data.batches("train", rows, self.training.global_train_batch_size):
             yield pixels
 

@@ -21,7 +21,6 @@ from dilt_hf.config.experiments import ShrinkConfig
 from dilt_hf.config.model import ModelConfig
 from dilt_hf.config.training import TrainingConfig
 from dilt_hf.data.opened import open_data
-from dilt_hf.data.splits import dealt_by_class
 from dilt_hf.engine.kinds import Kind
 from dilt_hf.engine.stages import Stages
 from dilt_hf.masks.io import save_masks
@@ -87,8 +86,7 @@ def shrink(
     shape_of(dense)  # whether it can be shrunk
     stages = Stages(folder / "stages")
     stages.check_format()
-    order = dealt_by_class(data.splits.train.labels, config.seed, "scoring")
-    rows = torch.from_numpy(order[: config.scoring_examples])
+    rows = data.sample("train", config.seed, "scoring")[: config.scoring_examples]
     identity = {
         "weights": tensors_sha256(dict(dense.state_dict())),
         "rows": rows.tolist(),

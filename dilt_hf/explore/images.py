@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dilt_hf.data.splits import digits
+from dilt_hf.data.sources import digits
 from dilt_hf.models.factory import PROCESSOR_FILE
 from dilt_hf.tickets.tickets import Tickets
 from dilt_hf.utils.errors import DataError

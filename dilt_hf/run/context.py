@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from dilt_hf.config.run import DiltConfig, RunConfig
 from dilt_hf.config.training import TrainingConfig
-from dilt_hf.data.embeddings import class_embeddings, image_embeddings
 from dilt_hf.data.opened import OpenData, open_data
 from dilt_hf.data.partitions import Partitioning, make_partitions
 from dilt_hf.engine.process_groups import ProcessGroup
@@ -24,6 +23,7 @@ from dilt_hf.engine.progress import Board
 from dilt_hf.engine.stages import Stage, Stages
 from dilt_hf.engine.tracking import TrackedRun, check_trackers
 from dilt_hf.models.factory import build_model
+from dilt_hf.run.embeddings import class_embeddings, image_embeddings
 from dilt_hf.run.network import Network
 from dilt_hf.training.train import total_steps
 
@@ -190,12 +190,16 @@ def open_run(config: DiltConfig, group: ProcessGroup | None = None, progress: bo
     network = Network.prepare(module, config, data, accelerator.device)
     if config.partition.partition_by in EMBEDDED:
         name = config.partition.embedding_model
-        partitioning = make_partitions(
-            config.partition,
-            data.splits,
-            functools.partial(class_embeddings, data, name),
-            functools.partial(image_embeddings, data, model_name=name),
+        # embeddings differ in the last bits from machine to machine, and partitions must not
+        classes, assigned = group.agree_all(
+            lambda: make_partitions(
+                config.partition,
+                data.splits,
+                functools.partial(class_embeddings, data, name),
+                functools.partial(image_embeddings, data, model_name=name),
+            ).as_json()
         )
+        partitioning = Partitioning.from_json(config.partition.partition_by, classes, assigned)
     else:
         partitioning = make_partitions(config.partition, data.splits)
     _ = data.images  # what is wrong with the partitions is said before decoding

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from dilt_hf.engine.kinds import Kind
@@ -15,7 +14,7 @@ from dilt_hf.models.weights import WEIGHTS_FILE
 from dilt_hf.run.context import RunContext, Subset
 from dilt_hf.run.fingerprints import of_pixels
 from dilt_hf.training.evaluation import predict
-from dilt_hf.utils.seeding import generator_for
+from dilt_hf.utils.seeding import derive_seed
 
 MOST_STATISTICS_ROWS = 10_000
 EVALUATION_CODE = (
@@ -61,6 +60,6 @@ def scores_of(ctx: RunContext, model: nn.Module, split: str) -> dict[str, Any]:
 
 def recalibrate(ctx: RunContext, model: nn.Module, subset: Subset) -> None:
     """Set the batch-norm statistics of a model to those of a random sample of a subset's training rows."""
-    rows = subset.rows[torch.randperm(len(subset.rows), generator=generator_for(subset.name, "statistics"))]
+    rows = ctx.data.sample("train", derive_seed(subset.name), "statistics", subset.rows)
     batches = ctx.data.batches("train", rows[:MOST_STATISTICS_ROWS], ctx.config.training.global_train_batch_size)
     recalibrate_batchnorm(model, (pixels for pixels, _ in batches))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -44,7 +45,7 @@ from dilt_hf.tickets.format import (
 )
 from dilt_hf.tickets.hub import HubCommit, is_repo_id
 from dilt_hf.tickets.publishing import Destination, files_of, push_repository, write_card, write_repository
-from dilt_hf.utils.errors import TicketError
+from dilt_hf.utils.errors import DataError, TicketError
 
 logger = logging.getLogger(__name__)
 
@@ -89,6 +90,7 @@ def apply_ticket(
     Raises:
         ModelError: when the model does not have the weights that the mask covers, in the same shapes.
         MaskError: when there is no such ticket.
+        DataError: when `recalibrate_on` has no batches. The model is unchanged after any of these.
 
     Example:
         >>> tickets = Tickets.from_pretrained("runs/digits/tickets/seed_0")
@@ -96,12 +98,16 @@ def apply_ticket(
     """
     mask = tickets.packed(name)
     targets = mask_targets(model, mask.shapes)
+    batches = None if recalibrate_on is None else iter(recalibrate_on)
+    first = None if batches is None else next(batches, None)
+    if batches is not None and first is None:
+        raise DataError("recalibrate_on has no batches (a generator serves once); the model is unchanged.")
     if not tickets.is_theta0(targets):
         logger.warning("the model's weights are not the θ0 that ticket '%s' was found for.", name)
     for stored, tensor in targets.items():
         tensor.detach().masked_fill_(~mask[stored].to(tensor.device), 0)
-    if recalibrate_on is not None:
-        recalibrate_batchnorm(model, recalibrate_on)
+    if batches is not None and first is not None:
+        recalibrate_batchnorm(model, itertools.chain([first], batches))
 
 
 @dataclasses.dataclass(frozen=True, repr=False)

@@ -11,7 +11,8 @@ from PIL import Image
 
 from dilt_hf.config.data import DataConfig, PartitionConfig
 from dilt_hf.data import decoding
-from dilt_hf.data.partitions import check_partitions, class_ids, cluster_classes, cluster_images, make_partitions
+from dilt_hf.data.classes import class_ids
+from dilt_hf.data.partitions import check_partitions, cluster_classes, cluster_images, make_partitions
 from dilt_hf.data.splits import Split, Splits
 from dilt_hf.utils.errors import PartitionError
 
@@ -126,8 +127,8 @@ def test_partitions_are_read_from_a_json_file(tmp_path):
         (config("explicit", 2, partition_classes=["0-2", "3-4"]), r"1 classes are in no partition \(fox\)"),
         (config("explicit", 2, partition_classes=["0-5", ""]), "partition 1 is empty"),
         (config("explicit", 3, partition_classes=["0-2", "3-5"]), "2 partitions are listed"),
-        (config("explicit", 2, partition_classes=["ant,cow", "1-5"]), "there is no class 'cow'"),
-        (config("explicit", 2, partition_classes=["0-6", "1"]), "ids run from 0 to 5"),
+        (config("explicit", 2, partition_classes=["ant,cow", "1-5"]), "'cow' is neither a class"),
+        (config("explicit", 2, partition_classes=["0-6", "1"]), "ids, which run from 0 to 5"),
         (config("column", 4, partition_column="place"), "3 distinct values, too few for 4"),
         (config("column", 2, partition_column="colour"), "no column 'colour'"),
         (config("sibling", 11), "too few for 11 siblings"),
@@ -145,7 +146,10 @@ def test_a_class_without_training_rows_is_named():
 
 
 def test_names_win_over_numbers():
-    assert class_ids(["7", "0-1"], ["7", "8", "9"]) == [0, 0, 1]
+    assert class_ids(["7", "8-9"], ["7", "8", "9"]) == [0, 1, 2]
+    assert class_ids(["0-2", "11"], sorted(map(str, range(12)))) == [0, 1, 4, 3]  # a range of names, not of places
+    with pytest.raises(PartitionError, match="'0-1' is neither a class"):
+        class_ids(["0-1"], ["7", "8", "9"])
 
 
 @given(st.lists(st.lists(st.integers(0, 5), max_size=4), max_size=4))

@@ -9,6 +9,7 @@ from helpers.tables import parquet, table
 
 from dilt_hf.config.data import DataConfig
 from dilt_hf.data import splits as splits_module
+from dilt_hf.data.classes import read_labels
 from dilt_hf.data.loader import open_images
 from dilt_hf.data.splits import load_splits
 from dilt_hf.utils.errors import DataError
@@ -77,7 +78,7 @@ def test_a_test_row_without_a_known_class_is_refused_and_the_split_not_dropped(t
 
 
 def test_a_set_without_training_rows_is_refused(monkeypatch):
-    monkeypatch.setattr(splits_module, "_open_tables", lambda config: ({"test": table(20)}, "made up"))
+    monkeypatch.setattr(splits_module, "open_source", lambda config: ({"test": table(20)}, "made up"))
     with pytest.raises(DataError, match="made up has no train split"):
         load_splits(DataConfig(dataset_name="x"))
 
@@ -111,7 +112,7 @@ def test_limits_take_rows_evenly_from_every_class(tmp_path):
 
 def test_splits_whose_class_ids_differ_in_meaning_are_refused():
     with pytest.raises(DataError, match="different classes"):
-        splits_module._labels({"train": table(30), "test": table(6, classes=2)}, "label", "train")
+        read_labels({"train": table(30), "test": table(6, classes=2)}, "label", "train")
 
 
 def test_missing_folders_and_files_are_named(tmp_path):
@@ -140,7 +141,9 @@ def test_some_classes_only(tmp_path):
 
 
 def test_classes_that_are_not_there_are_named():
-    with pytest.raises(DataError, match=r"--classes names '7-12', which is neither .* between 0 and 9 such as 0-4"):
+    with pytest.raises(
+        DataError, match=r"--classes names '7-12', which is neither a class .* nor a range of their names"
+    ):
         load_splits(DataConfig(dataset_name="digits", classes=["7-12"]))
     with pytest.raises(DataError, match="--classes 3 leaves a single class"):
         load_splits(DataConfig(dataset_name="digits", classes=["3"]))

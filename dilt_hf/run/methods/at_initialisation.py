@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dilt_hf.data.splits import dealt_by_class
 from dilt_hf.engine.kinds import Kind, code_fingerprint
 from dilt_hf.engine.stages import Stage
 from dilt_hf.masks.algebra import Masks, full_like
@@ -141,9 +140,8 @@ class AtInitialisation(Method):
 
     def _rows(self, ctx: RunContext, seed: int) -> Tensor:
         splits = ctx.data.splits
-        order = dealt_by_class(splits.train.labels, seed, "scoring")
         count = 1 if self.is_data_free else ctx.config.methods.scoring_examples * len(splits.class_names)
-        return torch.from_numpy(order[:count])
+        return ctx.data.sample("train", seed, "scoring")[:count]
 
     def _identity(self) -> list[str]:
         """Return the name of the method and a fingerprint of the code that scores."""

@@ -14,7 +14,6 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from dilt_hf.config.training import TrainingConfig
-from dilt_hf.data.splits import dealt_by_class
 from dilt_hf.engine.kinds import Kind
 from dilt_hf.engine.stages import Stage
 from dilt_hf.masks.algebra import Masks, full_like
@@ -79,8 +78,7 @@ def _pruned(search: Search, network: Stage, mask: Masks, kept: int) -> Stage:
     """Prune and update the weights, from scores that all densities share."""
     ctx, seed, options = search.ctx, search.seed, search.ctx.config.methods
     settings = CapSettings(options.fisher_block, options.fisher_dampening, options.fisher_memory_gb)
-    order = dealt_by_class(ctx.data.splits.train.labels, seed, "fisher")
-    rows = torch.from_numpy(order[: options.fisher_examples])
+    rows = ctx.data.sample("train", seed, "fisher")[: options.fisher_examples]
     batches = functools.partial(examples, ctx, rows)
     scored = _scored(search, network, mask, settings, rows)
 

@@ -7,10 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from dilt_hf.data.splits import dealt_by_class
 from dilt_hf.engine.kinds import Kind
 from dilt_hf.engine.stages import Stage, Stages
 from dilt_hf.models.flops import Cost
@@ -49,8 +47,7 @@ class Savit(Method):
         ctx, seed, dense, options = search.ctx, search.seed, search.dense(), search.ctx.config.methods
         forward = ctx.network.forward
         target = forward.under(dict.fromkeys(ctx.prunable, density or 0.0)) / forward.total
-        order = dealt_by_class(ctx.data.splits.train.labels, seed, "gates")
-        rows = torch.from_numpy(order[: options.gate_examples])
+        rows = ctx.data.sample("train", seed, "gates")[: options.gate_examples]
 
         def trained() -> nn.Module:
             model = ctx.new_model(seed).to(ctx.device)

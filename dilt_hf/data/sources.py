@@ -1,0 +1,324 @@
+"""Where rows come from: the built-in digits, the Hub, folders of images, Parquet files. Each by its split's name.
+
+Names of files and folders are names, never patterns, and no file may serve two splits. Files that list the same classes
+in another order are brought to one order by the names.
+"""
+
+from __future__ import annotations
+
+import functools
+import glob
+import hashlib
+import itertools
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dilt_hf.config.data import DataConfig
+from dilt_hf.utils.errors import DataError
+
+if TYPE_CHECKING:
+    import datasets
+
+logger = logging.getLogger(__name__)
+SPLIT_NAMES = {"train", "training", "val", "valid", "validation", "dev", "test", "testing"}
+FEWEST_CLASSES = 2
+
+
+def open_source(config: DataConfig) -> tuple[dict[str, datasets.Dataset], str]:
+    """Open the configured data, by the names of its splits, and say what it is called. No image is decoded.
+
+    Raises:
+        DataError: for files and folders that are missing, unreadable, of different classes, or used twice.
+        Exception: errors of the Hub and of `datasets` pass through.
+    """
+    if config.dataset_name == "digits":
+        return digits(config.split_seed), "scikit-learn's digits"
+    if config.dataset_name:
+        return _named(config), config.dataset_name
+    if config.train_dir:
+        folders = {"train": config.train_dir, "validation": config.validation_dir, "test": config.test_dir}
+        return _image_folders({name: folder for name, folder in folders.items() if folder}), config.train_dir
+    files = {"train": config.train_files, "validation": config.validation_files, "test": config.test_files}
+    tables = _parquet_files({name: paths for name, paths in files.items() if paths})
+    return tables, ", ".join(Path(file).name for file in config.train_files)
+
+
+def _named(config: DataConfig) -> dict[str, datasets.Dataset]:
+    """Load a dataset of the Hub, or a folder that `datasets` understands."""
+    import datasets
+
+    name = config.dataset_name or ""
+    if os.path.isdir(name):  # `datasets` would give every file the first one's classes
+        files = [str(path) for path in sorted(Path(name).rglob("*.parquet"))]
+        kinds = {str(_classes_of(_schema(file))): file for file in files}
+        if len(kinds) > 1:
+            one, other = list(kinds.values())[:2]
+            raise DataError(
+                f"{one} and {other} list their classes differently, which `datasets` does not notice; give the files "
+                "by --train_files, --validation_files and --test_files: they are brought to one order by name."
+            )
+    loaded = datasets.load_dataset(name, config.dataset_config_name, revision=config.dataset_revision)
+    return dict(loaded)
+
+
+@functools.cache  # encoding the images takes longer than many a step of a run on them
+def digits(seed: int = 0) -> dict[str, datasets.Dataset]:
+    """Load scikit-learn's 8x8 handwritten digits as a real `datasets` set: `Image` and `ClassLabel`, 1437 train, 360
+    test.
+
+    The test fifth is drawn with `seed`, evenly from every class. Source: Alpaydin and Kaynak, Optical Recognition of
+    Handwritten Digits, UCI Machine Learning Repository (1998).
+    """
+    import datasets
+    from PIL import Image
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    images, labels = load_digits(return_X_y=True)
+    pixels = np.rint(images.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=list("0123456789"))})
+    rows = train_test_split(np.arange(len(labels)), test_size=0.2, random_state=seed, stratify=labels)
+    return {
+        name: datasets.Dataset.from_dict(
+            {"image": [Image.fromarray(pixels[i]) for i in part], "label": labels[part].tolist()}, features=features
+        )
+        for name, part in zip(("train", "test"), rows, strict=True)
+    }
+
+
+# --- folders of images -----------------------------------------------------------------------------------------------
+
+
+def _image_folders(folders: Mapping[str, str]) -> dict[str, datasets.Dataset]:
+    """Open folders with one subfolder per class; the classes are those of the training folder."""
+    import datasets
+
+    for folder in folders.values():
+        if not os.path.isdir(folder):
+            raise DataError(f"there is no folder {folder}; give a folder with one subfolder of images per class.")
+    for (_, one), (_, other) in itertools.combinations(folders.items(), 2):
+        inside, around = sorted((Path(one).resolve(), Path(other).resolve()), key=lambda path: -len(path.parts))
+        if inside.is_relative_to(around):
+            raise DataError(f"{one} and {other} lie inside one another, so images would be in two splits; divide them.")
+    found = {name: _class_folders(folder) for name, folder in folders.items()}
+    names = sorted(found["train"])
+    for name, classes in found.items():
+        unknown = sorted(set(classes) - set(names))
+        if unknown:
+            raise DataError(
+                f"{folders[name]} has the class '{unknown[0]}', which {folders['train']} does not have; the folders "
+                "need the same classes."
+            )
+    files = {
+        name: [(path, number) for number, each in enumerate(names) for path in classes.get(each, [])]
+        for name, classes in found.items()
+    }
+    check_apart({name: [path for path, _ in each] for name, each in files.items()})
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=names)})
+    tables = {}
+    for name, rows in files.items():
+        columns = {"image": [path for path, _ in rows], "label": [number for _, number in rows]}
+        tables[name] = datasets.Dataset.from_dict(columns, features=features)
+        tables[name]._fingerprint = _fingerprint(folders[name], rows)  # the paths alone do not tell when files change
+    return tables
+
+
+def _fingerprint(folder: str, rows: Sequence[tuple[str, int]]) -> str:
+    digest = hashlib.sha256()
+    for path, number in rows:
+        facts = os.stat(path)
+        digest.update(f"{os.path.relpath(path, folder)}\0{number}\0{facts.st_size}\0{facts.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
+
+
+def _class_folders(folder: str) -> dict[str, list[str]]:
+    """Return the images of every class, in the order of their names. Links are followed."""
+    suffixes = _suffixes()
+    classes: dict[str, list[str]] = {}
+    beside: list[str] = []
+    hidden: list[str] = []
+    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+        if entry.is_dir():
+            (hidden if entry.name.startswith((".", "__")) else beside).append(entry.name)
+        elif entry.name.lower().endswith(suffixes) and not entry.name.startswith("."):
+            raise DataError(
+                f"{folder} has the image {entry.name} beside its class folders; move it into the folder of its class."
+            )
+        elif not entry.name.startswith("."):
+            logger.warning("%s is not read: classes are the names of folders.", entry.path)
+    if hidden:
+        logger.warning("%s: the folders %s are left out, as they are hidden.", folder, ", ".join(hidden))
+    if {name.lower() for name in beside} <= SPLIT_NAMES and len(beside) > 1:
+        raise DataError(
+            f"{folder} holds the splits {', '.join(beside)} and no classes; give each as --train_dir, --validation_dir "
+            "or --test_dir."
+        )
+    for name in beside:
+        images, others = _images_in(os.path.join(folder, name), suffixes)
+        if not images:
+            kinds = f"; its files end with {', '.join(others)}, which are no images" if others else ""
+            raise DataError(f"the class folder {os.path.join(folder, name)} holds no images{kinds}; remove or fill it.")
+        if others:
+            logger.warning("%s: files ending with %s are not read.", os.path.join(folder, name), ", ".join(others))
+        classes[name] = images
+    if len(classes) < FEWEST_CLASSES:
+        raise DataError(
+            f"{folder} has {len(classes)} class folder(s); classification needs at least two: one subfolder of images "
+            "per class, such as cat/1.png and dog/2.png."
+        )
+    return classes
+
+
+def _images_in(folder: str, suffixes: tuple[str, ...]) -> tuple[list[str], list[str]]:
+    """Return the images of one class at any depth, and the endings of what else is there."""
+    images, others = [], set()
+    visited: set[str] = set()
+    for here, inner, files in os.walk(folder, followlinks=True):
+        if os.path.realpath(here) in visited:  # a link to a folder above it
+            inner.clear()
+            continue
+        visited.add(os.path.realpath(here))
+        inner[:] = sorted(name for name in inner if not name.startswith((".", "__")))
+        for name in files:
+            if name.startswith(".") or name.lower() in ("thumbs.db", "desktop.ini"):
+                continue
+            if name.lower().endswith(suffixes):
+                images.append(os.path.join(here, name))
+            else:
+                others.add(os.path.splitext(name)[1] or name)
+    return sorted(images), sorted(others)
+
+
+@functools.cache
+def _suffixes() -> tuple[str, ...]:
+    from PIL import Image
+
+    Image.init()
+    return tuple(suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN)
+
+
+def check_apart(files: Mapping[str, Sequence[str]]) -> None:
+    """Check that no file is in two splits, by whatever name or link.
+
+    Raises:
+        DataError: when one is, or is named twice in one split.
+    """
+    seen: dict[tuple[int, int], tuple[str, str]] = {}
+    for split, paths in files.items():
+        for path in paths:
+            facts = os.stat(path)
+            key = facts.st_dev, facts.st_ino
+            if key in seen:
+                other, earlier = seen[key]
+                where = f"both the {other} and the {split} split" if other != split else f"the {split} split twice"
+                same = path if path == earlier else f"{path} (the same file as {earlier})"
+                raise DataError(f"{same} is in {where}; rows of one must not be in another.")
+            seen[key] = split, path
+
+
+# --- Parquet files ---------------------------------------------------------------------------------------------------
+
+
+def _parquet_files(files: Mapping[str, Sequence[str]]) -> dict[str, datasets.Dataset]:
+    """Open Parquet files, those of one split one after another, their classes in the order of the training files."""
+    local = {name: [path for path in paths if "://" not in path] for name, paths in files.items()}
+    for path in itertools.chain.from_iterable(local.values()):
+        if not os.path.isfile(path):
+            hint = "; names are taken as they are, so let the shell expand patterns" if glob.has_magic(path) else ""
+            raise DataError(f"there is no file {path}{hint}.")
+        if "::" in path:
+            raise DataError(f"{path} has '::' in its name, which `datasets` cannot open; rename it.")
+    check_apart(local)
+    parts = {name: list(_parts(paths)) for name, paths in files.items()}
+    classes = _common_classes(parts["train"])
+    return {name: _joined([_in_order(part, path, classes) for part, path in each]) for name, each in parts.items()}
+
+
+def _parts(paths: Sequence[str]) -> Iterator[tuple[datasets.Dataset, str]]:
+    """Yield the rows of files that have one schema and come after each other, with the first one's name."""
+    import datasets
+
+    for _, group in itertools.groupby([(path, _schema(path)) for path in paths], key=lambda each: each[1]):
+        same = [path if "://" in path else glob.escape(path) for path, _ in group]
+        yield datasets.load_dataset("parquet", data_files={"train": same}, split="train"), same[0]
+
+
+def _schema(path: str) -> datasets.Features:
+    """Read the features that a Parquet file says it has."""
+    import datasets
+    import fsspec
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        with fsspec.open(path) if "://" in path else open(path, "rb") as file:
+            return datasets.Features.from_arrow_schema(pyarrow.parquet.read_schema(file))
+    except (pyarrow.ArrowException, ValueError, TypeError, KeyError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise DataError(f"{path} is no readable Parquet file ({reason}).") from error
+
+
+def _classes_of(features: datasets.Features) -> dict[str, list[str]]:
+    import datasets
+
+    return {name: list(kind.names) for name, kind in features.items() if isinstance(kind, datasets.ClassLabel)}
+
+
+def _common_classes(parts: Sequence[tuple[datasets.Dataset, str]]) -> dict[str, list[str]]:
+    """Return the class names of every class column, in the order of the first file that has them."""
+    common: dict[str, list[str]] = {}
+    for part, _ in parts:
+        for column, names in _classes_of(part.features).items():
+            common[column] = list(dict.fromkeys([*common.get(column, []), *names]))
+    return common
+
+
+def _in_order(part: datasets.Dataset, path: str, classes: Mapping[str, Sequence[str]]) -> datasets.Dataset:
+    """Give every class column of a file the class names, and so the ids, of all."""
+    import datasets
+
+    for column, names in classes.items():
+        feature = part.features.get(column)
+        if feature is None:
+            continue
+        if not isinstance(feature, datasets.ClassLabel):
+            raise DataError(
+                f"{path} has no class names in its column '{column}', and other files do, so what its numbers mean "
+                "cannot be told; write all files with the same features."
+            )
+        if feature.names == list(names):
+            continue
+        unknown = sorted(set(feature.names) - set(names))
+        if unknown:
+            raise DataError(f"{path} has the class '{unknown[0]}', which no training file has; the classes must agree.")
+        ids = np.array([names.index(name) for name in feature.names])
+        given = np.asarray(part.with_format("numpy")[:][column])
+        if ((given >= len(ids)) | (given < -1)).any():
+            row = int(((given >= len(ids)) | (given < -1)).argmax())
+            raise DataError(f"row {row} of {path} has the class id {given[row]}, and there are {len(ids)} classes.")
+        mapped = np.where(given < 0, -1, ids[given])
+        order = part.column_names
+        part = part.remove_columns(column).add_column(
+            column,
+            mapped,
+            feature=datasets.ClassLabel(names=list(names)),  # type: ignore[arg-type]
+        )
+        part = part.select_columns(order)
+    return part
+
+
+def _joined(parts: Sequence[datasets.Dataset]) -> datasets.Dataset:
+    import datasets
+
+    if len(parts) == 1:
+        return parts[0]
+    try:
+        return datasets.concatenate_datasets(list(parts))
+    except (ValueError, TypeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise DataError(f"the files of one split have different columns ({reason}); write them alike.") from error
