@@ -12,7 +12,8 @@ from torch.nn.utils import prune
 from dilt_hf.config.model import ModelConfig
 from dilt_hf.config.training import TrainingConfig
 from dilt_hf.masks.algebra import full_like, random_like
-from dilt_hf.models.factory import build_model, logits_of
+from dilt_hf.models.anatomy import logits_of
+from dilt_hf.models.factory import build_model
 from dilt_hf.models.weights import checkpoint_tensors, prunable_parameters
 from dilt_hf.training.masking import MaskedWeights
 from dilt_hf.training.optimizers import make_optimizer

@@ -32,7 +32,8 @@ from dilt_hf.data.decoding import Normalize
 from dilt_hf.data.loader import Feed
 from dilt_hf.data.splits import Split
 from dilt_hf.masks.algebra import full_like
-from dilt_hf.models.factory import build_model, logits_of
+from dilt_hf.models.anatomy import logits_of
+from dilt_hf.models.factory import build_model
 from dilt_hf.models.weights import prunable_parameters
 from dilt_hf.training.masking import MaskedWeights
 from dilt_hf.training.optimizers import make_optimizer

@@ -143,7 +143,7 @@ def _find_image_column(table: datasets.Dataset, wanted: str | None) -> str:
 
     found = [name for name, feature in table.features.items() if isinstance(feature, datasets.Image)]
     encoded = [name for name, feature in table.features.items() if _is_encoded(feature)]
-    return _one_column(found or encoded, wanted, table, "image", "--image_column_name", also=encoded)
+    return _one_column(found or encoded, found + encoded, wanted, table, "image")
 
 
 def _is_encoded(feature: Any) -> bool:
@@ -171,19 +171,21 @@ def _find_label_column(table: datasets.Dataset, wanted: str | None) -> str:
     if wanted is not None and wanted in table.features:
         return wanted  # any column may be named: its distinct values become the classes
     found = [name for name, feature in table.features.items() if isinstance(feature, datasets.ClassLabel)]
-    return _one_column(found, wanted, table, "class", "--label_column_name")
+    return _one_column(found, found, wanted, table, "class")
 
 
 def _one_column(
-    found: list[str], wanted: str | None, table: datasets.Dataset, what: str, option: str, also: Sequence[str] = ()
+    found: Sequence[str], possible: Sequence[str], wanted: str | None, table: datasets.Dataset, what: str
 ) -> str:
+    """Return the column that is wanted, if it is possible, or the only one that was found."""
     names = ", ".join(table.column_names)
     if wanted is not None:
-        if wanted not in found and wanted not in also:
+        if wanted not in possible:
             raise DataError(f"'{wanted}' is no {what} column; the columns are {names}.")
         return wanted
     if len(found) != 1:
         few = f"no {what} column" if not found else f"{len(found)} {what} columns ({', '.join(found)})"
+        option = {"image": "--image_column_name", "class": "--label_column_name"}[what]
         raise DataError(f"the dataset has {few} among {names}; name it with {option}.")
     return found[0]
 

@@ -29,7 +29,7 @@ from dilt_hf.experiments.rtl_results import ALONE, GIVEN, MERGED, ROUTED, SINGLE
 from dilt_hf.experiments.rtl_training import route_file, train_jointly
 from dilt_hf.masks.algebra import count_kept, union
 from dilt_hf.masks.overlap import mean_overlap
-from dilt_hf.models.factory import logits_of
+from dilt_hf.models.anatomy import logits_of
 from dilt_hf.models.routed import RoutedNetwork, batchnorm_statistics
 from dilt_hf.models.weights import WEIGHTS_FILE, checkpoint_tensors, read_weights, save_weights
 from dilt_hf.pruning.collapse import Similarity

@@ -11,7 +11,7 @@ from torch import nn
 
 from dilt_hf.explore.images import load_processor
 from dilt_hf.explore.views import canonical, has_trained
-from dilt_hf.models.factory import logits_of
+from dilt_hf.models.anatomy import logits_of
 from dilt_hf.tickets.tickets import Tickets
 from dilt_hf.utils.errors import DataError
 

@@ -58,6 +58,15 @@ def _classifier_names(model: nn.Module) -> frozenset[str]:
     return frozenset(name for name, parameter in model.named_parameters() if id(parameter) in inside)
 
 
+def logits_of(model: nn.Module, pixel_values: Tensor) -> Tensor:
+    """Compute the classifier output (B, classes) of a transformers or a plain torch model."""
+    output = model(pixel_values)
+    if isinstance(output, Tensor):
+        return output
+    # PP-LCNet calls its logits so
+    return output.logits if hasattr(output, "logits") else output.last_hidden_state
+
+
 def check_images(model: nn.Module, image_size: int, channels: int, classes: int) -> None:
     """Check that a network takes images of this size and has one output per class.
 
@@ -95,8 +104,6 @@ def unused_parameters(model: nn.Module, image_size: int, channels: int) -> set[i
 
 def _trial(model: nn.Module, image_size: int, channels: int, count: int) -> Tensor:
     """Pass black images through a network in evaluation mode and return its logits."""
-    from dilt_hf.models.factory import logits_of
-
     first = next(model.parameters())
     images = torch.zeros(count, channels, image_size, image_size, device=first.device, dtype=first.dtype)
     modes = {module: module.training for module in model.modules()}

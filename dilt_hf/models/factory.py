@@ -282,15 +282,6 @@ def checkpoint_activations(model: nn.Module) -> None:
         raise ModelError(f"{type(model).__name__} has no --gradient_checkpointing; leave it out.") from error
 
 
-def logits_of(model: nn.Module, pixel_values: Tensor) -> Tensor:
-    """Compute the classifier output (B, classes) of a transformers or a plain torch model."""
-    output = model(pixel_values)
-    if isinstance(output, Tensor):
-        return output
-    # PP-LCNet calls its logits so
-    return output.logits if hasattr(output, "logits") else output.last_hidden_state
-
-
 def has_own_code(folder: Path) -> bool:
     """Return whether a checkpoint is of one of this package's own architectures, whose code travels with it."""
     return (folder / CODE_FILE).is_file()

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from dilt_hf.models.factory import logits_of
+from dilt_hf.models.anatomy import logits_of
 from dilt_hf.models.names import mask_targets
 from dilt_hf.models.weights import checkpoint_tensors
 from dilt_hf.utils.errors import ModelError

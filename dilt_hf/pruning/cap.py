@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from dilt_hf.masks.algebra import full_like
-from dilt_hf.models.factory import logits_of
+from dilt_hf.models.anatomy import logits_of
 from dilt_hf.pruning import obs
 from dilt_hf.utils.errors import TrainingError
 from dilt_hf.utils.threads import single_threaded

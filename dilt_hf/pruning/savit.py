@@ -22,8 +22,8 @@ import torch
 from torch import Tensor, nn
 
 from dilt_hf.masks.algebra import Masks
+from dilt_hf.models.anatomy import logits_of
 from dilt_hf.models.configurations import register_architectures
-from dilt_hf.models.factory import logits_of
 from dilt_hf.models.weights import prunable_parameters
 from dilt_hf.utils.errors import ModelError
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from dilt_hf.data import loader
 from dilt_hf.data.loader import Feed
-from dilt_hf.models.factory import logits_of
+from dilt_hf.models.anatomy import logits_of
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

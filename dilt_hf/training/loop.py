@@ -22,7 +22,7 @@ from dilt_hf.config.training import TrainingConfig
 from dilt_hf.data.loader import Batch, shares, steps_per_epoch
 from dilt_hf.data.loader import epoch as epoch_batches
 from dilt_hf.masks.algebra import Masks, density_per_tensor, union
-from dilt_hf.models.factory import logits_of
+from dilt_hf.models.anatomy import logits_of
 from dilt_hf.models.weights import checkpoint_tensors
 from dilt_hf.training.checkpoints import load_checkpoint, save_checkpoint
 from dilt_hf.training.losses import ClassLoss

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from dilt_hf.models.factory import logits_of
+from dilt_hf.models.anatomy import logits_of
 
 
 class ClassLoss:

@@ -14,8 +14,7 @@ from dilt_hf.masks.algebra import count_kept, count_total
 from dilt_hf.masks.packed import PackedMask
 from dilt_hf.masks.topk import keep_largest
 from dilt_hf.models import factory
-from dilt_hf.models.anatomy import unused_parameters
-from dilt_hf.models.factory import logits_of
+from dilt_hf.models.anatomy import logits_of, unused_parameters
 from dilt_hf.models.flops import forward_cost
 from dilt_hf.models.safe_loading import load_model
 from dilt_hf.models.weights import checkpoint_tensors, prunable_parameters, uncovered_share

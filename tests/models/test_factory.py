@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from dilt_hf.config.model import ModelConfig
 from dilt_hf.models import factory
+from dilt_hf.models.anatomy import logits_of
 from dilt_hf.models.safe_loading import load_model
 from dilt_hf.models.weights import (
     WEIGHTS_FILE,
@@ -51,8 +52,8 @@ def test_an_architecture_survives_disk_and_names_its_weights(architecture, size,
     again = copy.deepcopy(load_model(tmp_path))
     pixels = torch.randn(2, 3, size, size)
     with torch.no_grad():
-        logits = factory.logits_of(model, pixels)
-        assert torch.equal(factory.logits_of(again, pixels), logits)
+        logits = logits_of(model, pixels)
+        assert torch.equal(logits_of(again, pixels), logits)
     assert logits.shape == (2, 10)
     assert again.config.id2label == dict(enumerate(CLASSES))
 

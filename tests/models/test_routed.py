@@ -6,8 +6,8 @@ import pytest
 import torch
 from helpers.small import TINY_VIT, masks_of, network
 
+from dilt_hf.models.anatomy import logits_of
 from dilt_hf.models.batchnorm import recalibrate_batchnorm
-from dilt_hf.models.factory import logits_of
 from dilt_hf.models.routed import RoutedNetwork, batchnorm_statistics
 from dilt_hf.models.weights import prunable_parameters
 from dilt_hf.utils.errors import ModelError

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dilt_hf.masks.algebra import count_kept, count_total
-from dilt_hf.models.factory import logits_of
+from dilt_hf.models.anatomy import logits_of
 from dilt_hf.models.weights import prunable_parameters
 from dilt_hf.pruning.allocation import select
 from dilt_hf.pruning.cap import (

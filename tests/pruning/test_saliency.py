@@ -4,7 +4,7 @@ import pytest
 import torch
 from helpers.small import TINY_VIT, network
 
-from dilt_hf.models.factory import logits_of
+from dilt_hf.models.anatomy import logits_of
 from dilt_hf.models.weights import prunable_parameters
 from dilt_hf.pruning.grasp import grasp_scores
 from dilt_hf.pruning.snip import snip_scores

@@ -9,7 +9,7 @@ from helpers.small import network
 from transformers import AutoModelForImageClassification
 
 from dilt_hf.masks.algebra import count_kept, full_like
-from dilt_hf.models.factory import logits_of
+from dilt_hf.models.anatomy import logits_of
 from dilt_hf.models.flops import forward_cost
 from dilt_hf.models.weights import prunable_parameters
 from dilt_hf.pruning.savit import (
