@@ -55,7 +55,7 @@ def find_layers(model: nn.Module, pixels: Tensor, layers: str | Sequence[str] = 
     else:
         if not layers:
             raise AnalysisError("there are no layers named to compare.")
-        wanted = [re.sub(r"@\d+$", "", name) for name in layers]
+        wanted = [_module(name) for name in layers]
         missing = [name for name in wanted if name not in modules and not name.startswith(HIDDEN_STATES)]
         if missing:
             near = [name for name in modules if missing[0].rsplit(".", 1)[-1] in name][:3]
@@ -112,7 +112,7 @@ def run(model: nn.Module, pixels: Tensor, layers: Iterable[str], see: Callable[[
     """
     model = unwrapped(model)
     layers = set(layers)
-    names = {re.sub(r"@\d+$", "", name) for name in layers}
+    names = {_module(name) for name in layers}
     calls: Counter[str] = Counter()
 
     def watch(name: str) -> Callable[..., None]:
@@ -166,9 +166,11 @@ def weights_of_layers(model: nn.Module, pixels: Tensor, layers: Sequence[str]) -
     """Return which prunable weights make each layer's representation from those of the layers before it.
 
     Read off the graph of operations: from a layer's output backwards, along every path, until another layer's output
-    or the input. So the weights of a skip connection belong to the block that it ends in, and weights that are used
-    twice to both layers. Weights that no layer depends on (such as the last, behind all of them) are nobody's. Hidden
-    states may be copies that lie off the path; each has the weights that those before it have not.
+    or the input. So the weights of a skip connection belong to the block that it ends in, and those of a module that
+    runs twice to both layers. Otherwise a weight belongs to the layer whose module holds it, or to the first that
+    depends on it, so layers partition the weights. Weights that no layer depends on (such as the last, behind all of
+    them) are nobody's. Hidden states may be copies that lie off the path; each has the weights that those before it
+    have not.
 
     Returns:
         Names as in `prunable_parameters`, sorted, by layer.
@@ -199,11 +201,36 @@ def weights_of_layers(model: nn.Module, pixels: Tensor, layers: Sequence[str]) -
         for parameter in frozen:
             parameter.requires_grad_(False)
     ends = {node for node in nodes.values() if node is not None}
-    found: dict[str, tuple[str, ...]] = {}
-    for name in layers:
-        earlier = {weight for made in found.values() for weight in made} if name.startswith(HIDDEN_STATES) else set()
-        found[name] = tuple(sorted(_reached(nodes.get(name), ends, names) - earlier))
-    return found
+    holders = _holders(model, layers, names)
+    owners: dict[str, str] = {}
+    reached = {name: _reached(nodes.get(name), ends, names) for name in layers}
+    for name, weights in reached.items():
+        for weight in weights:
+            owners.setdefault(weight, holders.get(weight, _module(name)))
+    seen = {(_module(name), weight) for name, weights in reached.items() for weight in weights}
+    return {
+        # a module may put out more than its first tensor: what only leads to the others is its own all the same
+        name: tuple(
+            sorted(
+                weight
+                for weight, owner in owners.items()
+                if owner == _module(name) and (weight in reached[name] or (owner, weight) not in seen)
+            )
+        )
+        for name in layers
+    }
+
+
+def _module(layer: str) -> str:
+    """Return the name of the module that a layer is the output of."""
+    return re.sub(r"@\d+$", "", layer)
+
+
+def _holders(model: nn.Module, layers: Sequence[str], names: Mapping[int, str]) -> dict[str, str]:
+    """Return the innermost of the layers' modules that holds each weight."""
+    modules = dict(model.named_modules())
+    inside = sorted({_module(name) for name in layers} & set(modules), key=lambda name: name.count("."))
+    return {names[id(p)]: name for name in inside for p in modules[name].parameters() if id(p) in names}
 
 
 def _reached(start: Any, ends: set[Any], names: Mapping[int, str]) -> set[str]:

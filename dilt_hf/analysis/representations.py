@@ -114,7 +114,13 @@ def collect(
 
     def see(name: str, output: Tensor) -> None:
         if name in parts:
-            pooled = pool(whole(output, count, name), pooling, prefix, name)
+            together = whole(output, count, name)
+            if len(output) != count and pooling.startswith("grid"):
+                raise AnalysisError(
+                    f"layer '{name}' computes in windows, whose places are not known, so a grid has no meaning; choose "
+                    "--pooling mean."
+                )
+            pooled = pool(together, pooling, prefix, name)
             parts[name].append(pooled.to("cpu", copy=True))  # before an operation in place changes it
 
     for pixels in batches:
@@ -146,9 +152,9 @@ def whole(output: Tensor, count: int, name: str = "?") -> Tensor:
         >>> whole(torch.zeros(8, 4, 3), count=2).shape
         torch.Size([2, 16, 3])
     """
-    if len(output) == count:
+    if len(output) == count and output.ndim <= 4:
         return output
-    if output.ndim in (3, 4) and len(output) % count == 0:
+    if output.ndim > 2 and len(output) % count == 0:
         return output.reshape(count, -1, output.shape[-1])
     raise AnalysisError(
         f"layer '{name}' puts out {tuple(output.shape)} for {count} probes, so its rows are something else (heads); "
@@ -158,9 +164,11 @@ def whole(output: Tensor, count: int, name: str = "?") -> Tensor:
 
 def _following(model: nn.Module, pixels: Tensor, names: Sequence[str]) -> tuple[str, ...]:
     """Leave out layers that compute something else than representations of the probes, such as position biases."""
-    sizes: dict[str, int] = {}
-    run(model, pixels, names, lambda name, output: sizes.update({name: len(output)}))
-    left_out = [name for name in names if sizes[name] % len(pixels)]
+    alone: dict[str, int] = {}
+    together: dict[str, int] = {}
+    run(model, pixels[:1], names, lambda name, output: alone.update({name: len(output)}))
+    run(model, pixels, names, lambda name, output: together.update({name: len(output)}))
+    left_out = [name for name in names if together[name] != alone[name] * len(pixels)]
     if left_out:
         logger.warning("left out, as they do not follow the images: %s.", ", ".join(left_out))
     return tuple(name for name in names if name not in left_out)

@@ -39,7 +39,7 @@ from dilt_hf.utils.threads import cores
 
 REPRESENTATIONS = Kind(
     "representations",
-    version=1,
+    version=2,
     code=("experiments.analyze", "analysis.representations", "analysis.layers", "data.decoding", "data.loader"),
 )
 REPRESENTATIONS_FILE = "representations.safetensors"

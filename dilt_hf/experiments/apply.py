@@ -47,7 +47,7 @@ from dilt_hf.utils.markdown import markdown_table
 from dilt_hf.utils.seeding import generator_for
 from dilt_hf.utils.stats import estimate
 
-APPLIED = Kind("applied", version=1, code=(*TRAINING_CODE, *EVALUATION_CODE, "experiments.apply", "models.names"))
+APPLIED = Kind("applied", version=2, code=(*TRAINING_CODE, *EVALUATION_CODE, "experiments.apply", "models.names"))
 MOMENTS = {"before": "under the mask", "recalibrated": "batch norm recalibrated", "after": "fine-tuned"}
 CONTROLS = {"shuffled": shuffle_like, "random": random_like}
 MOST_CALIBRATION_ROWS = 2048

@@ -48,7 +48,7 @@ from dilt_hf.training.train import total_steps
 from dilt_hf.utils.files import pretty_json, write_atomically
 
 ROUTED_SCORE = Kind("routed_score", version=1, code=(*EVALUATION_CODE, "experiments.rtl", "models.routed"))
-MERGED_NETWORK = Kind("merged", version=1, code=("pruning.merging", "experiments.rtl", *EVALUATION_CODE))
+MERGED_NETWORK = Kind("merged", version=2, code=("pruning.merging", "experiments.rtl", *EVALUATION_CODE))
 NUMBERS_FILE, TEXT_FILE, PICTURE_FILE = "routes.json", "routes.md", "routes.png"
 
 

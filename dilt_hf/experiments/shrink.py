@@ -38,7 +38,7 @@ from dilt_hf.training.train import train
 from dilt_hf.utils.files import pretty_json, write_atomically
 from dilt_hf.utils.markdown import markdown_table
 
-TUNED = Kind("tuned", version=1, code=(*TRAINING_CODE, "experiments.shrink", "pruning.savit"))
+TUNED = Kind("tuned", version=2, code=(*TRAINING_CODE, "experiments.shrink", "pruning.savit"))
 MASK_FILE, RESULT_FILE = "mask.safetensors", "shrunk.json"
 TIMED, CHECKPOINT_FILE, CHECKPOINT_SECONDS = 15, "checkpoint.safetensors", 300.0
 

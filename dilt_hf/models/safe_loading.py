@@ -67,7 +67,7 @@ def assemble(folder: Path, tensors: dict[str, Tensor]) -> nn.Module:
                 None,
                 config=config,
                 state_dict=tensors,
-                dtype=functools.reduce(torch.promote_types, dtypes, torch.bfloat16) if dtypes else "auto",
+                dtype=functools.reduce(torch.promote_types, dtypes) if dtypes else "auto",
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,
             )

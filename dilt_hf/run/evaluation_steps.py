@@ -25,7 +25,7 @@ EVALUATION_CODE = (
     "training.evaluation",
     "training.metrics",
 )
-SCORE = Kind("score", version=1, code=EVALUATION_CODE)
+SCORE = Kind("score", version=2, code=EVALUATION_CODE)
 
 
 def evaluate(ctx: RunContext, network: Stage, split: str = "test") -> Stage:

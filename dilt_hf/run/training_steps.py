@@ -62,10 +62,10 @@ TRAINING_CODE = (
     "training.train",
     "utils.seeding",
 )
-THETA0 = Kind("theta0", version=1, code=MODEL_CODE)
+THETA0 = Kind("theta0", version=2, code=MODEL_CODE)
 THETA_K = Kind("theta_k", version=1, code=TRAINING_CODE)
 TRAIN = Kind(
-    "train", version=1, code=(*TRAINING_CODE, "pruning.early_bird", "pruning.gradual", "pruning.rigl", "masks.topk")
+    "train", version=2, code=(*TRAINING_CODE, "pruning.early_bird", "pruning.gradual", "pruning.rigl", "masks.topk")
 )
 
 

@@ -121,17 +121,34 @@ def test_probes_that_cannot_be_used():
 
 
 class Windows(nn.Module):
-    """Like the attention of Swin: its linear module sees windows, not images."""
+    """Like the attention of Swin: its linear module sees windows, not images; so does that of the biases none."""
 
-    def __init__(self):
+    def __init__(self, mixed=False):
         super().__init__()
-        self.qkv = nn.Linear(3, 6)
+        self.mixed = mixed
+        self.qkv, self.bias = nn.Linear(3, 6), nn.Linear(2, 6)
 
     def forward(self, pixels):
-        windows = self.qkv(pixels.unfold(2, 8, 8).flatten(3).permute(0, 2, 3, 1).reshape(-1, 8, 3))
-        return windows.view(len(pixels), -1, 6).mean(1)
+        tokens = pixels.flatten(2).transpose(1, 2)
+        windows = tokens.unflatten(1, (-1, 8))
+        windows = windows.transpose(0, 1) if self.mixed else windows
+        states = self.qkv(windows.flatten(0, 1)) + self.bias(torch.ones(8, 2))
+        states = states.unflatten(0, windows.shape[:2])
+        return (states.transpose(0, 1) if self.mixed else states).flatten(1, 2).mean(1)
 
 
-def test_rows_that_are_no_probes_are_refused():
-    with pytest.raises(AnalysisError, match="its rows are something else"):
-        collect(Windows(), [PROBES], "weights")
+def test_windows_of_a_probe_are_put_together_again(caplog):
+    model = Windows()
+    found = collect(model, [PROBES], "weights")
+    assert list(found.layers) == ["qkv"]
+    assert "left out, as they do not follow the images: bias" in caplog.text
+    torch.testing.assert_close(found.layers["qkv"], model(PROBES) - model.bias(torch.ones(2)))
+    one_by_one = collect(model, list(PROBES.split(1)), ["qkv"])
+    torch.testing.assert_close(found.layers["qkv"], one_by_one.layers["qkv"])
+    with pytest.raises(AnalysisError, match="computes in windows, whose places are not known"):
+        collect(model, [PROBES], "weights", pooling="grid_2")
+
+
+def test_windows_of_different_probes_that_cannot_be_told_apart_are_refused():
+    with pytest.raises(AnalysisError, match="mixes the windows of different probes"):
+        collect(Windows(mixed=True), [PROBES], "weights")

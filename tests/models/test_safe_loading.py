@@ -1,6 +1,8 @@
 """Opening checkpoints strictly, and putting masks on them in the same pass."""
 
 import json
+import resource
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -85,3 +87,40 @@ def test_no_implementation_from_elsewhere_is_asked_for(tmp_path, asked):
     loaded = load_model(tmp_path)
     assert type(loaded) is type(model)
     assert loaded.config._attn_implementation == "eager"
+
+
+@pytest.mark.parametrize("threads", [8, 16])
+def test_any_number_of_threads_load_what_one_does(tmp_path, threads):
+    for name in ("vit-micro", "resnet-micro"):
+        factory.save_model(build(name, 8), tmp_path / name)
+    alone = {name: checkpoint_tensors(load_model(tmp_path / name)) for name in ("vit-micro", "resnet-micro")}
+    state = torch.get_rng_state()
+    with ThreadPoolExecutor(threads) as pool:
+        jobs = [(name, pool.submit(load_model, tmp_path / name)) for name in list(alone) * threads]
+        others = [pool.submit(torch.nn.Linear, 300, 300) for _ in range(threads)]  # somebody else's modules
+        for name, job in jobs:
+            tensors = checkpoint_tensors(job.result())
+            assert all(torch.equal(tensor, alone[name][key]) for key, tensor in tensors.items())
+        assert all(other.result().weight.device.type == "cpu" for other in others)
+    assert not torch.nn.Linear(2, 2).weight.is_meta
+    assert torch.get_rng_state().shape == state.shape
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_the_dtype_of_a_checkpoint_is_kept(tmp_path, dtype):
+    model = build("vit-micro", 8).to(dtype)
+    factory.save_model(model, tmp_path)
+    loaded = load_model(tmp_path)
+    assert all(torch.equal(t, checkpoint_tensors(loaded)[n]) for n, t in checkpoint_tensors(model).items())
+    assert {p.dtype for p in loaded.parameters()} == {dtype}
+
+
+def test_sizes_that_a_configuration_claims_take_no_memory(tmp_path):
+    factory.save_model(build("vit-micro", 8), tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    for change in ({"intermediate_size": 190_000}, {"hidden_size": 180_000, "num_attention_heads": 1}):
+        (tmp_path / "config.json").write_text(json.dumps(config | change))
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        with pytest.raises(ModelError, match="more weights than its"):
+            load_model(tmp_path)
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # kB

@@ -2,8 +2,10 @@
 
 import _thread
 import copy
+import pickle
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -268,3 +270,67 @@ def test_twenty_switches_compile_nothing_anew(tickets):
                 each.set_ticket(NAMES[turn % len(NAMES)])
             torch.testing.assert_close(compiled(pixels).logits, plain(pixels).logits, atol=1e-4, rtol=1e-4)
     assert counter["unique_graphs"] == frames
+
+
+def test_two_threads_may_set_tickets(tickets):
+    model = fresh(tickets)
+    dense = snapshot(model)
+    switch = TicketSwitch(model, tickets)
+
+    def turn(names):
+        for name in names * 25:
+            switch.set_ticket(name)
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(turn, [["core", "union", None], ["specialist_0", None, "partition_1"]]))
+    active = switch.active
+    masks = masks_of(tickets, active, dense)
+    for key, tensor in checkpoint_tensors(model).items():
+        assert torch.equal(tensor, dense[key] * masks[key])
+    switch.set_ticket(None)
+    assert all(torch.equal(tensor, dense[key]) for key, tensor in checkpoint_tensors(model).items())
+
+
+def test_specialists_trained_in_turns_keep_their_own_statistics(tickets):
+    """As if each had been trained alone, on a model of its own."""
+    pixels = {name: torch.randn(8, 3, 8, 8) * scale for name, scale in (("specialist_0", 1.0), ("specialist_1", 9.0))}
+
+    def train(model, switch, optimizer, names):
+        for name in names:
+            switch.set_ticket(name)
+            optimizer.zero_grad()
+            model(pixels[name]).logits.square().mean().backward()
+            optimizer.step()
+
+    def statistics(names, shared=False):
+        model = fresh(tickets).train()
+        # without a head and biases that both train, disjoint specialists share nothing but the statistics
+        for parameter in model.parameters():
+            parameter.requires_grad_(parameter.ndim == 4)
+        optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.01)
+        switch = TicketSwitch(model, tickets, per_ticket_statistics=not shared)
+        switch.hold(optimizer)
+        train(model, switch, optimizer, names)
+        found = {}
+        for name in dict.fromkeys(names):
+            switch.set_ticket(name)
+            found[name] = [b.clone() for key, b in checkpoint_tensors(model).items() if key.endswith("running_var")]
+        return found
+
+    turns = statistics(["specialist_0", "specialist_1"] * 3)
+    for name in pixels:
+        for mine, alone in zip(turns[name], statistics([name] * 3)[name], strict=True):
+            torch.testing.assert_close(mine, alone)
+    one, other = statistics(["specialist_0", "specialist_1"] * 3, shared=True).values()
+    assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def test_a_switched_model_can_be_pickled(tickets):
+    model = fresh(tickets)
+    switch = TicketSwitch(model, tickets)
+    switch.set_ticket("core")
+    again = pickle.loads(pickle.dumps(model))
+    assert all(torch.equal(t, checkpoint_tensors(model)[n]) for n, t in checkpoint_tensors(again).items())
+    switch.hold(torch.optim.SGD(model.parameters(), lr=0.1))
+    again = pickle.loads(pickle.dumps(model))
+    assert all(torch.equal(t, checkpoint_tensors(model)[n]) for n, t in checkpoint_tensors(again).items())

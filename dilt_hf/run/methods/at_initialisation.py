@@ -27,8 +27,8 @@ from dilt_hf.utils.seeding import generator_for
 SCORES_FILE = "scores.safetensors"
 # the scoring function's own code is an input of each step
 SCORING_CODE = ("run.methods.at_initialisation", "pruning.allocation", "pruning.gradients", "masks.topk")
-SCORES = Kind("scores", version=1, code=SCORING_CODE)
-INITIAL_MASK = Kind("initial_mask", version=1, code=SCORING_CODE)
+SCORES = Kind("scores", version=2, code=SCORING_CODE)
+INITIAL_MASK = Kind("initial_mask", version=2, code=SCORING_CODE)
 
 Scores = Callable[[nn.Module, Mapping[str, Tensor], Sequence[tuple[Tensor, Tensor]]], Mapping[str, Tensor]]
 

@@ -31,8 +31,8 @@ from dilt_hf.run.search import Search
 from dilt_hf.run.training_steps import MASK_FILE, TrainingJob, train_job, watched
 
 CAP_CODE = ("run.methods.cap", "pruning.cap", "pruning.obs", "pruning.gradients", "pruning.allocation", "masks.topk")
-CAP_SCORES = Kind("cap_scores", version=1, code=CAP_CODE)
-CAP_PRUNED = Kind("cap", version=1, code=CAP_CODE)
+CAP_SCORES = Kind("cap_scores", version=2, code=CAP_CODE)
+CAP_PRUNED = Kind("cap", version=2, code=CAP_CODE)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -23,8 +23,8 @@ from dilt_hf.training.losses import Teacher
 
 STRUCTURE_FILE = "structure.safetensors"
 GRADIENTS = 8  # per example: scores take one, interactions one, and each of three kinds about two more
-STRUCTURE = Kind("structure", version=1, code=("run.methods.savit", "pruning.savit", "pruning.gradients"))
-SHRUNK = Kind("shrunk", version=1, code=("run.methods.savit", "pruning.savit"))
+STRUCTURE = Kind("structure", version=2, code=("run.methods.savit", "pruning.savit", "pruning.gradients"))
+SHRUNK = Kind("shrunk", version=2, code=("run.methods.savit", "pruning.savit"))
 
 
 @dataclasses.dataclass(frozen=True)
