@@ -6,9 +6,9 @@ import json
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dilt_hf.cli.settings_file import read_settings_file
 from dilt_hf.config.data import DataConfig, PartitionConfig
 from dilt_hf.config.migration import RENAMED
 from dilt_hf.config.model import ModelConfig
@@ -137,14 +137,7 @@ def _json_object(text: str | dict[str, Any]) -> dict[str, Any]:
 
 def _read_settings(path: str, known: set[str]) -> list[str]:
     """Read a YAML or JSON file of settings as command-line arguments."""
-    import yaml
-
-    try:
-        settings = yaml.safe_load(Path(path).read_bytes())  # JSON is YAML
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not YAML or JSON ({' '.join(str(error).split())}).") from error
-    if not isinstance(settings, dict):
-        raise ConfigError(f"{path} must hold option names and values.")
+    settings = read_settings_file(path)
     unknown = sorted(str(name) for name in settings if name not in known)
     if unknown:
         renamed = {old: new for names in RENAMED.values() for old, new in names.items()}
@@ -156,11 +149,9 @@ def _read_settings(path: str, known: set[str]) -> list[str]:
     for name, value in settings.items():
         if value is None:
             continue  # as if it were not there
-        if isinstance(value, dict):
-            words = [json.dumps(value)]
-        elif isinstance(value, list):
-            words = [str(item) for item in value]
+        if isinstance(value, list):
+            arguments += [f"--{name}", *map(str, value)]
         else:
-            words = [str(value).lower() if isinstance(value, bool) else str(value)]
-        arguments += [f"--{name}", *words]
+            word = json.dumps(value) if isinstance(value, (dict, bool)) else str(value)
+            arguments.append(f"--{name}={word}")  # the value may begin with a hyphen
     return arguments

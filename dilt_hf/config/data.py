@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from dilt_hf.config.fields import option, require
+from dilt_hf.config.fields import MOST_SEED, Options, option, require
 
 
 @dataclass(frozen=True)
-class DataConfig:
+class DataConfig(Options):
     """Which images, and how they become tensors."""
 
     _argument_group_name: ClassVar[str] = "data"
@@ -32,13 +31,23 @@ class DataConfig:
         [], "Only the rows of these classes: names, or numbers from one to another such as 0-4. By default all."
     )
     validation_fraction: float = option(
-        0.1, "Fraction of each class's training rows held out for validation when the dataset brings no such split."
+        0.1,
+        "Fraction of each class's training rows held out for validation when the dataset brings no such split.",
+        least=0,
+        most=1,
     )
-    split_seed: int = option(0, "Seed of the held-out rows. It is the same for all training seeds.")
-    max_train_samples: int | None = option(None, "Use only this number of training rows, evenly from each class.")
-    max_eval_samples: int | None = option(None, "Use only this number of validation rows, and of test rows.")
+    split_seed: int = option(
+        0, "Seed of the held-out rows. It is the same for all training seeds.", least=0, most=MOST_SEED
+    )
+    max_train_samples: int | None = option(
+        None, "Use only this number of training rows, evenly from each class.", least=1
+    )
+    max_eval_samples: int | None = option(None, "Use only this number of validation rows, and of test rows.", least=1)
     image_size: int | None = option(
-        None, "Side of the square model input in pixels; by default the short side of the first image, at most 224."
+        None,
+        "Side of the square model input in pixels; by default the short side of the first image, at most 224.",
+        least=1,
+        most=4096,
     )
     augmentation: Literal["none", "shift", "shift_flip", "resized_crop_flip"] = option(
         "shift_flip",
@@ -48,51 +57,54 @@ class DataConfig:
     auto_augment: str | None = option(
         None, "A timm policy, such as rand-m9-mstd0.5-inc1, for images that workers decode (--max_resident_gb 0)."
     )
-    random_erasing: float = option(0.0, "Probability that a rectangle of a training image is replaced by noise.")
-    mixup: float = option(0.0, "The α of mixup; 0 is none. With cutmix too, each batch draws one of the two.")
-    cutmix: float = option(0.0, "The α of cutmix; 0 is none.")
-    image_mean: list[float] = option([0.5], "Mean per channel after scaling to [0, 1]; one number serves all.")
-    image_std: list[float] = option([0.5], "Standard deviation per channel; one number serves all.")
-    max_resident_gb: float = option(
-        4.0, "Decoded sets up to this size (GB, all splits) stay in device memory; larger ones are decoded by workers."
+    random_erasing: float = option(
+        0.0, "Probability that a rectangle of a training image is replaced by noise.", least=0, most=1
     )
-    dataloader_num_workers: int = option(4, "Decoding processes for sets that do not stay in memory; 0: none.")
+    mixup: float = option(
+        0.0, "The α of mixup; 0 is none. With cutmix too, each batch draws one of the two.", least=0, most=100
+    )
+    cutmix: float = option(0.0, "The α of cutmix; 0 is none.", least=0, most=100)
+    image_mean: list[float] = option(
+        [0.5], "Mean per channel after scaling to [0, 1]; one number serves all.", least=-10, most=10
+    )
+    image_std: list[float] = option(
+        [0.5], "Standard deviation per channel; one number serves all.", least=1e-6, most=1000
+    )
+    max_resident_gb: float = option(
+        4.0,
+        "Decoded sets up to this size (GB, all splits) stay in device memory; larger ones are decoded by workers.",
+        least=0,
+    )
+    dataloader_num_workers: int = option(
+        4, "Decoding processes for sets that do not stay in memory; 0: none.", least=0, most=256
+    )
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
         sources = [bool(self.dataset_name), bool(self.train_dir), bool(self.train_files)]
         require(
             sum(sources) == 1,
             "name exactly one source of data: --dataset_name, --train_dir or --train_files.",
         )
         require(0 < self.validation_fraction < 1, "--validation_fraction must lie between 0 and 1.")
-        require(self.image_size is None or self.image_size >= 1, "--image_size must be at least 1 pixel.")
-        require(0 <= self.random_erasing <= 1, "--random_erasing is a probability.")
-        require(self.mixup >= 0 and self.cutmix >= 0, "--mixup and --cutmix cannot be negative.")
         require(
             self.auto_augment is None or self.augmentation == "resized_crop_flip",
             "--auto_augment requires --augmentation resized_crop_flip.",
         )
-        require(all(std > 0 for std in self.image_std), "--image_std must be positive.")
-        require(all(math.isfinite(x) for x in (*self.image_mean, *self.image_std)), "--image_mean must be finite.")
-        for name in ("max_train_samples", "max_eval_samples"):
-            value = getattr(self, name)
-            require(value is None or value >= 1, f"--{name} must be at least 1, not {value}.")
         held_out = {"dir": (self.validation_dir, self.test_dir), "files": (self.validation_files, self.test_files)}
         require(bool(self.train_dir) or not any(held_out["dir"]), "--validation_dir and --test_dir need --train_dir.")
         require(
             bool(self.train_files) or not any(held_out["files"]),
             "--validation_files and --test_files need --train_files.",
         )
-        require(self.dataloader_num_workers >= 0, "--dataloader_num_workers cannot be negative.")
 
 
 @dataclass(frozen=True)
-class PartitionConfig:
+class PartitionConfig(Options):
     """How the training rows are split into N disjoint parts."""
 
     _argument_group_name: ClassVar[str] = "partitions"
 
-    num_partitions: int = option(2, "N, the number of partitions and of independent IMP runs.")
+    num_partitions: int = option(2, "N, the number of partitions and of independent IMP runs.", least=2, most=10_000)
     partition_by: Literal["range", "random", "explicit", "clusters", "image_clusters", "column", "sibling"] = option(
         "range",
         "range: equal runs of class ids; random: random classes; explicit: --partition_classes or --partition_file; "
@@ -100,7 +112,7 @@ class PartitionConfig:
         "column: by the values of --partition_column; "
         "sibling: the same classes everywhere and disjoint rows (the control).",
     )
-    partition_seed: int = option(0, "Seed of the random and sibling partitions.")
+    partition_seed: int = option(0, "Seed of the random and sibling partitions.", least=0, most=MOST_SEED)
     partition_classes: list[str] = option(
         [],
         "explicit: a comma-separated list of class names, ids or id ranges per partition: 0-4 5-9 or cat,dog car.",
@@ -115,8 +127,7 @@ class PartitionConfig:
         "the images themselves are.",
     )
 
-    def __post_init__(self) -> None:
-        require(self.num_partitions >= 2, f"--num_partitions must be at least 2, not {self.num_partitions}.")
+    def check(self) -> None:
         require(
             (self.partition_by == "explicit") == bool(self.partition_classes or self.partition_file)
             and not (self.partition_classes and self.partition_file),

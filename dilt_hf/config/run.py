@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from dilt_hf.config.data import DataConfig, PartitionConfig
-from dilt_hf.config.fields import option, require
+from dilt_hf.config.fields import MOST_SEED, Options, option, require
 from dilt_hf.config.migration import FORMAT_VERSION, VERSION_KEY, migrate
 from dilt_hf.config.model import ModelConfig
 from dilt_hf.config.pruning import MethodConfig, PruningConfig
@@ -23,13 +23,15 @@ from dilt_hf.utils.errors import ConfigError
 
 
 @dataclass(frozen=True)
-class RunConfig:
+class RunConfig(Options):
     """Where the run is kept, how often it is repeated, and what is compared."""
 
     _argument_group_name: ClassVar[str] = "run"
 
     output_dir: str = option("runs/tickets", "Folder of the run. The same command continues what it finds there.")
-    seeds: list[int] = option([0], "One whole repetition per seed: its own θ0, order of the data, and masks.")
+    seeds: list[int] = option(
+        [0], "One whole repetition per seed: its own θ0, order of the data, and masks.", least=0, most=MOST_SEED
+    )
     tickets: list[str] = option(
         [], "Tickets to train and score; by default core, union, each partition and each specialist."
     )
@@ -41,7 +43,9 @@ class RunConfig:
     )
     controls: bool = option(True, "Also train dense, LTH, random and layer-shuffled networks.")
     checkpointing_minutes: float = option(
-        5.0, "An interrupted training run resumes from a checkpoint at most this old, in minutes; 0 saves none."
+        5.0,
+        "An interrupted training run resumes from a checkpoint at most this old, in minutes; 0 saves none.",
+        least=0,
     )
     report_to: list[str] = option(
         [],
@@ -64,9 +68,8 @@ class RunConfig:
     use_cpu: bool = option(False, "Stay on the CPU even where there is a GPU.")
     dry_run: bool = option(False, "Print what the run would cost and stop.")
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
         require(bool(self.seeds), "--seeds needs at least one seed.")
-        require(self.checkpointing_minutes >= 0, "--checkpointing_minutes cannot be negative.")
         require(len(set(self.seeds)) == len(self.seeds), "--seeds names a seed twice.")
         require(len(set(self.methods)) == len(self.methods), "--methods names a method twice.")
         require(self.push_to_hub == bool(self.hub_model_id), "--push_to_hub and --hub_model_id go together.")

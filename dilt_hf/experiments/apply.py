@@ -37,6 +37,7 @@ from dilt_hf.run.evaluation_steps import EVALUATION_CODE
 from dilt_hf.run.fingerprints import of_mask, of_pixels
 from dilt_hf.run.training_steps import TRAINING_CODE
 from dilt_hf.tickets.tickets import Tickets
+from dilt_hf.training.accelerator import open_accelerator
 from dilt_hf.training.evaluation import predict
 from dilt_hf.training.masking import MaskedWeights
 from dilt_hf.training.protocols import Hooks, Route
@@ -98,10 +99,8 @@ class Application:
     """Everything that the networks have in common: data, checkpoint, tickets."""
 
     def __init__(self, config: ApplyConfig, data_config: DataConfig, model: ModelConfig, training: TrainingConfig):
-        from accelerate import Accelerator
-
         self.config, self.training = config, training
-        self.accelerator = Accelerator(cpu=config.use_cpu, mixed_precision=training.mixed_precision)
+        self.accelerator = open_accelerator(training, config.use_cpu)
         device = self.accelerator.device
         self.tickets = [Tickets.from_pretrained(where, revision=config.revision) for where in config.repositories]
         self.data = open_data(data_config, model.num_channels, device)

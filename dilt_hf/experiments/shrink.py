@@ -31,6 +31,7 @@ from dilt_hf.pruning.savit import shape_of, shrunk, structured_mask
 from dilt_hf.run.fingerprints import of_pixels
 from dilt_hf.run.methods.savit import chosen_structure, load_structure
 from dilt_hf.run.training_steps import TRAINING_CODE
+from dilt_hf.training.accelerator import open_accelerator
 from dilt_hf.training.evaluation import predict
 from dilt_hf.training.losses import Teacher
 from dilt_hf.training.protocols import Checkpointing, Hooks, Route
@@ -77,9 +78,7 @@ def shrink(
         ModelError: for networks that cannot be shrunk.
         DiltError: for data or settings that do not work.
     """
-    from accelerate import Accelerator
-
-    accelerator = Accelerator(cpu=config.use_cpu, mixed_precision=training.mixed_precision)
+    accelerator = open_accelerator(training, config.use_cpu)
     device, folder = accelerator.device, Path(config.output_dir)
     data = open_data(data_config, model_config.num_channels, device)
     dense = build_model(model_config, data.splits.class_names, data.image_size, config.seed).to(device).eval()

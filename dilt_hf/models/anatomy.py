@@ -12,6 +12,11 @@ from torch import Tensor, nn
 from dilt_hf.models.configurations import quiet_transformers
 from dilt_hf.utils.errors import ModelError
 
+NO_IMAGES = {  # image classifiers of transformers by name, whose input is another
+    "imagegpt": "takes colours as words, and not pixel values",
+    "shieldgemma2": "takes text beside its images",
+    "siglip2": "takes patches with their places, and not whole images",
+}
 _HEADS: dict[tuple[type, str], frozenset[str]] = {}  # by class and configuration
 
 
@@ -73,6 +78,9 @@ def check_images(model: nn.Module, image_size: int, channels: int, classes: int)
     Raises:
         ModelError: when it does not; the message says what to change.
     """
+    kind = getattr(getattr(model, "config", None), "model_type", "")
+    if kind in NO_IMAGES:
+        raise ModelError(f"{_name(model)} {NO_IMAGES[kind]}, so it cannot be used here; choose another architecture.")
     with torch.no_grad():
         shape = tuple(_trial(model, image_size, channels, count=2).shape)
     if shape != (2, classes):

@@ -25,6 +25,7 @@ from dilt_hf.engine.tracking import TrackedRun, check_trackers
 from dilt_hf.models.factory import build_model
 from dilt_hf.run.embeddings import class_embeddings, image_embeddings
 from dilt_hf.run.network import Network
+from dilt_hf.training.accelerator import open_accelerator
 from dilt_hf.training.train import total_steps
 
 EVERYTHING = "all"
@@ -176,9 +177,9 @@ def open_run(config: DiltConfig, group: ProcessGroup | None = None, progress: bo
     """
     group = group or ProcessGroup()
     check_trackers(config.run.report_to)
-    accelerator = Accelerator(
-        cpu=config.run.use_cpu,
-        mixed_precision=config.training.mixed_precision,
+    accelerator = open_accelerator(
+        config.training,
+        config.run.use_cpu,
         log_with=config.run.report_to or None,
         project_dir=str(Path(config.run.output_dir, "trackers")),
     )

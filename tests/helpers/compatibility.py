@@ -34,12 +34,12 @@ def configuration_file(name, content, folder):
     return str(path)
 
 
-def life(architecture, size, classes, folder):
+def life(architecture, size, classes, folder, overrides=None):
     """Take a network through all steps; the outcome of each: "ok", "refused: …" (one sentence) or "failed: …".
 
     A refusal before anything is trained, in `build` or `find`, ends it.
     """
-    outcomes, state = {}, {}
+    outcomes, state = {}, {"overrides": overrides or {}}
     torch.manual_seed(0)
     for step in STEPS:
         try:
@@ -55,7 +55,7 @@ def life(architecture, size, classes, folder):
 
 
 def _build(state, architecture, size, classes, folder):
-    config = ModelConfig(architecture=architecture)
+    config = ModelConfig(architecture=architecture, config_overrides=state["overrides"])
     state["model"] = factory.build_model(config, [f"class {k}" for k in range(classes)], size, seed=0)
     state["pixels"] = torch.randn(4, 3, size, size)
     logits = logits_of(state["model"], state["pixels"])
