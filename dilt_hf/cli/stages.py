@@ -63,7 +63,7 @@ def listing(store: Stages) -> str:
     """List all steps as a table, interrupted and running ones after the finished ones, and the totals of each kind."""
     stages = list(store.all())
     rows = [["address", "MB", "seconds", "computed as"]]
-    rows += [[s.address, f"{_size(s.path) / 1e6:.2f}", f"{s.seconds_spent:.1f}", s.description] for s in stages]
+    rows += [[s.address, f"{_size(s.folder) / 1e6:.2f}", f"{s.seconds_spent:.1f}", s.description] for s in stages]
     for work in _unfinished(store):
         state = "being computed" if store.locks.is_taken(work.name[1:]) else "interrupted; resumes where it stopped"
         rows.append([work.name[1:], f"{_size(work) / 1e6:.2f}", "", state])
@@ -71,7 +71,7 @@ def listing(store: Stages) -> str:
     kinds = dict.fromkeys(stage.kind for stage in stages)
     for kind in kinds:
         same = [stage for stage in stages if stage.kind == kind]
-        size, seconds = sum(_size(s.path) for s in same) / 1e6, sum(s.seconds_spent for s in same)
+        size, seconds = sum(_size(s.folder) for s in same) / 1e6, sum(s.seconds_spent for s in same)
         text += f"\n{len(same)} x {kind}: {size:.2f} MB, {seconds:.1f} s"
     return text
 
@@ -84,8 +84,8 @@ def description(store: Stages, address: str) -> str:
         which = f"{len(found)} steps have addresses" if found else "no step has an address"
         raise RunError(f"{which} beginning with '{address}' in {store.root}; see `python -m dilt_hf.stages ls`.")
     chosen = stages[found[0]]
-    content = json.loads((chosen.path / RECORD_FILE).read_bytes())
-    files = [f"{file.name} ({file.stat().st_size:,} bytes)" for file in sorted(chosen.path.iterdir())]
+    content = json.loads((chosen.folder / RECORD_FILE).read_bytes())
+    files = [f"{file.name} ({file.stat().st_size:,} bytes)" for file in sorted(chosen.folder.iterdir())]
     ancestors = [stages[name] for name in with_ancestors([chosen.address], stages) if name != chosen.address]
     return "\n".join(
         [
@@ -116,7 +116,7 @@ def collect(store: Stages, run: Path, delete: bool) -> str:
         raise RunError(f"a process is working in {run}, and may need what nothing cites yet; wait until it ends.")
     needed = set(with_ancestors(cited, stages))
     needed |= {name for name, stage in stages.items() if set(stage.derived_from) <= needed and stage.derived_from}
-    doomed = [stage.path for name, stage in stages.items() if name not in needed]
+    doomed = [stage.folder for name, stage in stages.items() if name not in needed]
     doomed += _unfinished(store)
     size = sum(map(_size, doomed)) / 1e6
     lines = [f"  {path.name.lstrip('.')}  {stages[path.name].description}" for path in doomed if path.name in stages]

@@ -1,7 +1,9 @@
 """Cached steps on disk, each under an address computed from all that determines it.
 
 A *stage* is a finished step: a folder `<kind>-<address>` with its artefacts and a `stage.json` (inputs, record,
-seconds, what it derives from, the version of the code). While it is being computed the folder's name begins with a dot;
+seconds, what it derives from, the version of the code, the sha256 of each file and of itself). A record is checked when
+it is read, its inputs against the address, and artefacts when they are first used: what has changed on the disk is
+named, and never believed. While it is being computed the folder's name begins with a dot;
 it takes its own name only when it is whole, so done means: the folder exists. Runs, methods and processes that need the
 same step find the same folder. A process locks a stage before computing it, and the lock ends with the process, so no
 two compute the same one and a dead process holds up nobody. What a killed process leaves is used again (`checkpoint.*`)
@@ -26,10 +28,18 @@ from dilt_hf.engine.kinds import Kind
 from dilt_hf.engine.locks import Locks
 from dilt_hf.engine.process_groups import ProcessGroup
 from dilt_hf.utils.errors import DiltError, RunError, TrainingError
-from dilt_hf.utils.files import pretty_json, put_in_place, sha256_of_json, sweep, write_atomically
+from dilt_hf.utils.files import (
+    pretty_json,
+    put_in_place,
+    sha256_of_file,
+    sha256_of_json,
+    sweep,
+    write_atomically,
+)
 
 logger = logging.getLogger(__name__)
-FORMAT = 3
+FORMAT = 4
+UNCHECKED = 3  # the last format without checksums: read for reports, and never found by its address
 RECORD_FILE = "stage.json"
 LOCKS_FILE = ".locks"
 HOLDER_FILE = "holder.json"
@@ -51,24 +61,44 @@ class Stage:
     """A finished step.
 
     Attributes:
-        path: the folder of its artefacts.
+        folder: where it lies.
         record: what was recorded of it.
         seconds: wall time of computing it.
         derived_from: addresses of the stages whose artefacts went into it.
         description: what it was computed as, in words.
         version: of the code that computed it (`Kind.tag`).
+        files: the sha256 of each artefact by its name; None where it was not recorded.
     """
 
-    path: Path
+    folder: Path
     record: dict[str, Any]
     seconds: float
     derived_from: tuple[str, ...] = ()
     description: str = ""
     version: str = ""
+    files: Mapping[str, str] | None = dataclasses.field(default=None, repr=False)
+
+    @property
+    def path(self) -> Path:
+        """The folder of its artefacts, which are checked the first time that this process asks for it.
+
+        Raises:
+            RunError: when a file is not the one that was written.
+        """
+        if self.files is not None and self.folder not in _checked:
+            for name, digest in self.files.items():
+                file = self.folder / name
+                if not file.is_file() or sha256_of_file(file) != digest:
+                    raise RunError(
+                        f"{file} is damaged: it is {'missing' if not file.is_file() else 'not what was written'}; "
+                        "delete that folder to compute it again."
+                    )
+            _checked.add(self.folder)
+        return self.folder
 
     @property
     def address(self) -> str:
-        return self.path.name
+        return self.folder.name
 
     @property
     def kind(self) -> str:
@@ -107,8 +137,7 @@ class Stages:
         Args:
             tag: the version of the code; by default the present one.
         """
-        content = {"format": FORMAT, "kind": kind.name, "version": tag or kind.tag, "inputs": inputs}
-        return self.root / f"{kind.name}-{sha256_of_json(content)[:20]}"
+        return self.root / _address(kind.name, tag or kind.tag, inputs)
 
     def check_format(self) -> None:
         """Refuse a folder whose stages an earlier version of this package computed.
@@ -119,7 +148,7 @@ class Stages:
         for path in self.root.glob("*-*"):
             if not path.name.startswith(".") and (path / RECORD_FILE).is_file():
                 found = _read(path)
-                if found is not None and found.get("format") != FORMAT:
+                if found is not None and found.get("format") not in (UNCHECKED, FORMAT):
                     raise RunError(
                         f"{self.root} holds steps that an earlier version of dilt_hf computed (format "
                         f"{found.get('format', 'before 3')}, this version writes {FORMAT}) and cannot be continued: "
@@ -221,8 +250,13 @@ class Stages:
             content = {**about, "record": dict(record), "seconds": round(time.monotonic() - start, 3)}
             for file in [work / HOLDER_FILE, *work.glob(f"{CHECKPOINT}*")]:
                 file.unlink()
+            names = sorted(file.relative_to(work).as_posix() for file in work.rglob("*") if file.is_file())
+            content["files"] = {name: sha256_of_file(work / name) for name in names}
+            content = json.loads(pretty_json(content))  # as it will be read
+            content["sha256"] = sha256_of_json(content)
             (work / RECORD_FILE).write_text(pretty_json(content), encoding="utf-8")
             put_in_place(work, path)
+            _checked.add(path)
             return content
 
         if not together or self.group.size == 1:
@@ -237,9 +271,12 @@ class Stages:
         return self.group.agree(lambda: finish(record))
 
     def all(self) -> Iterator[Stage]:
-        """Yield every finished stage, in the order in which they were computed."""
+        """Yield every finished stage, in the order in which they were computed; what is none is named and skipped."""
         paths = [path for path in self.root.glob("*-*") if not path.name.startswith(".")]
-        for path in sorted(paths, key=lambda path: ((path / RECORD_FILE).stat().st_mtime_ns, path.name)):
+        for stray in (path for path in paths if not (path / RECORD_FILE).is_file()):
+            logger.warning("%s is no step of this package, and is skipped.", stray)
+        whole = [path for path in paths if (path / RECORD_FILE).is_file()]
+        for path in sorted(whole, key=lambda path: ((path / RECORD_FILE).stat().st_mtime_ns, path.name)):
             yield _stage(path, _read(path) or {})
 
 
@@ -255,6 +292,14 @@ def with_ancestors(addresses: Iterable[str], stages: Mapping[str, Stage]) -> lis
     return list(found)
 
 
+_checked: set[Path] = set()  # folders whose artefacts this process has checked, or written
+
+
+def _address(kind: str, tag: str, inputs: Mapping[str, Any]) -> str:
+    content = {"format": FORMAT, "kind": kind, "version": tag, "inputs": inputs}
+    return f"{kind}-{sha256_of_json(content)[:20]}"
+
+
 def _stage(path: Path, content: Mapping[str, Any]) -> Stage:
     return Stage(
         path,
@@ -263,6 +308,7 @@ def _stage(path: Path, content: Mapping[str, Any]) -> Stage:
         tuple(content["derived_from"]),
         content.get("description", ""),
         content.get("version", ""),
+        content.get("files"),
     )
 
 
@@ -272,8 +318,16 @@ def _read(path: Path) -> dict[str, Any] | None:
     try:
         content = json.loads((path / RECORD_FILE).read_bytes())
         _stage(path, content)
+        if content.get("format") == FORMAT:
+            given = content["sha256"]
+            if given != sha256_of_json({name: value for name, value in content.items() if name != "sha256"}):
+                raise ValueError("its record is not what was written")
+            if path.name != _address(content["kind"], content["version"], content["inputs"]):
+                raise ValueError("its inputs are not those of its address")
+        elif not isinstance(content.get("format", 0), int) or content.get("format", 0) > FORMAT:
+            raise ValueError(f"its format is {content['format']!r}")
         return content
-    except (ValueError, KeyError, TypeError, FileNotFoundError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, FileNotFoundError, RecursionError) as error:
         raise RunError(f"{path} is damaged ({error!r}); delete that folder to compute it again.") from error
 
 

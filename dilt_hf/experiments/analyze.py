@@ -33,6 +33,7 @@ from dilt_hf.engine.stages import BusyError, Stage, Stages
 from dilt_hf.experiments.analysis_sources import Network, Probes, open_source
 from dilt_hf.masks.overlap import mean_overlap
 from dilt_hf.run.folder import RUN_FILE
+from dilt_hf.utils.checksums import write_result
 from dilt_hf.utils.errors import AnalysisError
 from dilt_hf.utils.files import canonical_json, pretty_json, write_atomically
 from dilt_hf.utils.threads import cores
@@ -75,8 +76,8 @@ def analyze(config: AnalyzeConfig, data_config: DataConfig, progress: bool = Tru
         raise AnalysisError(f"another process is at this analysis ({error}); wait for it, or end it.") from error
     facts = job.facts(source.name)
     findings = Findings(source.seeds, compared, siblings, config.num_modules, job.weights, facts, config.clustering)
-    write_atomically(folder / NUMBERS_FILE, pretty_json(findings.to_dict()))
-    write_atomically(folder / TEXT_FILE, report(findings))
+    write_result(folder, NUMBERS_FILE, pretty_json(findings.to_dict()))
+    write_result(folder, TEXT_FILE, report(findings))
     save_figures(findings, folder / FIGURE_FOLDER)
     return findings
 

@@ -45,7 +45,8 @@ from dilt_hf.run.search import Search
 from dilt_hf.run.training_steps import TrainingJob, rewind_point, train_job, watched
 from dilt_hf.training.masking import MaskedWeights
 from dilt_hf.training.train import total_steps
-from dilt_hf.utils.files import pretty_json, write_atomically
+from dilt_hf.utils.checksums import write_result
+from dilt_hf.utils.files import pretty_json
 
 ROUTED_SCORE = Kind("routed_score", version=1, code=(*EVALUATION_CODE, "experiments.rtl", "models.routed"))
 MERGED_NETWORK = Kind("merged", version=2, code=("pruning.merging", "experiments.rtl", *EVALUATION_CODE))
@@ -81,10 +82,10 @@ def route(
         ctx.network.total,
         routes.alarm_direction,
     )
-    write_atomically(folder / NUMBERS_FILE, pretty_json(found.to_dict()))
+    write_result(folder, NUMBERS_FILE, pretty_json(found.to_dict()))
     said = "\n".join(f"- {sentence}" for sentence in found.sentences())
-    write_atomically(folder / TEXT_FILE, f"{found.table()}\n\n{said}\n")
-    write_atomically(folder / PICTURE_FILE, draw_routes(found))
+    write_result(folder, TEXT_FILE, f"{found.table()}\n\n{said}\n")
+    write_result(folder, PICTURE_FILE, draw_routes(found))
     return found
 
 

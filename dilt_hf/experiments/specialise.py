@@ -36,7 +36,8 @@ from dilt_hf.run.search import Search
 from dilt_hf.run.training_steps import TrainingJob, rewind_point, train_job, watched
 from dilt_hf.training.evaluation import predict
 from dilt_hf.training.masking import MaskedWeights
-from dilt_hf.utils.files import json_values, pretty_json, write_atomically
+from dilt_hf.utils.checksums import write_result
+from dilt_hf.utils.files import json_values, pretty_json
 from dilt_hf.utils.seeding import generator_for
 
 LESION = Kind("lesion", version=1, code=(*EVALUATION_CODE, "experiments.specialise", "training.masking"))
@@ -88,7 +89,7 @@ def specialise(
         return None
     found = {run.search.seed: run.found() for run in runs}
     numbers = {str(seed): dataclasses.asdict(each) for seed, each in found.items()}
-    write_atomically(folder / NUMBERS_FILE, pretty_json(json_values(numbers)))
+    write_result(folder, NUMBERS_FILE, pretty_json(json_values(numbers)))
     return found
 
 

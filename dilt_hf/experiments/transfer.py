@@ -30,8 +30,9 @@ from dilt_hf.run.methods.controls import FRESH
 from dilt_hf.run.preflight import seconds_per_step
 from dilt_hf.run.search import Search
 from dilt_hf.run.training_steps import TrainingJob, rewind_point, train_job, watched
+from dilt_hf.utils.checksums import write_result
 from dilt_hf.utils.errors import RunError
-from dilt_hf.utils.files import json_values, pretty_json, write_atomically
+from dilt_hf.utils.files import json_values, pretty_json
 from dilt_hf.utils.markdown import markdown_table
 from dilt_hf.utils.stats import estimate
 
@@ -148,8 +149,8 @@ def transfer(
         return None
     networks = [network for each in runs for network in each.found()]
     found = Transfer(networks, len(ctx.data.splits.test), run.pruning.rewind_step)
-    write_atomically(folder / f"{found.name}.json", pretty_json(found.to_dict()))
-    write_atomically(folder / f"{found.name}.md", found.table() + "\n")
+    write_result(folder, f"{found.name}.json", pretty_json(found.to_dict()))
+    write_result(folder, f"{found.name}.md", found.table() + "\n")
     return found
 
 

@@ -14,8 +14,9 @@ from typing import Any
 
 from dilt_hf.hypotheses.judge import UNTESTED, Judged, Measured, Verdict, verdicts
 from dilt_hf.hypotheses.registry import HYPOTHESES
+from dilt_hf.utils.checksums import read_result, write_result
 from dilt_hf.utils.errors import RunError, reading
-from dilt_hf.utils.files import json_values, pretty_json, read_json, write_atomically
+from dilt_hf.utils.files import json_values, pretty_json
 from dilt_hf.utils.markdown import markdown_table
 from dilt_hf.utils.stats import LEAST_SEEDS
 
@@ -28,7 +29,7 @@ def save_evidence(folder: Path, experiment: str, evidence: Mapping[str, Measured
     place = folder / EVIDENCE_FOLDER
     place.mkdir(parents=True, exist_ok=True)
     numbers = {key: dataclasses.asdict(each) for key, each in evidence.items()}
-    write_atomically(place / f"{experiment}.json", pretty_json(json_values(numbers)))
+    write_result(folder, f"{EVIDENCE_FOLDER}/{experiment}.json", pretty_json(json_values(numbers)))
 
 
 def load_evidence(folder: Path, experiment: str = "*") -> dict[str, Measured]:
@@ -39,7 +40,7 @@ def load_evidence(folder: Path, experiment: str = "*") -> dict[str, Measured]:
     """
     found: dict[str, Measured] = {}
     for path in sorted((folder / EVIDENCE_FOLDER).glob(f"{experiment}.json")):
-        stored = read_json(path, MOST_EVIDENCE_BYTES, RunError)
+        stored = read_result(folder, f"{EVIDENCE_FOLDER}/{path.name}", MOST_EVIDENCE_BYTES)
         with reading(f"the evidence in {path}", RunError):
             found |= {key: _measured(each) for key, each in stored.items()}
     return found
@@ -58,8 +59,8 @@ def judge_folder(folder: Path) -> list[Verdict]:
         RunError: when evidence is damaged.
     """
     found = verdicts(HYPOTHESES, load_evidence(folder))
-    write_atomically(folder / VERDICTS_FILE, pretty_json(json_values([dataclasses.asdict(each) for each in found])))
-    write_atomically(folder / VERDICTS_TEXT, verdict_text(found))
+    write_result(folder, VERDICTS_FILE, pretty_json(json_values([dataclasses.asdict(each) for each in found])))
+    write_result(folder, VERDICTS_TEXT, verdict_text(found))
     return found
 
 

@@ -24,8 +24,8 @@ from dilt_hf.hypotheses.registry import HYPOTHESES
 from dilt_hf.hypotheses.verdict_files import MOST_EVIDENCE_BYTES, load_evidence
 from dilt_hf.results.results import RESULTS_FILE, Results
 from dilt_hf.run.folder import METHODS_TABLE, MOST_RUN_BYTES, RUN_FILE, load_results
+from dilt_hf.utils.checksums import check_result, read_result
 from dilt_hf.utils.errors import RunError, reading
-from dilt_hf.utils.files import read_json
 from dilt_hf.utils.markdown import Items, Table, read_blocks
 
 Block = Table | Items | str
@@ -104,7 +104,7 @@ def gather(folder: Path) -> Content:
     """
     if not (folder / RUN_FILE).is_file():
         raise RunError(f"{folder} is not the folder of a run: it has no {RUN_FILE}.")
-    stored = read_json(folder / RUN_FILE, MOST_RUN_BYTES, RunError)
+    stored = read_result(folder, RUN_FILE, MOST_RUN_BYTES)
     with reading(f"{folder / RUN_FILE}", RunError):
         settings = migrate({name: dict(values) for name, values in stored.items() if name != VERSION_KEY})
     found = verdicts(HYPOTHESES, load_evidence(folder))
@@ -119,12 +119,12 @@ def gather(folder: Path) -> Content:
         settings=settings,
         verdicts=found,
         results=results,
-        methods=_blocks(folder / METHODS_TABLE),
+        methods=_blocks(folder, METHODS_TABLE),
         analyses=[_layers(path.parent) for path in sorted((folder / "analysis").glob(f"*/{ANALYSIS_FILE}"))],
         specialists=specialists,
         transfers=transfers,
         stages={address: every[address] for address in needed},
-        places={address: every[address].path.relative_to(folder).as_posix() for address in needed},
+        places={address: every[address].folder.relative_to(folder).as_posix() for address in needed},
         costs=_costs(every.values()),
     )
 
@@ -134,12 +134,13 @@ def _stages(folder: Path) -> Iterable[Stage]:
         yield from Stages(root).all()
 
 
-def _blocks(path: Path) -> list[Block]:
+def _blocks(folder: Path, name: str) -> list[Block]:
+    path = check_result(folder, name)
     return list(read_blocks(path.read_text(encoding="utf-8"))) if path.is_file() else []
 
 
 def _layers(folder: Path) -> Layers:
-    found = read_json(folder / ANALYSIS_FILE, MOST_ANALYSIS_BYTES, RunError)
+    found = read_result(folder, ANALYSIS_FILE, MOST_ANALYSIS_BYTES)
     with reading(f"the analysis in {folder}", RunError):
         figures = {name: folder / FIGURE_FOLDER / f"{name}.svg" for name in FIGURES}
         return Layers(
@@ -148,7 +149,7 @@ def _layers(folder: Path) -> Layers:
             list(found["networks"]),
             np.array(found["gw"]["mean_over_seeds"], dtype=float),
             len(found["seeds"]),
-            _blocks(folder / TEXT_FILE),
+            _blocks(folder, TEXT_FILE),
             {name: path.read_text(encoding="utf-8") for name, path in figures.items() if path.is_file()},
         )
 
@@ -157,7 +158,7 @@ def _specialists(folder: Path) -> dict[int, Specialists]:
     path = folder / SPECIALISTS_FILE
     if not path.is_file():
         return {}
-    stored = read_json(path, MOST_EVIDENCE_BYTES, RunError)
+    stored = read_result(folder, SPECIALISTS_FILE, MOST_EVIDENCE_BYTES)
     with reading(f"the numbers in {path}", RunError):
         return {int(seed): Specialists(**numbers) for seed, numbers in stored.items()}
 
@@ -165,7 +166,7 @@ def _specialists(folder: Path) -> dict[int, Specialists]:
 def _transfers(folder: Path) -> list[Transfer]:
     found = []
     for path in sorted((folder / "transfer" / "target").glob("transfer*.json")):
-        stored = read_json(path, MOST_EVIDENCE_BYTES, RunError)
+        stored = read_result(path.parent, path.name, MOST_EVIDENCE_BYTES)
         with reading(f"the numbers in {path}", RunError):
             found.append(Transfer.from_dict(stored))
     return sorted(found, key=lambda each: each.rewind_step)

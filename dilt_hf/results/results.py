@@ -117,6 +117,8 @@ class Results:
         found = []
         for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
             with reading(f"line {number} of {path}", RunError):
+                if not line.strip():
+                    continue
                 stored = json.loads(line)
                 found.append(Entry(**{name: value for name, value in stored.items() if name not in DROPPED}))
         return found

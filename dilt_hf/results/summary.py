@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from dilt_hf.results.results import RESULTS_FILE, Entry, Results
-from dilt_hf.utils.files import canonical_json, write_atomically
+from dilt_hf.utils.checksums import write_result
+from dilt_hf.utils.files import canonical_json
 from dilt_hf.utils.markdown import markdown_table
 from dilt_hf.utils.stats import Estimate, estimate
 
@@ -140,9 +141,9 @@ def write_results(results: Results, folder: str | os.PathLike) -> None:
     """Write `results.jsonl` (one line per network and seed) and `results.md`, each atomically."""
     folder = Path(folder)
     lines = [canonical_json(dataclasses.asdict(entry)) for entry in results.entries]
-    write_atomically(folder / RESULTS_FILE, "".join(line + "\n" for line in lines))
+    write_result(folder, RESULTS_FILE, "".join(line + "\n" for line in lines))
     text = [results_table(results), results_caption(results), *results_sentences(results)]
-    write_atomically(folder / "results.md", "\n\n".join(text) + "\n")
+    write_result(folder, "results.md", "\n\n".join(text) + "\n")
 
 
 def _signed(difference: Estimate) -> str:

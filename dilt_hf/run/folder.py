@@ -27,8 +27,9 @@ from dilt_hf.run.methods.registry import STRUCTURED
 from dilt_hf.run.preflight import check_run
 from dilt_hf.tickets.format import read_config
 from dilt_hf.tickets.tickets import Tickets
+from dilt_hf.utils.checksums import check_result, read_result, write_result
 from dilt_hf.utils.errors import ConfigError, RunError
-from dilt_hf.utils.files import PARTIAL, pretty_json, read_json, sweep, write_atomically
+from dilt_hf.utils.files import PARTIAL, pretty_json, sweep
 
 RUN_FILE, PICTURE, TICKET_FOLDER = "run.json", "results.png", "tickets"
 MOST_RUN_BYTES = 2**20
@@ -49,7 +50,7 @@ class RunFolder:
         """Record the configuration, unless that was done before."""
         if not (self.path / RUN_FILE).exists():
             self.path.mkdir(parents=True, exist_ok=True)
-            write_atomically(self.path / RUN_FILE, pretty_json({VERSION_KEY: FORMAT_VERSION, **self.config.to_dict()}))
+            write_result(self.path, RUN_FILE, pretty_json({VERSION_KEY: FORMAT_VERSION, **self.config.to_dict()}))
 
 
 def open_folder(folder: Path, config: DiltConfig) -> RunFolder:
@@ -71,7 +72,7 @@ def open_folder(folder: Path, config: DiltConfig) -> RunFolder:
             raise RunError(f"{folder} holds something that is no run; choose a new or empty --output_dir.")
         return RunFolder(folder, config)
     try:
-        stored = json.loads(recorded.read_bytes())
+        stored = json.loads(check_result(folder, RUN_FILE).read_bytes())
         if isinstance(stored, dict):
             stored.pop(VERSION_KEY, None)
         if not all(isinstance(settings, dict) for settings in stored.values()):
@@ -133,7 +134,7 @@ def stored_config(folder: Path, seeds: Sequence[int] = (), use_cpu: bool = False
     """
     if not (folder / RUN_FILE).is_file():
         raise ConfigError(f"{folder} is not the folder of a run: it has no {RUN_FILE}.")
-    run = DiltConfig.from_dict(read_json(folder / RUN_FILE, MOST_RUN_BYTES, ConfigError))
+    run = DiltConfig.from_dict(read_result(folder, RUN_FILE, MOST_RUN_BYTES))
     where = dataclasses.replace(
         run.run,
         output_dir=str(folder),
@@ -155,17 +156,15 @@ def save_results(folder: Path, entries: Sequence[Entry]) -> None:
         sweep(place)
     new = {(entry.seed, entry.name, entry.matched) for entry in entries}
     recorded = folder / RESULTS_FILE
-    earlier = Results.load_entries(recorded) if recorded.is_file() else []
+    earlier = Results.load_entries(check_result(folder, RESULTS_FILE)) if recorded.is_file() else []
     merged = [*entries, *(entry for entry in earlier if (entry.seed, entry.name, entry.matched) not in new)]
     results = _with_overlaps(folder, sorted(merged, key=lambda entry: entry.seed))
     write_results(results, folder)
-    write_atomically(folder / PICTURE, as_png(comparison_figure(results)))
+    write_result(folder, PICTURE, as_png(comparison_figure(results)))
     if has_methods(results):
-        write_atomically(
-            folder / METHODS_TABLE, f"{methods_table(results)}\n\n{methods_caption(results, STRUCTURED)}\n"
-        )
+        write_result(folder, METHODS_TABLE, f"{methods_table(results)}\n\n{methods_caption(results, STRUCTURED)}\n")
         for image, draw in METHOD_FIGURES.items():
-            write_atomically(folder / image, as_png(draw(results)))
+            write_result(folder, image, as_png(draw(results)))
     for seed in sorted({entry.seed for entry in results.entries}):
         if ticket_folder(folder, seed).exists():
             Tickets.from_pretrained(ticket_folder(folder, seed)).document(comparison_text(results), folder / PICTURE)
@@ -173,7 +172,7 @@ def save_results(folder: Path, entries: Sequence[Entry]) -> None:
 
 def load_results(folder: Path) -> Results:
     """Read what `save_results` wrote."""
-    return _with_overlaps(folder, Results.load_entries(folder / RESULTS_FILE))
+    return _with_overlaps(folder, Results.load_entries(check_result(folder, RESULTS_FILE)))
 
 
 def ticket_folder(folder: Path, seed: int) -> Path:

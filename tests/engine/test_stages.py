@@ -7,7 +7,10 @@ import signal
 import time
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from dilt_hf.engine import stages as stages_module
 from dilt_hf.engine.kinds import Kind
 from dilt_hf.engine.stages import BusyError, Stages
 from dilt_hf.utils.errors import RunError, TrainingError
@@ -172,3 +175,63 @@ def test_stages_of_an_earlier_format_are_refused_in_one_sentence(tmp_path):
     (stage.path / "stage.json").write_text(json.dumps(content))
     with pytest.raises(RunError, match=r"an earlier version of dilt_hf computed .* choose another --output_dir, or"):
         Stages(tmp_path).check_format()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A stage with two artefacts, as another process finds it."""
+    root = tmp_path_factory.mktemp("stages")
+
+    def make(folder):
+        (folder / "inner").mkdir()
+        (folder / "inner/weights").write_bytes(bytes(range(64)))
+        (folder / "mask").write_bytes(b"mask")
+        return {"accuracy": 0.5, "by_class": {1: (0.25, None)}}
+
+    stage = Stages(root).get(K, {"a": 1.5, "rows": [1, 2]}, make, description="one", derived_from=["b-1"])
+    return root, stage, sorted(file for file in stage.folder.rglob("*") if file.is_file())
+
+
+@given(data=st.data())
+def test_a_flipped_bit_anywhere_is_noticed_at_first_use(finished, data):
+    root, stage, files = finished
+    file = data.draw(st.sampled_from(files))
+    honest = file.read_bytes()
+    bit = data.draw(st.integers(0, 8 * len(honest) - 1))
+    spoilt = bytearray(honest)
+    spoilt[bit // 8] ^= 1 << bit % 8
+    file.write_bytes(spoilt)
+    stages_module._checked.clear()  # as a new process
+    noticed = ""
+    try:
+        found = Stages(root).get(K, {"a": 1.5, "rows": [1, 2]}, lambda folder: pytest.fail("computed again"))
+        _ = found.path
+    except RunError as error:
+        noticed = str(error)
+    finally:
+        file.write_bytes(honest)
+    if noticed:
+        assert str(stage.folder) in noticed
+        assert "is damaged" in noticed
+    else:  # white space between the values of a record says nothing
+        assert file.name == "stage.json"
+        assert found == stage
+
+
+def test_a_lost_artefact_is_noticed(finished):
+    _, stage, files = finished
+    stages_module._checked.clear()
+    honest = files[0].read_bytes()
+    files[0].unlink()
+    with pytest.raises(RunError, match="is damaged: it is missing; delete that folder"):
+        _ = stage.path
+    files[0].write_bytes(honest)
+    assert stage.path == stage.folder
+
+
+def test_what_is_no_stage_is_named_and_skipped(finished, caplog):
+    root, stage, _ = finished
+    (root / "stray-folder").mkdir(exist_ok=True)
+    (root / "stray-file").write_text("")
+    assert list(Stages(root).all()) == [stage]
+    assert "stray-folder is no step of this package, and is skipped" in caplog.text

@@ -140,11 +140,11 @@ def test_repositories_that_do_not_belong_together(run, tmp_path):
 def test_bad_settings_are_refused_before_any_work(run, tmp_path):
     for changes, message in (
         ({"num_modules": 1000}, "14 layers in all cannot form --num_modules 1000"),
-        ({"pooling": "max"}, "no pooling 'max'"),
+        ({"pooling": "max"}, "--pooling must be mean, cls, or grid_1 to grid_32, not max"),
     ):
-        with pytest.raises(AnalysisError, match=message):
+        with pytest.raises((AnalysisError, ConfigError), match=message):
             analyze(settings(run, tmp_path, **changes), SAME, progress=False)
-    with pytest.raises(ConfigError, match="--probe_split must be one of test, validation, not train"):
+    with pytest.raises(ConfigError, match="--probe_split must be one of test, validation, not 'train'"):
         AnalyzeConfig(sources=["x"], probe_split="train")
 
 

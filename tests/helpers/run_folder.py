@@ -17,6 +17,7 @@ from dilt_hf.results.figures import as_svg
 from dilt_hf.results.methods_table import methods_caption, methods_table
 from dilt_hf.results.results import Entry, Results
 from dilt_hf.results.summary import write_results
+from dilt_hf.utils.checksums import write_result
 from dilt_hf.utils.files import json_values, pretty_json
 
 SEEDS, HOSTILE = (0, 1, 2), "<script>alert('x')</script> & co"
@@ -26,7 +27,7 @@ COST = {"steps": 10.0, "examples": 640.0, "dense_flops": 3e9, "sparse_flops": 1e
 def make_run(folder, config, layers=4):
     """All that a report can tell of; θ0 is a stage that every training derives from."""
     folder.mkdir(parents=True)
-    (folder / "run.json").write_text(pretty_json(config.to_dict()))
+    write_result(folder, "run.json", pretty_json(config.to_dict()))
     stages = Stages(folder / "stages")
     start = stages.get(Kind("theta0", version=1), {"seed": 0}, lambda _: {}, description="seed 0: θ0")
     unused = stages.get(Kind("theta0", version=1), {"seed": 99}, lambda _: {}, description="of no result")
@@ -57,7 +58,7 @@ def make_run(folder, config, layers=4):
             entries.append(Entry(seed, name, control, matched, matched or 0.1, scores, COST, COST, address, rounds=2))
     results = Results(entries, [], 2)
     write_results(results, folder)
-    (folder / "methods.md").write_text(f"{methods_table(results)}\n\n{methods_caption(results)}\n")
+    write_result(folder, "methods.md", f"{methods_table(results)}\n\n{methods_caption(results)}\n")
     gains = {
         criterion.key: Measured(
             {s: criterion.least + 1 + 0.1 * s for s in SEEDS}, sources=(entries[0].stage, "train-x")
@@ -68,7 +69,7 @@ def make_run(folder, config, layers=4):
     save_evidence(folder, "comparison", gains)
     table = [[5.0, 1.0], [2.0, 4.0]]
     found = {str(s): dataclasses.asdict(Specialists(table, table, table, (entries[0].stage,))) for s in SEEDS}
-    (folder / "specialists.json").write_text(pretty_json(json_values(found)))
+    write_result(folder, "specialists.json", pretty_json(json_values(found)))
     target = Stages(folder / "transfer/target/stages")
     networks = [
         Transferred(name, s, density, 80.0 + s, trained(target, f"{name} {density} {s} on the target"))
@@ -77,7 +78,7 @@ def make_run(folder, config, layers=4):
     ]
     for k in (0, 12):
         transfer = Transfer(networks, 100, k)
-        (folder / f"transfer/target/{transfer.name}.json").write_text(pretty_json(transfer.to_dict()))
+        write_result(folder / "transfer/target", f"{transfer.name}.json", pretty_json(transfer.to_dict()))
     place = folder / "analysis/dense"
     (place / "figures").mkdir(parents=True)
     values = np.abs(np.subtract.outer(np.arange(2.0 * layers), np.arange(2.0 * layers)))
@@ -88,8 +89,8 @@ def make_run(folder, config, layers=4):
         "seeds": list(SEEDS),
         "gw": {"mean_over_seeds": values.tolist()},
     }
-    (place / "analysis.json").write_text(json.dumps(json_values(numbers)))
-    (place / "analysis.md").write_text(f"| module | layers |\n|--------|-------:|\n| core | 1-2 |\n\n- {HOSTILE}\n")
+    write_result(place, "analysis.json", json.dumps(json_values(numbers)))
+    write_result(place, "analysis.md", f"| module | layers |\n|--------|-------:|\n| core | 1-2 |\n\n- {HOSTILE}\n")
     for name in ("distances", "modules", "link"):
         figure = Figure()
         figure.add_subplot().plot([1, 2], color="#000000")

@@ -1,0 +1,95 @@
+"""Results that are noticed when they change on the disk: `SHA256SUMS` beside them, as `sha256sum -c` reads it."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from dilt_hf.utils.errors import RunError
+from dilt_hf.utils.files import read_json, sha256_of_file, write_atomically
+
+SUMS_FILE = "SHA256SUMS"
+MOST_SUMS_BYTES = 2**20
+
+
+def write_result(folder: Path, name: str, content: bytes | str) -> None:
+    """Write a file of a folder atomically, and its checksum.
+
+    A crash at any moment leaves the old file or the new one, and a checksum that fits: for that long both are listed.
+
+    Args:
+        name: relative to the folder.
+    """
+    digest = hashlib.sha256(content.encode() if isinstance(content, str) else content).hexdigest()
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    with _locked(folder):
+        sums = _read_sums(folder)
+        _write_sums(folder, sums | {name: [*sums.get(name, []), digest]})
+        write_atomically(folder / name, content)
+        _write_sums(folder, sums | {name: [digest]})
+
+
+def check_result(folder: Path, name: str) -> Path:
+    """Return the path of a file that `write_result` wrote, once it is the one that was written.
+
+    Folders without checksums, of earlier versions, are believed.
+
+    Raises:
+        RunError: when it is another, or not listed where others are.
+    """
+    path, sums = folder / name, _read_sums(folder)
+    if sums and path.is_file():
+        if name not in sums:
+            raise RunError(
+                f"{path} is not listed in {folder / SUMS_FILE}, so nobody knows where it is from; remove it."
+            )
+        if sha256_of_file(path) not in sums[name]:
+            raise RunError(
+                f"{path} is not what was written (its sha256 differs from {SUMS_FILE}); restore it, or "
+                "delete it and run the command that made it again."
+            )
+    return path
+
+
+def read_result(folder: Path, name: str, most_bytes: int) -> Any:
+    """Read a JSON file that `write_result` wrote.
+
+    Raises:
+        RunError: as `check_result`, or when it is not JSON.
+    """
+    return read_json(check_result(folder, name), most_bytes, RunError)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Let one process at a time change the checksums; the lock ends with the process."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _read_sums(folder: Path) -> dict[str, list[str]]:
+    path = folder / SUMS_FILE
+    if not path.is_file():
+        return {}
+    found: dict[str, list[str]] = {}
+    text = path.read_bytes()[:MOST_SUMS_BYTES].decode(errors="replace")
+    for line in text.splitlines():
+        digest, _, name = line.partition("  ")
+        if len(digest) != 64 or not name:
+            raise RunError(f"{path} is damaged; delete it to believe what is there, or restore it.")
+        found.setdefault(name, []).append(digest)
+    return found
+
+
+def _write_sums(folder: Path, sums: Mapping[str, list[str]]) -> None:
+    lines = [f"{digest}  {name}\n" for name, digests in sorted(sums.items()) for digest in dict.fromkeys(digests)]
+    write_atomically(folder / SUMS_FILE, "".join(lines))
