@@ -4,7 +4,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: demo test test-fast golden lint format bench clean
+.PHONY: demo test compat test-fast golden lint format bench clean
 
 demo: $(INSTALLED)
 	ACCELERATE_USE_CPU=true OMP_NUM_THREADS=1 $(BIN)/accelerate launch --multi_gpu --num_machines 1 --num_processes 2 \
@@ -12,6 +12,10 @@ demo: $(INSTALLED)
 
 test: $(INSTALLED) .compat/oldest
 	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder $(ARGS)
+
+# Every family of timm, not only the quick ones: an hour of two cores at most
+compat: $(INSTALLED) .compat/oldest
+	DILT_COMPAT=1 $(BIN)/python -m pytest -n 2 --timeout 1800 tests/compatibility $(ARGS)
 
 test-fast: ARGS += -m "not slow"
 test-fast: test

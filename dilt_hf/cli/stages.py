@@ -11,13 +11,13 @@ import argparse
 import json
 import re
 import shutil
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from dilt_hf.engine.stages import RECORD_FILE, Stages, with_ancestors
 from dilt_hf.run.folder import RUN_FILE
-from dilt_hf.utils.errors import DiltError, RunError
+from dilt_hf.utils.console import reporting_errors
+from dilt_hf.utils.errors import RunError
 from dilt_hf.utils.files import pretty_json
 
 CITING = {".json", ".jsonl", ".md", ".html", ".csv", ".txt"}
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if name == "gc":
             command.add_argument("--delete", action="store_true", help="remove them; otherwise they are only listed")
     options = parser.parse_args(arguments)
-    try:
+    with reporting_errors():
         store = _open(options.run)
         if options.command == "ls":
             print(listing(store))
@@ -44,8 +44,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(description(store, options.address))
         else:
             print(collect(store, options.run, options.delete))
-    except (DiltError, OSError) as error:
-        sys.exit(f"error: {error}")
 
 
 class _Plain(argparse.RawDescriptionHelpFormatter):

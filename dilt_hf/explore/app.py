@@ -25,6 +25,7 @@ STYLE = Path(__file__).with_name("style.css")
 FIRST = "core"  # the ticket shown at the start
 LONGEST = 200  # characters of a composition
 LARGEST = "20mb"  # of an image's file
+MOST_PIXELS = 16_000_000  # of an image, in which a small file may hold any number
 ABOUT = "Subnetworks of one network, found by pruning it on disjoint classes from one start, θ0."
 ABOUT_TABLE = (
     "Density is the kept fraction of the prunable weights. Accuracy, where it was measured, is the trained ticket's on "
@@ -63,6 +64,9 @@ def launch(app: gr.Blocks, **settings: Any) -> Any:
     """Serve the page, with its looks and without telemetry; `settings` are those of `gradio.Blocks.launch`."""
     theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
     quiet = {"quiet": True, "share": False, "ssr_mode": False, "footer_links": [], "max_file_size": LARGEST}
+    from PIL import Image
+
+    Image.MAX_IMAGE_PIXELS = MOST_PIXELS  # Pillow refuses twice as many
     return app.launch(**{"theme": theme, "css_paths": STYLE, **quiet, **settings})
 
 

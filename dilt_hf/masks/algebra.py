@@ -19,6 +19,7 @@ from torch import Tensor
 from dilt_hf.utils.errors import MaskError
 
 Masks = dict[str, Tensor]
+LONGEST_EXPRESSION = 2000  # characters of a composition of tickets, which may come from a page on the network
 MOST_LISTED = 40  # names in an error message
 
 
@@ -199,6 +200,10 @@ def ticket_formula(
         >>> ticket_formula("union-core", 2)([torch.tensor([True, True]), torch.tensor([True, False])]).tolist()
         [False, True]
     """
+    if len(expression) > LONGEST_EXPRESSION:
+        raise MaskError(
+            f"a composition of {len(expression):,} characters is too long; {LONGEST_EXPRESSION:,} are the most."
+        )
     names = ticket_names(partition_count)
     listed = ", ".join(names if len(names) <= MOST_LISTED else [*names[:MOST_LISTED], "…"])
     known = set(names)

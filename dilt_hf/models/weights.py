@@ -186,7 +186,7 @@ def read_weights(path: str | os.PathLike, names: Iterable[str] | None = None) ->
             return {name: file.get_tensor(name) for name in (file.keys() if names is None else names)}
     except safetensors.SafetensorError as error:
         raise ModelError(
-            f"{os.fspath(path)} is damaged ({error}); delete its folder, and it is computed again."
+            f"{os.fspath(path)} is no readable safetensors file ({error}); restore it, or give another."
         ) from error
 
 

@@ -6,6 +6,7 @@ Everything but the verdicts is optional: a report shows what there is.
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from dilt_hf.experiments.transfer import Transfer
 from dilt_hf.hypotheses.judge import Verdict, verdicts
 from dilt_hf.hypotheses.registry import HYPOTHESES
 from dilt_hf.hypotheses.verdict_files import MOST_EVIDENCE_BYTES, load_evidence
+from dilt_hf.report.sanitise import sanitised
 from dilt_hf.results.results import RESULTS_FILE, Results
 from dilt_hf.run.folder import METHODS_TABLE, MOST_RUN_BYTES, RUN_FILE, load_results
 from dilt_hf.utils.checksums import check_result, read_result
@@ -29,6 +31,7 @@ from dilt_hf.utils.errors import RunError, reading
 from dilt_hf.utils.markdown import Items, Table, read_blocks
 
 Block = Table | Items | str
+logger = logging.getLogger(__name__)
 MOST_ANALYSIS_BYTES = 2**28
 FIGURES = ("distances", "modules", "link")
 
@@ -150,8 +153,20 @@ def _layers(folder: Path) -> Layers:
             np.array(found["gw"]["mean_over_seeds"], dtype=float),
             len(found["seeds"]),
             _blocks(folder, TEXT_FILE),
-            {name: path.read_text(encoding="utf-8") for name, path in figures.items() if path.is_file()},
+            {name: drawing for name, path in figures.items() if (drawing := _drawing(path))},
         )
+
+
+def _drawing(path: Path) -> str:
+    """Return a drawing, or nothing where there is none: it is drawn again with the analysis."""
+    if not path.is_file():
+        logger.warning("%s is missing, and left out of the report; run the analysis again to have it drawn.", path)
+        return ""
+    try:
+        return sanitised(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        logger.warning("%s is left out of the report: it is no drawing (%s).", path, error)
+        return ""
 
 
 def _specialists(folder: Path) -> dict[int, Specialists]:

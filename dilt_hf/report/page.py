@@ -7,6 +7,7 @@ from __future__ import annotations
 import functools
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -36,12 +37,13 @@ SIGNS = {SUPPORTED: "✓", REFUTED: "✗", UNDECIDED: "?", UNTESTED: "–"}
 ACCURACY = "of the test images are classified correctly"
 
 
-def write_report(folder: Path) -> Path:
+def write_report(folder: str | os.PathLike) -> Path:
     """Write `report.html` into the folder of a run, from all that has been found there so far.
 
     Raises:
         RunError: when it is not the folder of a run, or one of its files is damaged.
     """
+    folder = Path(folder)
     target = folder / REPORT_FILE
     write_atomically(target, render(gather(folder), folder.resolve().name))
     return target

@@ -23,7 +23,7 @@ from dilt_hf.run.search import Search
 from dilt_hf.run.training_steps import rewind_point
 from dilt_hf.tickets.format import write_config
 from dilt_hf.tickets.tickets import Tickets
-from dilt_hf.utils.errors import RunError
+from dilt_hf.utils.errors import ModelError, RunError, TicketError
 
 
 def train_and_evaluate(search: Search, label: Label) -> tuple[Stage, Stage]:
@@ -61,6 +61,10 @@ def save_tickets(search: Search, folder: Path, entries: Sequence[Entry]) -> None
     if not folder.exists():
         tickets.save_pretrained(folder)
     earlier = Tickets.from_pretrained(folder)
+    try:
+        earlier.check_whole()
+    except (TicketError, ModelError) as error:
+        raise RunError(f"{error} Delete {folder}, and the same command writes it anew from the run's steps.") from error
     if not earlier.config.holds_tickets_of(tickets.config):
         raise RunError(
             f"{folder} holds tickets of other data, weights, code or hardware, though the settings are the same; "

@@ -19,6 +19,7 @@ from dilt_hf.tickets.format import PICTURE_FILE, TicketConfig
 from dilt_hf.utils.errors import TicketError
 from dilt_hf.utils.markdown import markdown_table
 from dilt_hf.utils.stats import LEAST_SEEDS
+from dilt_hf.utils.text import markdown_text, visible
 
 TAGS = ["dilt", "lottery-ticket", "pruning", "sparsity"]
 MOST_LISTED = 12  # partitions, or classes of one, that a table or a list names
@@ -193,9 +194,9 @@ def _results(config: TicketConfig, partitions: Sequence[PackedMask]) -> str:
 def _partitions(config: TicketConfig) -> str:
     lines = []
     for k, part in enumerate(config.partitions[: 10 * MOST_LISTED]):
-        names = [_plain(name) for name in part.class_names]
+        names = [markdown_text(name) for name in part.class_names]
         more = f", … ({len(names)} classes)" if len(names) > 10 * MOST_LISTED else ""
-        values = f" (rows with {', '.join(map(_plain, part.values))})" if part.values else ""
+        values = f" (rows with {', '.join(map(markdown_text, map(str, part.values)))})" if part.values else ""
         lines.append(f"- `partition_{k}`{values}: {', '.join(names[: 10 * MOST_LISTED])}{more}")
     return "\n".join(lines) or "Their classes were not recorded."
 
@@ -206,7 +207,7 @@ def _plain(text: object) -> str:
 
 
 def _no_html(text: object) -> str:
-    return str(text).replace("<", "&lt;").replace(">", "&gt;")
+    return visible(str(text)).replace("<", "&lt;").replace(">", "&gt;")
 
 
 def _found(config: TicketConfig) -> str:

@@ -72,8 +72,11 @@ def save_trained(model: nn.Module, mask: PackedMask, folder: Path, theta0: Path,
         )
 
 
-def load_trained(repository: Path, name: str, facts: Materialised) -> nn.Module:
+def load_trained(repository: Path, name: str, facts: Materialised, shapes: Mapping[str, tuple[int, ...]]) -> nn.Module:
     """Load the model that `save_trained` wrote to the folder `name` of a ticket repository, in evaluation mode.
+
+    Args:
+        shapes: of the tensors that masks cover, which bound what a sparse checkpoint may claim.
 
     Raises:
         TicketError: when its weights are not those that the facts name.
@@ -84,7 +87,7 @@ def load_trained(repository: Path, name: str, facts: Materialised) -> nn.Module:
     path = own_file(repository, f"{name}/{file}", "the trained weights of a ticket", TicketError)
     if sha256_of_file(path) != facts.sha256:
         raise TicketError(f"{path} is not the file that dilt_config.json names; download it again, or restore it.")
-    return assemble(path.parent, load_sparse(path)) if sparse else load_model(path.parent)
+    return assemble(path.parent, load_sparse(path, shapes)) if sparse else load_model(path.parent)
 
 
 def save_sparse(tensors: Mapping[str, Tensor], mask: PackedMask, path: str | os.PathLike) -> None:
@@ -103,11 +106,15 @@ def save_sparse(tensors: Mapping[str, Tensor], mask: PackedMask, path: str | os.
     write_atomically(path, save(dict(sorted(stored.items())), metadata=metadata))
 
 
-def load_sparse(path: str | os.PathLike) -> dict[str, Tensor]:
+def load_sparse(path: str | os.PathLike, expected: Mapping[str, tuple[int, ...]] | None = None) -> dict[str, Tensor]:
     """Load the tensors that `save_sparse` wrote, whole again.
 
+    Args:
+        expected: the shapes of the masked tensors, where they are known; whole tensors take much more memory than a
+            file may need to claim them.
+
     Raises:
-        ModelError: when the file is damaged.
+        ModelError: when the file is damaged, or claims other shapes.
 
     Example:
         >>> mask = PackedMask.of({"w": torch.tensor([False, True])})
@@ -120,6 +127,8 @@ def load_sparse(path: str | os.PathLike) -> dict[str, Tensor]:
         check_header_size(where)
         with safetensors.safe_open(where, framework="pt") as file:
             shapes = read_shapes((file.metadata() or {}).get(METADATA_KEY), FORMAT, where)
+            if expected is not None and shapes != dict(expected):
+                raise MaskError("its shapes are not those of the repository's masks")
             stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
         mask = PackedMask({name: stored.pop(f"bits.{name}").numpy() for name in shapes}, shapes)
         tensors = {}

@@ -32,13 +32,13 @@ from dilt_hf.tickets.checkpoints import load_trained, save_trained
 from dilt_hf.tickets.format import (
     CARD_FILE,
     CONFIG_FILE,
-    MASK_FOLDER,
     PICTURE_FILE,
     THETA0_FILES,
     TicketConfig,
     check_materialised_names,
     check_theta0_identity,
     check_theta0_shapes,
+    mask_path,
     read_config,
     read_partitions,
     write_config,
@@ -192,7 +192,7 @@ class Tickets:
                 )
             source = HubCommit.resolve(
                 str(repository),
-                [CONFIG_FILE, f"{MASK_FOLDER}/partition_*.safetensors"],
+                [CONFIG_FILE],
                 revision=revision,
                 token=token,
                 cache_dir=cache_dir,
@@ -201,6 +201,8 @@ class Tickets:
             )
             folder = source.folder
         config = read_config(folder)
+        if source is not None:  # what the configuration names, and nothing else that lies there
+            source.fetch([str(mask_path(Path(), k)) for k in range(config.num_partitions)])
         tickets = cls(folder, read_partitions(folder, config), config, source)
         if source is None:
             check_theta0_shapes(folder, tickets.partitions[0].shapes)
@@ -318,7 +320,7 @@ class Tickets:
             raise TicketError(f"{self.place} holds no trained weights of '{name}'; it holds those of: {known}.")
         if self.source is not None:
             self.source.fetch(files_of([name]))
-        return load_trained(self.folder, name, facts)
+        return load_trained(self.folder, name, facts, self.partitions[0].shapes)
 
     def save_pretrained(self, folder: str | os.PathLike) -> None:
         """Write the whole repository to a new folder: all of it, or nothing.
@@ -355,17 +357,28 @@ class Tickets:
             The address of the commit.
 
         Raises:
-            TicketError: when a person edited both the card here and that on the Hub, in different ways.
+            TicketError: when a person edited both the card here and that on the Hub, in different ways; or when θ0 or a
+                trained ticket is damaged, before anything is sent.
             Exception: the Hub's own errors, unchanged.
 
         Example:
             >>> Tickets.from_pretrained("runs/digits/tickets/seed_0").push_to_hub("user/dilt-digits")
         """
-        self.theta0_folder()
         if self.source is not None:  # what was not fetched so far goes along too
             self.source.fetch([CARD_FILE, PICTURE_FILE, *files_of(self.config.materialised)])
+        self.check_whole()
         destination = Destination(repo_id, private, token, revision, tag)
         return push_repository(self.folder, self.partitions, self.config, destination)
+
+    def check_whole(self) -> None:
+        """Open everything that the repository holds: the masks are checked already, θ0 and trained tickets are now.
+
+        Raises:
+            TicketError, ModelError: when something is damaged; the message names it.
+        """
+        self.load_model()
+        for name in self.config.materialised:
+            self._load_trained(name)
 
     def is_theta0(self, tensors: Mapping[str, Tensor]) -> bool:
         """Return whether these tensors, by checkpoint name, are bit for bit θ0's where the masks cover them."""

@@ -7,21 +7,38 @@ import logging
 import os
 import sys
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from dilt_hf.utils.errors import DiltError
-
-if TYPE_CHECKING:
-    pass
+from dilt_hf.utils.text import visible
 
 
 @contextlib.contextmanager
 def reporting_errors() -> Iterator[None]:
-    """Report what goes wrong in a recipe as one sentence, with exit status 1."""
-    logging.basicConfig(level=os.environ.get("DILT_LOG_LEVEL", "WARNING"), format="%(levelname)s: %(message)s")
+    """Report what goes wrong in a recipe as one sentence, with exit status 1.
+
+    A reader that closes the pipe (`| head`) ends the program quietly, and a terminal that lacks a character gets its
+    escape.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    logging.basicConfig(level=os.environ.get("DILT_LOG_LEVEL", "WARNING"))
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(_Visible("%(levelname)s: %(message)s"))
     try:
         yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter flushes it once more
+        sys.exit(141)  # as a program that SIGPIPE ends
     except (DiltError, OSError) as error:
-        sys.exit(f"error: {error}")
+        sys.exit(visible(f"error: {error}"))
     except KeyboardInterrupt:
         sys.exit("stopped; the same command continues from the last finished step.")
+
+
+class _Visible(logging.Formatter):
+    """Escapes what would act on a terminal: messages may quote an untrusted source."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return visible(super().format(record))

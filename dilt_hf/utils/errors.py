@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
+from dilt_hf.utils.text import visible
+
 LONGEST = 1200  # characters of a message
 
 
@@ -16,10 +18,10 @@ class DiltError(Exception):
     """Base class of every error this package raises on purpose."""
 
     def __str__(self) -> str:
-        """Return the message; one that quotes a file at length (it may come from an untrusted source) is cut in the
-        middle.
+        """Return the message. It may quote an untrusted source: at length it is cut in the middle, and characters that
+        act on a terminal are escaped.
         """
-        text = " ".join(super().__str__().split())
+        text = visible(" ".join(super().__str__().split()))
         return text if len(text) <= LONGEST else f"{text[: LONGEST - 300]} … {text[-300:]}"
 
 

@@ -6,6 +6,8 @@ import dataclasses
 import re
 from collections.abc import Iterator, Sequence
 
+from dilt_hf.utils.text import visible
+
 
 def markdown_table(head: Sequence[str], body: Sequence[Sequence[str]], numbers: bool = True) -> str:
     """Write a table whose first column is text, aligned left, and whose others are numbers, aligned right, or text too.
@@ -16,7 +18,7 @@ def markdown_table(head: Sequence[str], body: Sequence[Sequence[str]], numbers: 
         |--------|-----:|
         | core   |   12 |
     """
-    cells = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in [head, *body]]
+    cells = [[visible(cell).replace("|", "\\|").replace("\n", " ") for cell in row] for row in [head, *body]]
     widths = [max(len(row[i]) for row in cells) for i in range(len(head))]
 
     def line(row: Sequence[str]) -> str:

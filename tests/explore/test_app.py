@@ -158,3 +158,20 @@ def test_the_command_says_in_one_sentence_what_is_wrong(monkeypatch):
 def test_the_command_refuses_what_is_no_repository(tmp_path, capsys):
     with pytest.raises(SystemExit, match=r"error: .* lacks dilt_config\.json, so it is no ticket repository\."):
         main([str(tmp_path)])
+
+
+def test_the_server_takes_no_endless_composition_and_no_giant_image(address, tmp_path):
+    """As posted to its API, past the page's own limits."""
+    from gradio_client import Client, handle_file
+
+    client = Client(address, verbose=False)
+    functions = dict(enumerate(client.config["dependencies"]))
+    compose = next(i for i, each in functions.items() if each["api_name"] == "compose")
+    start = time.monotonic()
+    answer = client.predict("core+" * 520_000, fn_index=compose)
+    assert "is too long" in str(answer)
+    assert time.monotonic() - start < 30
+    Image.new("L", (12_000, 12_000)).save(tmp_path / "giant.png")
+    compare = next(i for i, each in functions.items() if each["api_name"] == "compare")
+    with pytest.raises(Exception, match=r"(?i)decompression bomb|exceeds limit|error"):
+        client.predict(handle_file(str(tmp_path / "giant.png")), fn_index=compare)

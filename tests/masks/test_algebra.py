@@ -96,3 +96,8 @@ def test_masks_that_do_not_belong_together_are_refused():
         M.core([{"a": torch.tensor([True])}, {"a": torch.tensor([True, False])}])
     with pytest.raises(MaskError, match=r"not torch\.bool"):
         M.core([{"a": torch.tensor([1.0])}])
+
+
+def test_a_composition_has_a_length():
+    with pytest.raises(MaskError, match=r"a composition of 2,600,000 characters is too long; 2,000 are the most"):
+        M.compose("core+" * 520_000, [{"w": torch.ones(2, dtype=torch.bool)}] * 2)

@@ -6,6 +6,7 @@ from helpers.run_folder import COST, make_run
 
 from dilt_hf.hypotheses.judge import SUPPORTED, UNTESTED
 from dilt_hf.report.content import gather
+from dilt_hf.report.sanitise import sanitised
 from dilt_hf.utils.errors import RunError
 from dilt_hf.utils.files import pretty_json
 from dilt_hf.utils.markdown import Items, Table
@@ -73,3 +74,35 @@ def test_damaged_files_are_named(run, path, text):
 def test_what_is_no_run_is_refused(tmp_path):
     with pytest.raises(RunError, match=r"is not the folder of a run: it has no run\.json"):
         gather(tmp_path)
+
+
+def test_a_missing_or_broken_drawing_is_left_out_with_a_sentence(run, caplog):
+    figures = run[0] / "analysis/dense/figures"
+    (figures / "link.svg").unlink()
+    (figures / "modules.svg").write_text("<svg")
+    found = gather(run[0]).analyses[0].figures
+    assert set(found) == {"distances"}
+    assert "link.svg is missing, and left out of the report" in caplog.text
+    assert "modules.svg is left out of the report: it is no drawing" in caplog.text
+
+
+HOSTILE_SVG = """<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" onload="EVIL()">
+<script>EVIL()</script><style>@import url(http://EVIL)</style><foreignObject><body xmlns="http://www.w3.org/1999/xhtml">
+<img src="x" onerror="EVIL()"/></body></foreignObject><a xlink:href="javascript:EVIL()"><text>EVIL</text></a>
+<use xlink:href="http://EVIL/x.svg#a"/><image href="http://EVIL/a.png"/><set attributeName="onclick" to="EVIL()"/>
+<rect style="fill: url(http://EVIL)" fill="url( 'http://EVIL' )" onclick="EVIL()" width="3"/><path d="M0 0" id="kept"/>
+<image xlink:href="data:image/svg+xml;base64,EVIL"/><image xlink:href="data:image/png;base64,aGk="/></svg>"""
+
+
+def test_nothing_of_a_strangers_drawing_runs_or_is_fetched():
+    clean = sanitised(HOSTILE_SVG)
+    assert "EVIL" not in clean
+    assert 'id="kept"' in clean
+    assert 'width="3"' in clean
+    assert "data:image/png;base64,aGk=" in clean
+
+
+@pytest.mark.parametrize("text", ["", "<html/>", "<svg/>", "<!DOCTYPE svg [<!ENTITY a 'b'>]><svg/>", "<svg" * 10])
+def test_what_is_no_drawing_is_refused(text):
+    with pytest.raises(ValueError, match=r".+"):
+        sanitised(text)

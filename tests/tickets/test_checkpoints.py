@@ -1,7 +1,9 @@
 """Tickets with trained weights inside a repository."""
 
 import json
+import resource
 
+import numpy as np
 import pytest
 import safetensors
 import torch
@@ -134,3 +136,37 @@ def test_json_says_which_tickets_have_weights(tickets):
     assert stored["materialised"]["core"]["storage"] == "dense"
     with pytest.raises(TicketError, match="it holds those of: core"):
         tickets.load_model("union", trained=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("sparse", [False, True])
+def test_a_trained_ticket_keeps_its_dtype(tickets, sparse, dtype):
+    model = trained(tickets, "core").to(dtype)
+    tickets.materialise("core", model, sparse=sparse)
+    again = Tickets.from_pretrained(tickets.folder).load_model("core", trained=True)
+    assert {parameter.dtype for parameter in again.parameters()} == {dtype}
+    assert same(again, model)
+
+
+def test_a_shape_that_a_sparse_checkpoint_claims_takes_no_memory(tmp_path):
+    """All bits 0 and no value: a file of 8 MB would become 256 MB, and each layer of files 32 times as much."""
+    size = 2**26
+    mask = PackedMask({"w": np.zeros(size // 8, np.uint8)}, {"w": (size,)})
+    save_sparse({"w": torch.zeros(size)}, mask, tmp_path / "sparse.safetensors")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ModelError, match="its shapes are not those of the repository's masks"):
+        load_sparse(tmp_path / "sparse.safetensors", {"w": (8,)})
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kB
+
+
+@pytest.mark.parametrize("damaged", ["model.safetensors", "core/model.safetensors", "union/sparse.safetensors"])
+def test_nothing_damaged_is_published(tickets, damaged, monkeypatch):
+    tickets.materialise("core")
+    tickets.materialise("union", sparse=True)
+    path = tickets.folder / damaged
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    monkeypatch.setattr("dilt_hf.tickets.publishing.make_repository", lambda *_, **__: pytest.fail("asked the Hub"))
+    with pytest.raises(TicketError, match=damaged):
+        Tickets.from_pretrained(tickets.folder).push_to_hub("me/t")

@@ -245,3 +245,13 @@ def test_the_hubs_own_errors_come_through(user, found, tmp_path):
 @pytest.mark.parametrize("text", ["/abs", "a/b/c", "", "../a", "a//b", "./a"])
 def test_what_cannot_be_on_the_hub_is_a_folder(text):
     assert not is_repo_id(text)
+
+
+def test_only_what_the_configuration_names_is_fetched(hub, user, found, tmp_path):
+    user.ask("push", found[0], "me/more", {})
+    hub.commit("me/more", {f"masks/partition_{k}.safetensors": bytes(10**6) for k in range(2, 9)})
+    hub.traffic()
+    user.ask("load", "me/more", "core", tmp_path / "more", {"cache_dir": str(tmp_path / "cache")})
+    fetched = {name.rsplit("/", 1)[-1] for name in hub.traffic()["sent"]}
+    assert "partition_1.safetensors" in fetched
+    assert not {f"partition_{k}.safetensors" for k in range(2, 9)} & fetched
