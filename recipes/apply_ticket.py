@@ -18,4 +18,6 @@ DEFAULTS = {"num_train_epochs": 1, "learning_rate": 0.01}
 
 if __name__ == "__main__":
     with reporting_errors():
-        print(apply_tickets(**parse_sections(SECTIONS, sys.argv[1:], DEFAULTS, __doc__)).table())
+        applied = apply_tickets(**parse_sections(SECTIONS, sys.argv[1:], DEFAULTS, __doc__))
+        if applied is not None:
+            print(applied.table())

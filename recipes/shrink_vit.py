@@ -20,4 +20,5 @@ if __name__ == "__main__":
     with reporting_errors():
         parsed = parse_sections(SECTIONS, sys.argv[1:], DEFAULTS, __doc__)
         found = shrink(**parsed)
-        print(found.table(), "", f"Checkpoint: {parsed['config'].output_dir}/model", sep="\n")
+        if found is not None:
+            print(found.table(), "", f"Checkpoint: {parsed['config'].output_dir}/model", sep="\n")

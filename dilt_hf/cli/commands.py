@@ -13,7 +13,6 @@ from dilt_hf.config.data import DataConfig
 from dilt_hf.config.experiments import AnalyzeConfig, LayerConfig, SourceConfig
 from dilt_hf.config.run import DiltConfig
 from dilt_hf.utils.console import reporting_errors
-from dilt_hf.utils.errors import ConfigError
 
 if TYPE_CHECKING:
     from dilt_hf.analysis.findings import Findings
@@ -74,7 +73,8 @@ def run_recipe(
             findings = run_analysis(
                 AnalyzeConfig(sources=[str(folder)], seeds=seeds, use_cpu=config.run.use_cpu, **analysis)
             )
-            programme.keep_layers(config, findings)
+            if findings is not None:
+                programme.keep_layers(config, findings)
         conclude(folder)
 
 
@@ -105,11 +105,6 @@ def run_experiment(description: str, experiment: str) -> None:
         parsed = parse_sections(sections, arguments, defaults, f"{description} {tested}", VARIANTS[name])
         more = [parsed.pop("more")] if "more" in parsed else []
         config = DiltConfig(**parsed)
-        if config.run.dry_run and experiment != "benchmark":
-            raise ConfigError(
-                "--dry_run is for exp1_benchmark.py and find_tickets.py; this experiment prints its cost when it "
-                "begins, and resumes where it stopped."
-            )
         from dilt_hf.engine.process_groups import join_process_group
         from dilt_hf.hypotheses import programme
 
@@ -135,14 +130,18 @@ def conclude(folder: Path) -> None:
     print(f"Report: {write_report(folder)}", flush=True)
 
 
-def run_analysis(config: AnalyzeConfig, data: DataConfig | None = None) -> Findings:
+def run_analysis(config: AnalyzeConfig, data: DataConfig | None = None) -> Findings | None:
     """Analyse the layers of networks, and print the findings and the paths of the figures."""
     from dilt_hf.analysis.summary import module_table, sentences
     from dilt_hf.experiments.analysis_sources import SAME_DATA
-    from dilt_hf.experiments.analyze import FIGURE_FOLDER, analyze, output_folder
+    from dilt_hf.experiments.analyze import FIGURE_FOLDER, analyze, output_folder, planned
 
     print("\nAnalysis of the layers of networks that were trained on different classes", flush=True)
-    findings = analyze(config, data or DataConfig(dataset_name=SAME_DATA))
+    data = data or DataConfig(dataset_name=SAME_DATA)
+    if config.dry_run:
+        print(planned(config, data))
+        return None
+    findings = analyze(config, data)
     print("", module_table(findings), "", *(f"- {sentence}" for sentence in sentences(findings)), "", sep="\n")
     print(f"Figures: {output_folder(config) / FIGURE_FOLDER}", flush=True)
     return findings

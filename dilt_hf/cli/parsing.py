@@ -109,6 +109,10 @@ def parse_sections(
     for group in [*ALTERNATIVES, *([PRUNING] if len(given & PRUNING) > 1 else [])]:
         if given & group:
             settings = {name: value for name, value in settings.items() if name not in group}
+    if "target_sparsity" not in given | set(settings) and "target_ticket" not in given:
+        settings.pop("target_ticket", None)  # it says what has the sparsity
+    if "tickets" in given and "materialise" in settings and "materialise" not in given:  # of tickets that are trained
+        settings["materialise"] = [name for name in settings["materialise"] if name in typed.tickets]
     for action in parser._actions:
         if action.dest in settings:
             action.default, action.required = settings[action.dest], False

@@ -66,7 +66,7 @@ class RunConfig(Options):
     )
     hub_private_repo: bool = option(False, "Make the repository on the Hub private, if it is new.")
     use_cpu: bool = option(False, "Stay on the CPU even where there is a GPU.")
-    dry_run: bool = option(False, "Print what the run would cost and stop.")
+    dry_run: bool = option(False, "Print what this would cost and stop; nothing is written.")
 
     def check(self) -> None:
         require(bool(self.seeds), "--seeds needs at least one seed.")

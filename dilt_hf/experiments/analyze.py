@@ -9,12 +9,14 @@ Representations and blocks of pairs are stages below the output folder, so the s
 from __future__ import annotations
 
 import functools
+import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+import torch
 
 from dilt_hf.analysis.figures import save_figures
 from dilt_hf.analysis.findings import Compared, Findings
@@ -32,10 +34,11 @@ from dilt_hf.engine.kinds import Kind
 from dilt_hf.engine.stages import BusyError, Stage, Stages
 from dilt_hf.experiments.analysis_sources import Network, Probes, open_source
 from dilt_hf.masks.overlap import mean_overlap
+from dilt_hf.run.context import RunContext
 from dilt_hf.run.folder import RUN_FILE
 from dilt_hf.utils.checksums import write_result
 from dilt_hf.utils.errors import AnalysisError
-from dilt_hf.utils.files import canonical_json, pretty_json, write_atomically
+from dilt_hf.utils.files import canonical_json, pretty_json, shown_path, write_atomically
 from dilt_hf.utils.threads import cores
 
 REPRESENTATIONS = Kind(
@@ -46,6 +49,9 @@ REPRESENTATIONS = Kind(
 REPRESENTATIONS_FILE = "representations.safetensors"
 NUMBERS_FILE, TEXT_FILE, FIGURE_FOLDER = "analysis.json", "analysis.md", "figures"
 SAMPLED_PAIRS = 4
+PAUSE = 1.0  # seconds between two looks at what another launch is computing
+T = TypeVar("T")
+logger = logging.getLogger(__name__)
 
 
 def analyze(config: AnalyzeConfig, data_config: DataConfig, progress: bool = True) -> Findings:
@@ -61,25 +67,70 @@ def analyze(config: AnalyzeConfig, data_config: DataConfig, progress: bool = Tru
     check_pooling(config.pooling)
     source = open_source(config, data_config)
     folder = output_folder(config)
+    if progress:
+        print(_extent(config, source), flush=True)
     folder.mkdir(parents=True, exist_ok=True)
     job = Analysis(config, source.probes, Stages(folder / "stages"), progress)
     compared, siblings = [], []
-    try:
-        for seed in source.seeds:
-            label = f"seed {seed}"
-            null = source.siblings(seed)
-            found = job.compare(source.networks(seed), label, len(source.seeds) * (2 if null else 1))
-            compared.append(found)
-            save_matrices(found, folder / f"gw_seed_{seed}.safetensors")
-            siblings += [job.compare(null, f"{label}, siblings")] if null else []
-    except BusyError as error:
-        raise AnalysisError(f"another process is at this analysis ({error}); wait for it, or end it.") from error
+    for seed in source.seeds:
+        found, null = _patiently(functools.partial(_compare_seed, job, source, seed))
+        compared.append(found)
+        save_matrices(found, folder / f"gw_seed_{seed}.safetensors")
+        siblings += [null] if null else []
     facts = job.facts(source.name)
     findings = Findings(source.seeds, compared, siblings, config.num_modules, job.weights, facts, config.clustering)
     write_result(folder, NUMBERS_FILE, pretty_json(findings.to_dict()))
     write_result(folder, TEXT_FILE, report(findings))
     save_figures(findings, folder / FIGURE_FOLDER)
     return findings
+
+
+def planned(config: AnalyzeConfig, data_config: DataConfig) -> str:
+    """Say what an analysis would do; errors as for `analyze`, and nothing is written."""
+    return _extent(config, open_source(config, data_config))
+
+
+def _extent(config: AnalyzeConfig, source: Any) -> str:
+    return (
+        f"{len(source.seeds)} seed(s): the layers of {source.name}, on {len(source.probes.rows)} probes, into "
+        f"{shown_path(output_folder(config))}."
+    )
+
+
+def _compare_seed(job: Analysis, source: Any, seed: int) -> tuple[Any, Any]:
+    null = source.siblings(seed)
+    found = job.compare(source.networks(seed), f"seed {seed}", len(source.seeds) * (2 if null else 1))
+    return found, job.compare(null, f"seed {seed}, siblings") if null else None
+
+
+def _patiently(step: Callable[[], T]) -> T:
+    """Do a step, waiting for other launches that are computing what it needs."""
+    said = ""
+    while True:
+        try:
+            return step()
+        except BusyError as busy:
+            if str(busy) != said:
+                said = str(busy)
+                logger.warning("waiting: %s.", said)
+            time.sleep(PAUSE)
+
+
+def check_layers(ctx: RunContext, layers: Sequence[str], pooling: str) -> None:
+    """Check, before anything is trained, that the layers of a run's network can be compared.
+
+    Raises:
+        AnalysisError: when there are none of that kind, or their outputs cannot be pooled so.
+    """
+    size, channels = ctx.data.image_size, ctx.data.channels
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randn(2, channels, size, size, generator=generator).to(ctx.device)
+    collect(ctx.network.module, [pixels], _layers_of(layers), pooling)
+
+
+def _layers_of(layers: Sequence[str]) -> str | list[str]:
+    """Return a kind of layers, or names of modules."""
+    return layers[0] if len(layers) == 1 and layers[0] in GRANULARITIES else list(layers)
 
 
 def output_folder(config: AnalyzeConfig) -> Path:
@@ -140,9 +191,7 @@ class Analysis:
         return "cuda" if torch.cuda.is_available() and not self.config.use_cpu else "cpu"
 
     def _representations(self, network: Network, label: str) -> Stage:
-        layers: str | list[str] = self.config.layers
-        if len(layers) == 1 and layers[0] in GRANULARITIES:
-            layers = layers[0]
+        layers = _layers_of(self.config.layers)
 
         def make(folder: Path) -> dict[str, Any]:
             found = collect(network.load(), self.probes.batches(), layers, self.config.pooling)

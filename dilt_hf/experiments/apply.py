@@ -32,6 +32,7 @@ from dilt_hf.masks.packed import PackedMask
 from dilt_hf.models.batchnorm import recalibrate_batchnorm
 from dilt_hf.models.factory import build_model
 from dilt_hf.models.names import fit_names
+from dilt_hf.models.routed import batchnorm_statistics
 from dilt_hf.models.weights import checkpoint_tensors, tensors_sha256
 from dilt_hf.run.evaluation_steps import EVALUATION_CODE
 from dilt_hf.run.fingerprints import of_mask, of_pixels
@@ -139,6 +140,12 @@ class Application:
                     )
                 table[mine] = k
             found.append(table)
+        empty = [k for k in range(len(self.tickets[0].partitions)) if not (found[0] == k).any()]
+        if empty:
+            raise TicketError(
+                f"partition {empty[0]} of {self.tickets[0]!r} has no class among those of the data "
+                f"({', '.join(names[:5])}{', …' if len(names) > 5 else ''}); give data with classes of every partition."
+            )
         if any(not np.array_equal(table, found[0]) for table in found) or (found[0] < 0).any():
             raise TicketError(
                 f"the partitions of {', '.join(self.config.repositories)} do not cover the {len(names)} classes of the "
@@ -150,11 +157,9 @@ class Application:
         """Yield the networks to evaluate, seed by seed."""
         for seed, tickets in enumerate(self.tickets):
             count = range(len(tickets.partitions))
-            names = self.config.tickets or [
-                *(f"partition_{k}" for k in count),
-                "core",
-                *(f"core+specialist_{k}" for k in count),
-            ]
+            # of two partitions, core and specialist together are the partition
+            own = [f"core+specialist_{k}" for k in count] if len(count) > 2 else []
+            names = self.config.tickets or [*(f"partition_{k}" for k in count), "core", *own]
             yield Network("dense", seed, PackedMask.of(full_like(dict(tickets.partitions[0]))))
             for name in names:
                 yield Network(name, seed, tickets.packed(name))
@@ -182,8 +187,9 @@ class Application:
             masks = {live_name: network.mask[stored] for stored, live_name in names.items()}
             MaskedWeights(self.model, masks).mask_weights()
             record = {"density": network.mask.density(), "before": self._score()}
-            recalibrate_batchnorm(self.model, self._calibration())
-            record["recalibrated"] = self._score()
+            if batchnorm_statistics(self.model):
+                recalibrate_batchnorm(self.model, self._calibration())
+                record["recalibrated"] = self._score()
             if self.config.fine_tune:
                 routes, hooks = [Route(masks, self.data.training_feed())], Hooks(description=network.name)
                 train(self.model, routes, self.training, self.accelerator, key=key, hooks=hooks)
@@ -212,10 +218,11 @@ class Application:
 
 def apply_tickets(
     config: ApplyConfig, data_config: DataConfig, model: ModelConfig, training: TrainingConfig, progress: bool = True
-) -> Applied:
+) -> Applied | None:
     """Put tickets and random controls on a checkpoint, and evaluate it on every partition.
 
-    Leaves in `config.output_dir`: `applied.md`, the table, and `stages/`, all that is finished.
+    Leaves in `config.output_dir`: `applied.md`, the table, and `stages/`, all that is finished. A dry run leaves
+    nothing and returns None.
 
     Raises:
         DiltError: when data, checkpoint and tickets do not go together.
@@ -226,8 +233,10 @@ def apply_tickets(
     application = Application(config, data_config, model, training)
     networks = list(application.networks())
     count = len({(network.seed, masks_to_bytes(network.mask)) for network in networks})
-    if progress:
+    if progress or config.dry_run:
         print(f"{count} networks to score, {application.steps()} steps of fine-tuning each.", flush=True)
+    if config.dry_run:
+        return None
     scores: dict[str, dict[int, dict[str, Any]]] = {}
     for network in tqdm(networks, disable=not progress, unit="network"):
         scores.setdefault(network.name, {})[network.seed] = application.scored(network)

@@ -74,6 +74,8 @@ def route(
         plan = runs[0].plan(len(runs))
         if group.is_world_zero:
             print(plan, flush=True)
+    if config.run.dry_run:
+        return None
     if not complete([job for run in runs for job in run.jobs()], group):
         return None
     found = Routes(

@@ -35,7 +35,7 @@ from dilt_hf.training.accelerator import open_accelerator
 from dilt_hf.training.evaluation import predict
 from dilt_hf.training.losses import Teacher
 from dilt_hf.training.protocols import Checkpointing, Hooks, Route
-from dilt_hf.training.train import train
+from dilt_hf.training.train import total_steps, train
 from dilt_hf.utils.files import pretty_json, write_atomically
 from dilt_hf.utils.markdown import markdown_table
 
@@ -68,11 +68,12 @@ class Shrunk:
 
 def shrink(
     config: ShrinkConfig, data_config: DataConfig, model_config: ModelConfig, training: TrainingConfig
-) -> Shrunk:
+) -> Shrunk | None:
     """Shrink the network that `model_config` names to a fraction of its operations, and fine-tune it.
 
     Leaves in the output folder: `model/`, a transformers checkpoint with its code; `mask.safetensors`, the same
-    structure as a mask of the network as it was; `shrunk.json`; and `stages/`.
+    structure as a mask of the network as it was; `shrunk.json`; and `stages/`. A dry run leaves nothing and returns
+    None.
 
     Raises:
         ModelError: for networks that cannot be shrunk.
@@ -83,6 +84,13 @@ def shrink(
     data = open_data(data_config, model_config.num_channels, device)
     dense = build_model(model_config, data.splits.class_names, data.image_size, config.seed).to(device).eval()
     shape_of(dense)  # whether it can be shrunk
+    print(
+        f"Scoring on {min(config.scoring_examples, len(data.splits.train))} images, then "
+        f"{total_steps(len(data.splits.train), training)} steps of fine-tuning.",
+        flush=True,
+    )
+    if config.dry_run:
+        return None
     stages = Stages(folder / "stages")
     stages.check_format()
     rows = data.sample("train", config.seed, "scoring")[: config.scoring_examples]

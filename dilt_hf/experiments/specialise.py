@@ -85,6 +85,8 @@ def specialise(
     runs = [Specialisation(Search(ctx, seed)) for seed in config.run.seeds]
     if progress and group.is_world_zero:
         print(f"{len(runs)} seed(s): {runs[0].plan()}", flush=True)
+    if config.run.dry_run:
+        return None
     if not complete([job for run in runs for job in run.jobs()], group):
         return None
     found = {run.search.seed: run.found() for run in runs}

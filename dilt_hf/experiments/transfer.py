@@ -145,6 +145,8 @@ def transfer(
     runs = [Transplants(Search(origin, seed), ctx, densities) for seed in run.run.seeds]
     if here:
         print(runs[0].plan(len(runs)), flush=True)
+    if config.run.dry_run:
+        return None
     if not complete([job for each in runs for job in each.jobs()], group):
         return None
     networks = [network for each in runs for network in each.found()]

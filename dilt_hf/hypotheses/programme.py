@@ -24,7 +24,7 @@ from dilt_hf.data.splits import load_splits
 from dilt_hf.engine.process_groups import ProcessGroup
 from dilt_hf.engine.scheduler import Job, complete
 from dilt_hf.experiments.analysis_sources import SAME_DATA
-from dilt_hf.experiments.analyze import analyze
+from dilt_hf.experiments.analyze import analyze, check_layers
 from dilt_hf.experiments.find import find_tickets
 from dilt_hf.experiments.specialise import Specialists, specialise
 from dilt_hf.experiments.transfer import transfer
@@ -35,6 +35,7 @@ from dilt_hf.hypotheses.verdict_files import load_evidence, save_evidence
 from dilt_hf.results.methods_table import methods_caption, methods_table
 from dilt_hf.results.results import Results
 from dilt_hf.results.summary import results_caption, results_sentences, results_table
+from dilt_hf.run.context import RunContext
 from dilt_hf.run.folder import open_run_folder
 from dilt_hf.run.methods.registry import BENCHMARK as BENCHMARK_METHODS
 from dilt_hf.run.methods.registry import STRUCTURED
@@ -59,8 +60,8 @@ def benchmark(config: DiltConfig, group: ProcessGroup) -> str | None:
 def disentanglement(config: DiltConfig, layers: LayerConfig, group: ProcessGroup) -> str | None:
     """Compare the layers of the partitions' networks with those of networks trained on the same classes."""
     config = with_known_seeds(config, "layers")
-    _prune(config, group)
-    if not group.is_world_zero:
+    _prune(config, group, check=functools.partial(check_layers, layers=layers.layers, pooling=layers.pooling))
+    if config.run.dry_run or not group.is_world_zero:
         return None
     analysis = AnalyzeConfig(
         **dataclasses.asdict(layers),
@@ -120,14 +121,20 @@ def _found_on_source(config: DiltConfig, source: SourceConfig, folder: Path, gro
         run = dataclasses.replace(config.run, output_dir=str(where))
         pruning = dataclasses.replace(config.pruning, rewind_step=k)
         _prune(dataclasses.replace(config, data=data, run=run, pruning=pruning), group, siblings=False)
-        yield where
+        if not config.run.dry_run:  # without masks nothing can be said of what they do elsewhere
+            yield where
 
 
-def _prune(config: DiltConfig, group: ProcessGroup, siblings: bool = True) -> None:
-    """Do the IMP runs of a run, shared by all processes."""
+def _prune(
+    config: DiltConfig,
+    group: ProcessGroup,
+    siblings: bool = True,
+    check: Callable[[RunContext], object] = lambda ctx: None,
+) -> None:
+    """Do the IMP runs of a run, shared by all processes; `check` raises what speaks against it."""
     run = dataclasses.replace(config.run, siblings=siblings)
     config = dataclasses.replace(config, run=run)
-    ctx = open_run_folder(config, group)
+    ctx = open_run_folder(config, group, check=check)
     every = [*ctx.subsets, ctx.everything, *(ctx.siblings if siblings else [])]
     jobs = [
         Job(f"seed {seed}: pruning on {subset.name}", functools.partial(removal_order, ctx, subset, seed))
@@ -136,7 +143,8 @@ def _prune(config: DiltConfig, group: ProcessGroup, siblings: bool = True) -> No
     ]
     if group.is_world_zero:
         print(f"{len(jobs)} IMP runs of {len(ctx.kept_per_round)} rounds each.", flush=True)
-    complete(jobs, group)
+    if not config.run.dry_run:
+        complete(jobs, group)
 
 
 def with_known_seeds(config: DiltConfig, *experiments: str) -> DiltConfig:

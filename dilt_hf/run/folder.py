@@ -116,7 +116,7 @@ def open_run_folder(
     ctx = open_run(config, group, progress and group.is_world_zero)
     check_run(ctx)
     check(ctx)
-    if opened is not None:
+    if opened is not None and not config.run.dry_run:
         opened.begin()
     group.wait_for_all()
     return ctx
@@ -152,7 +152,7 @@ def save_results(folder: Path, entries: Sequence[Entry]) -> None:
 
     Only one process may do so at a time; what one that was killed left half-written is removed.
     """
-    for place in (folder, folder / TICKET_FOLDER):
+    for place in (folder, folder / TICKET_FOLDER, *(folder / TICKET_FOLDER).glob("seed_*")):
         sweep(place)
     new = {(entry.seed, entry.name, entry.matched) for entry in entries}
     recorded = folder / RESULTS_FILE

@@ -30,7 +30,7 @@ from dilt_hf.tickets.format import (
 )
 from dilt_hf.tickets.hub import LIBRARY, HubCommit, make_repository
 from dilt_hf.utils.errors import TicketError, reading
-from dilt_hf.utils.files import new_folder, own_file, write_atomically
+from dilt_hf.utils.files import new_folder, own_file, shown_path, write_atomically
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,7 +126,7 @@ def write_card(
     write_config(folder, config)
     if image is not None:
         write_atomically(folder / PICTURE_FILE, image.read_bytes())
-    card = make_card(config, partitions, str(folder), existing=card_in(folder), own_code=has_own_code(folder))
+    card = make_card(config, partitions, shown_path(folder), existing=card_in(folder), own_code=has_own_code(folder))
     write_atomically(folder / CARD_FILE, card)
 
 

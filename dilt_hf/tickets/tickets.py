@@ -46,6 +46,7 @@ from dilt_hf.tickets.format import (
 from dilt_hf.tickets.hub import HubCommit, is_repo_id
 from dilt_hf.tickets.publishing import Destination, files_of, push_repository, write_card, write_repository
 from dilt_hf.utils.errors import DataError, TicketError
+from dilt_hf.utils.files import shown_path
 
 logger = logging.getLogger(__name__)
 
@@ -184,11 +185,11 @@ class Tickets:
             >>> Tickets.from_pretrained("runs/digits/tickets/seed_0").names()[:2]
             ['core', 'union']
         """
-        folder, source = Path(repository), None
+        folder, source = Path(repository).absolute(), None  # whatever the working directory becomes
         if not folder.is_dir():
             if not is_repo_id(repository):
                 raise TicketError(
-                    f"there is no folder {folder}; give the folder of a ticket repository, or its id on the Hub."
+                    f"there is no folder {repository}; give the folder of a ticket repository, or its id on the Hub."
                 )
             source = HubCommit.resolve(
                 str(repository),
@@ -391,7 +392,7 @@ class Tickets:
     @property
     def place(self) -> str:
         """Where they lie, in words: a folder, or "user/name@commit"."""
-        return str(self.folder) if self.source is None else f"{self.source.repo_id}@{self.source.commit[:7]}"
+        return shown_path(self.folder) if self.source is None else f"{self.source.repo_id}@{self.source.commit[:7]}"
 
     def __repr__(self) -> str:
         densities = ", ".join(f"{name} {self.packed(name).density():.1%}" for name in ("core", "union"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import glob
 import hashlib
 import os
 from collections.abc import Iterator, Mapping
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dilt_hf.utils.errors import RunError
-from dilt_hf.utils.files import read_json, sha256_of_file, write_atomically
+from dilt_hf.utils.files import PARTIAL, read_json, sha256_of_file, write_atomically
 
 SUMS_FILE = "SHA256SUMS"
 MOST_SUMS_BYTES = 2**20
@@ -28,6 +29,8 @@ def write_result(folder: Path, name: str, content: bytes | str) -> None:
     digest = hashlib.sha256(content.encode() if isinstance(content, str) else content).hexdigest()
     (folder / name).parent.mkdir(parents=True, exist_ok=True)
     with _locked(folder):
+        for leftover in [*_leftovers(folder / name), *_leftovers(folder / SUMS_FILE)]:
+            leftover.unlink()  # of a killed writer: the lock says that nobody is writing them now
         sums = _read_sums(folder)
         _write_sums(folder, sums | {name: [*sums.get(name, []), digest]})
         write_atomically(folder / name, content)
@@ -63,6 +66,10 @@ def read_result(folder: Path, name: str, most_bytes: int) -> Any:
         RunError: as `check_result`, or when it is not JSON.
     """
     return read_json(check_result(folder, name), most_bytes, RunError)
+
+
+def _leftovers(path: Path) -> list[Path]:
+    return list(path.parent.glob(f".{glob.escape(path.name)}.*{PARTIAL}"))
 
 
 @contextlib.contextmanager

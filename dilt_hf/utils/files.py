@@ -141,6 +141,12 @@ def own_file(folder: Path, name: str, why: str, error: type[Exception]) -> Path:
     return path
 
 
+def shown_path(path: str | os.PathLike) -> str:
+    """Return a path as people read it: relative to where they are, if it lies below."""
+    absolute, here = Path(path).absolute(), Path.cwd()
+    return str(absolute.relative_to(here)) if absolute.is_relative_to(here) else str(absolute)
+
+
 def sha256_of_json(value: Any) -> str:
     """Hash `canonical_json(value)` (hex sha256)."""
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()

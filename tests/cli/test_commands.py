@@ -1,9 +1,11 @@
 """The command line: defaults, files, options, and what one option means for another."""
 
 import json
+import re
 import runpy
 
 import pytest
+from helpers.recipes import run_recipe as run_recipe_file
 
 from dilt_hf.cli.commands import run_recipe
 from dilt_hf.cli.parsing import parse_config
@@ -123,3 +125,44 @@ def test_an_error_is_one_line_and_exit_status_1(tmp_path, monkeypatch):
         run_recipe("A recipe.", num_rounds=1, **{k: v for k, v in DIGITS.items() if k != "target_sparsity"})
     assert stop.value.code == "error: 10 classes cannot fill 99 partitions; lower --num_partitions."
     assert not (tmp_path / "run").exists()
+
+
+SMALL = [
+    "--max_train_samples=60",
+    "--max_eval_samples=40",
+    "--num_train_epochs=20",
+    "--update_every=1",
+    "--num_rounds=2",
+    "--pruning_fraction=0.5",
+    "--use_cpu=true",
+]
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        "find_tickets --dataset_name digits --architecture conv3",
+        "dilt_digits",
+        "rtl",
+        "exp1_benchmark",
+        "exp2_disentanglement",
+        "exp3_specialisation",
+        "exp4_transfer",
+        "shrink_vit --dataset_name digits --architecture vit-micro --max_train_samples 60 --use_cpu true",
+    ],
+)
+def test_a_dry_run_prints_and_leaves_nothing(recipe, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("dilt_hf.run.training_steps.train", lambda *_, **__: pytest.fail("trained"))
+    name, *arguments = recipe.split()
+    run_recipe_file(name, [*arguments, *(SMALL if name != "shrink_vit" else []), "--dry_run=true"])
+    assert re.search(r"steps|IMP runs|networks", capsys.readouterr().out)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_recipes_own_materialise_gives_way_to_the_tickets_that_are_typed():
+    defaults = DIGITS | {"materialise": ["core", "union"]}
+    assert parse_config(["--tickets", "core", "partition_0"], defaults).run.materialise == ["core"]
+    assert parse_config([], defaults).run.materialise == ["core", "union"]
+    with pytest.raises(ConfigError, match="--materialise names a ticket that --tickets does not train"):
+        parse_config(["--tickets", "core", "--materialise", "union"], defaults)

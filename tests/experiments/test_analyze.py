@@ -1,6 +1,7 @@
 """The whole analysis on small real runs: from the folder of a run, and from ticket repositories."""
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -11,10 +12,12 @@ from dilt_hf.analysis import matrix
 from dilt_hf.analysis.figures import short_names
 from dilt_hf.config.data import DataConfig
 from dilt_hf.config.experiments import AnalyzeConfig
+from dilt_hf.engine.stages import BusyError
 from dilt_hf.experiments import analyze as experiment
 from dilt_hf.experiments.analysis_sources import SAME_DATA
-from dilt_hf.experiments.analyze import analyze
+from dilt_hf.experiments.analyze import analyze, check_layers, planned
 from dilt_hf.experiments.find import find_tickets
+from dilt_hf.run.context import open_run
 from dilt_hf.utils.errors import AnalysisError, ConfigError
 
 SAME = DataConfig(dataset_name=SAME_DATA)
@@ -151,3 +154,33 @@ def test_bad_settings_are_refused_before_any_work(run, tmp_path):
 def test_names_in_figures_leave_out_what_all_share():
     assert short_names(["a.stem", "a.b.0.conv", "a.b.1.conv", "a.c.1.conv"]) == ["stem", "b.0", "b.1", "c.1"]
     assert short_names(["x.0.conv", "x.0.conv"]) == ["x.0.conv", "x.0.conv"]
+
+
+def test_a_dry_run_says_what_would_be_compared_and_leaves_nothing(run, tmp_path):
+    said = planned(settings(run, tmp_path / "out"), SAME)
+    assert re.fullmatch(r"2 seed\(s\): the layers of .*, on \d+ probes, into .*out.*\.", said)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_analysis_waits_for_another_that_computes_what_it_needs(run, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(experiment, "PAUSE", 0.0)
+    compare, refusals = experiment.Analysis.compare, iter([True, True, False, False, True, False, False])
+
+    def sometimes(*arguments, **options):
+        if next(refusals, False):
+            raise BusyError("layers of dense_0: process 1 on host is computing it")
+        return compare(*arguments, **options)
+
+    monkeypatch.setattr(experiment.Analysis, "compare", sometimes)
+    assert analyze(settings(run, tmp_path), SAME, progress=False).seeds
+    assert "waiting: layers of dense_0: process 1 on host is computing it." in caplog.text
+
+
+def test_layers_that_cannot_be_compared_are_noticed_before_training(run, quick_config, change):
+    ctx = open_run(
+        change(quick_config, "model", architecture="timm:test_vit", config_overrides={"depth": 0}), progress=False
+    )
+    with pytest.raises(AnalysisError, match="has no residual blocks"):
+        check_layers(ctx, ["blocks"], "mean")
+    with pytest.raises(AnalysisError, match="has no module 'nothing'"):
+        check_layers(ctx, ["nothing"], "mean")

@@ -49,13 +49,9 @@ def test_every_network_is_scored_before_and_after_and_equal_masks_once(found, tm
         "core",
         "core, shuffled",
         "core, random",
-        "core+specialist_0",
-        "core+specialist_1",
-    ]
+    ]  # of two partitions core+specialist_0 is partition_0
     assert list(applied.scores) == names
     assert all(set(seeds) == {0, 1} for seeds in applied.scores.values())
-    # with two partitions core+specialist_0 is partition_0: trained once
-    assert applied.scores["core+specialist_0"] == applied.scores["partition_0"]
     finished = [path for path in (tmp_path / "out/stages").iterdir() if path.name.startswith("applied-")]
     assert len(finished) == 2 * 6
     times = {path: path.stat().st_mtime_ns for path in finished}
@@ -127,3 +123,16 @@ def test_a_he_resnet_has_the_published_size_and_reads_digits():
     output = model(feed.normalize(feed.images.pixels[:4]), output_hidden_states=True)
     assert output.logits.shape == (4, 10)
     assert len(output.hidden_states) == 10
+
+
+def test_equal_masks_are_trained_once(found, tmp_path):
+    applied = apply(found, tmp_path / "out", tickets=["partition_0", "core+specialist_0"], controls=[])
+    assert applied.scores["core+specialist_0"] == applied.scores["partition_0"]
+    finished = [path for path in (tmp_path / "out/stages").iterdir() if path.name.startswith("applied-")]
+    assert len(finished) == 2 * 2
+
+
+def test_a_dry_run_of_it_leaves_nothing(found, tmp_path, capsys):
+    assert apply(found, tmp_path / "out", dry_run=True) is None
+    assert "networks to score" in capsys.readouterr().out
+    assert not (tmp_path / "out").exists()

@@ -141,7 +141,7 @@ def test_rounds_and_target_fix_the_fraction():
         ({"num_rounds": 0, "pruning_fraction": 0.2}, "at least 1"),
         ({"num_rounds": 3, "target_sparsity": 1.0}, "--target_sparsity must lie between 0 and 1, not 1.0"),
         ({"num_rounds": 3, "target_sparsity": -0.1}, "--target_sparsity must lie between 0 and 1"),
-        ({"num_rounds": 3, "pruning_fraction": 0.2, "rewind_step": -1}, "cannot be negative"),
+        ({"num_rounds": 3, "pruning_fraction": 0.2, "rewind_step": -1}, "--rewind_step must be at least 0, not -1"),
         ({"num_rounds": 3, "pruning_fraction": 0.2, "target_ticket": "core"}, "core needs --target_sparsity"),
     ],
 )
