@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dilt_hf.run.context import RunContext
+from dilt_hf.run.hints import hints
 from dilt_hf.run.labels import Label, network_labels, searches
 from dilt_hf.run.methods.protocol import Runs
 from dilt_hf.run.methods.tickets import dense_run
@@ -71,7 +72,7 @@ def describe_plan(ctx: RunContext) -> str:
         f"{ctx.device.type}, with {group.count} process group(s) of {group.size} process(es); finished steps are "
         "not repeated." + (" The matrices of CAP come on top." if "CAP" in config.run.methods else ""),
     ]
-    return "\n".join(lines)
+    return "\n".join([*lines, *(f"Note: {hint}" for hint in hints(ctx))])
 
 
 def duration(seconds: float) -> str:

@@ -61,8 +61,11 @@ class Network:
     @cached_property
     def prunable(self) -> dict[str, nn.Parameter]:
         """The prunable parameters, by checkpoint name."""
-        idle = {id(tensor) for name, tensor in checkpoint_tensors(self.module).items() if name in self.unused}
-        return prunable_parameters(self.module, self.include_head, idle)
+        return prunable_parameters(self.module, self.include_head, self.unused_ids())
+
+    def unused_ids(self) -> set[int]:
+        """Return the `id` of the parameters that no output depends on."""
+        return {id(tensor) for name, tensor in checkpoint_tensors(self.module).items() if name in self.unused}
 
     @cached_property
     def total(self) -> int:

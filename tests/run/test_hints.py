@@ -1,0 +1,30 @@
+"""Settings that work and are seldom meant are pointed out in the plan."""
+
+import pytest
+
+from dilt_hf.run.context import open_run
+from dilt_hf.run.cost_estimate import describe_plan
+
+
+@pytest.mark.parametrize(
+    ("model", "augmentation", "expected"),
+    [
+        ({"architecture": "resnet-micro"}, "shift", []),
+        ({"architecture": "resnet18"}, "shift", ["resnet18-cifar keeps small images larger"]),
+        ({"architecture": "resnet-micro"}, "shift_flip", ["look like characters, which mirroring makes into others"]),
+        (
+            {"architecture": "timm:sequencer2d_s", "config_overrides": {"layers": [1, 1, 1, 1]}},
+            "shift",
+            [r"% of the weights in matrices are not covered by masks"],
+        ),
+    ],
+)
+def test_hints(quick_config, change, model, augmentation, expected):
+    config = change(
+        change(quick_config, "model", **{"config_overrides": {}} | model), "data", augmentation=augmentation
+    )
+    config = change(config, "data", image_size=32)
+    plan = describe_plan(open_run(config, progress=False))
+    notes = [line for line in plan.splitlines() if line.startswith("Note: ")]
+    assert len(notes) == len(expected)
+    assert all(part in note for part, note in zip(expected, notes, strict=True))
