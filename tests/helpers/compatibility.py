@@ -22,6 +22,7 @@ from dilt_hf.tickets.switch import TicketSwitch
 from dilt_hf.tickets.tickets import Tickets, apply_ticket
 from dilt_hf.training.masking import MaskedWeights
 from dilt_hf.utils.errors import DiltError
+from dilt_hf.utils.seeding import derive_seed
 
 STEPS = ("build", "find", "save", "tickets", "apply", "bfloat16", "compile", "switch", "hold", "blocks", "weights")
 DENSITY = 0.3
@@ -57,11 +58,25 @@ def life(architecture, size, classes, folder, overrides=None):
 def _build(state, architecture, size, classes, folder):
     config = ModelConfig(architecture=architecture, config_overrides=state["overrides"])
     state["model"] = factory.build_model(config, [f"class {k}" for k in range(classes)], size, seed=0)
+    if architecture.startswith("timm:"):
+        _check_initialisation(state["model"], architecture.removeprefix("timm:"), classes)
     state["pixels"] = torch.randn(4, 3, size, size)
     logits = logits_of(state["model"], state["pixels"])
     assert logits.shape == (4, classes), f"the logits are {tuple(logits.shape)}"
     assert logits.isfinite().all(), "the logits are not finite"
     state["logits"] = logits.detach()
+
+
+def _check_initialisation(model, name, classes):
+    """θ0 is what timm draws from the seed, bit for bit."""
+    import timm
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(0, "theta0"))
+        expected = timm.create_model(name, num_classes=classes, **model.config.model_args).state_dict()
+    found = model.timm_model.state_dict()
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(tensor, found[key]) for key, tensor in expected.items()), "θ0 is not timm's"
 
 
 def _find(state, architecture, size, classes, folder):
