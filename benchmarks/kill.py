@@ -1,6 +1,7 @@
-"""Does a run survive anything? Two workers share one run folder; again and again one of them, drawn at random, is
+"""Does a run survive anything? Two workers share one run folder and all phases of a run: search, trained tickets kept,
+analysis, verdicts, report, and publishing on a Hub of the loopback. Again and again one of them, drawn at random, is
 killed (SIGKILL) at a random moment and started anew, until the kills are used up. Then the run is finished and compared
-with one that nobody disturbed.
+with one that nobody disturbed, on the disk and on the Hub.
 
     python benchmarks/kill.py [--kills 50] [--seed 0]
 """
@@ -17,6 +18,9 @@ import time
 from pathlib import Path
 
 from timing import print_table
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+from helpers.loopback_hub import LoopbackHub
 
 ARGUMENTS = [
     "--dataset_name",
@@ -48,16 +52,30 @@ ARGUMENTS = [
     "0.003",
     "--use_cpu",
     "true",
+    "--tickets",
+    "core",
+    "union",
+    "--materialise",
+    "core",
+    "union",
 ]
 
 
-def work(folder):
+def work(folder, publishes):
     """One worker: the recipe's own job, in a process of its own. Every stage that it finishes is noted."""
     import torch
 
     from dilt_hf.cli.parsing import parse_config
+    from dilt_hf.config.data import DataConfig
+    from dilt_hf.config.experiments import AnalyzeConfig
     from dilt_hf.engine.stages import Stages
+    from dilt_hf.experiments.analysis_sources import SAME_DATA
+    from dilt_hf.experiments.analyze import analyze
     from dilt_hf.experiments.find import find_tickets
+    from dilt_hf.hypotheses import programme
+    from dilt_hf.hypotheses.verdict_files import judge_folder
+    from dilt_hf.report.page import write_report
+    from dilt_hf.tickets.tickets import Tickets
 
     torch.set_num_threads(1)
     make = Stages._make
@@ -70,10 +88,19 @@ def work(folder):
         return content
 
     Stages._make = noted
-    find_tickets(parse_config([*ARGUMENTS, "--output_dir", str(folder)], {}), progress=False)
+    config = parse_config([*ARGUMENTS, "--output_dir", str(folder)], {})
+    results = find_tickets(config, progress=False)
+    programme.keep_comparison(config, results)
+    layers = AnalyzeConfig(sources=[str(folder)], layers=["weights"], num_probes=48, tier="fast", use_cpu=True)
+    programme.keep_layers(config, analyze(layers, DataConfig(dataset_name=SAME_DATA), progress=False))
+    judge_folder(folder)
+    write_report(folder)
+    if publishes:  # two at once would be two authors
+        for seed in config.run.seeds:
+            Tickets.from_pretrained(folder / f"tickets/seed_{seed}").push_to_hub(f"me/{folder.parent.name}-{seed}")
 
 
-def start(folder):
+def start(folder, publishes=True):
     """A worker, forked from this process, which has everything imported and nothing begun."""
     pid = os.fork()
     if pid:
@@ -83,7 +110,7 @@ def start(folder):
         quiet = os.open(folder.with_suffix(".out"), os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         os.dup2(quiet, 1)
         os.dup2(quiet, 2)
-        work(folder)
+        work(folder, publishes)
         status = 0
     except BaseException as error:
         os.write(2, f"worker failed: {error!r}\n".encode())
@@ -94,7 +121,7 @@ def start(folder):
 def disturbed(folder, kills, rng):
     """The run with its kills; returns how long it took and how often the disturbed work had been finished already."""
     begin = time.monotonic()
-    workers, done, killed, idle = [start(folder), start(folder)], 0, 0, 0
+    workers, done, killed, idle = [start(folder), start(folder, False)], 0, 0, 0
     while killed < kills:
         time.sleep(rng.uniform(0.5, 8.0))
         index = rng.randrange(2)
@@ -109,7 +136,7 @@ def disturbed(folder, kills, rng):
         killed += 1
         done = len(list((folder / "stages").glob("[a-z]*-*")))
         print(f"\rkill {killed}: {done} stages done", end="", flush=True)
-        workers[index] = start(folder)
+        workers[index] = start(folder, index == 0)
     for worker in workers:
         _, status = os.waitpid(worker, 0)
         if status:
@@ -125,7 +152,11 @@ def content(folder):
         if not path.is_file():
             continue
         raw = path.read_bytes()
-        if path.suffix in (".json", ".jsonl"):
+        if path.name == "SHA256SUMS":
+            raw = [line.split("  ")[1] for line in raw.decode().splitlines()]  # sums of files with times in them
+        elif path.suffix in (".html", ".png", ".svg", ".md"):
+            raw = None  # drawn from the rest, with times in them
+        elif path.suffix in (".json", ".jsonl"):
             raw = [timeless(json.loads(line)) for line in (raw.splitlines() if path.suffix == ".jsonl" else [raw])]
         files[str(path.relative_to(folder))] = raw
     return files
@@ -133,7 +164,8 @@ def content(folder):
 
 def timeless(value):
     if isinstance(value, dict):
-        skipped = ("seconds", "output_dir", "description")  # a shared step is described as what came to it first
+        # a shared step is described as what came to it first; its own sum is of all that
+        skipped = ("seconds", "output_dir", "description") + (("sha256",) if "derived_from" in value else ())
         return {key: timeless(part) for key, part in value.items() if key not in skipped}
     return [timeless(part) for part in value] if isinstance(value, list) else value
 
@@ -143,20 +175,31 @@ def main():
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
+    root = Path(tempfile.mkdtemp())
+    hub = LoopbackHub().__enter__()
+    os.environ |= hub.environment | {"HF_HOME": str(root / "hf")}  # which the client reads when it is imported
     import dilt_hf.experiments.find  # noqa: F401 (imported before forking, so that workers start in no time)
 
-    root = Path(tempfile.mkdtemp())
+    for name in ("calm", "hard"):
+        (root / name).mkdir()
     begin = time.monotonic()
-    reference = start(root / "calm")
+    reference = start(root / "calm/digits")
     if os.waitpid(reference, 0)[1]:
-        sys.exit((root / "calm.out").read_text()[-3000:])
+        sys.exit((root / "calm/digits.out").read_text()[-3000:])
     calm = time.monotonic() - begin
     print(f"undisturbed: {calm:.0f} s")
-    taken, idle = disturbed(root / "hard", options.kills, random.Random(options.seed))
-    one, other = content(root / "calm"), content(root / "hard")
+    taken, idle = disturbed(root / "hard/digits", options.kills, random.Random(options.seed))
+    one, other = content(root / "calm/digits"), content(root / "hard/digits")
     differing = [name for name in one.keys() | other.keys() if one.get(name) != other.get(name)]
-    stray = [name for name in other if ".partial" in name or ("/." in f"/{name}" and not name.endswith("/.claims"))]
-    log = (root / "hard.log").read_text().split()
+    stray = [name for name in other if ".partial" in name or ("/." in f"/{name}" and not name.endswith("/.locks"))]
+    published = [[hub.files(f"me/{name}-{seed}") for seed in (0, 1)] for name in ("calm", "hard")]
+    apart = [
+        name
+        for calm_files, hard_files in zip(*published, strict=True)
+        for name in calm_files.keys() | hard_files.keys()
+        if name.endswith(".safetensors") and calm_files.get(name) != hard_files.get(name)
+    ]
+    log = (root / "hard/digits.log").read_text().split()
     twice = len(log) - len(set(log))
     print_table(
         f"{options.kills} SIGKILLs over two workers in one folder (seed {options.seed}); undisturbed {calm:.0f} s, "
@@ -164,13 +207,14 @@ def main():
         [
             ["kills that hit nobody, because a worker had finished", str(idle)],
             ["files compared (wall times left out)", str(len(one))],
-            ["files that differ", str(len(differing)), *differing[:3]],
+            ["files that differ", f"{len(differing)} {differing[:3] or ''}"],
             ["finished stages made twice", str(twice)],
-            ["stray files", str(len(stray)), *stray[:3]],
+            ["stray files", f"{len(stray)} {stray[:3] or ''}"],
+            ["published weights and masks that differ", f"{len(apart)} {apart[:3] or ''}"],
         ],
     )
     shutil.rmtree(root)
-    sys.exit(bool(differing or stray or twice))
+    sys.exit(bool(differing or stray or twice or apart or not published[0][0]))
 
 
 if __name__ == "__main__":

@@ -36,6 +36,7 @@ from dilt_hf.utils.files import (
     sweep,
     write_atomically,
 )
+from dilt_hf.utils.typed import WrongTypeError, from_json
 
 logger = logging.getLogger(__name__)
 FORMAT = 4
@@ -300,6 +301,18 @@ def _address(kind: str, tag: str, inputs: Mapping[str, Any]) -> str:
     return f"{kind}-{sha256_of_json(content)[:20]}"
 
 
+@dataclasses.dataclass(frozen=True)
+class _Record:
+    """What `stage.json` says of a stage, as far as it is read."""
+
+    record: dict[str, Any]
+    seconds: float
+    derived_from: list[str]
+    description: str = ""
+    version: str = ""
+    files: dict[str, str] | None = None
+
+
 def _stage(path: Path, content: Mapping[str, Any]) -> Stage:
     return Stage(
         path,
@@ -317,18 +330,36 @@ def _read(path: Path) -> dict[str, Any] | None:
         return None
     try:
         content = json.loads((path / RECORD_FILE).read_bytes())
-        _stage(path, content)
-        if content.get("format") == FORMAT:
-            given = content["sha256"]
-            if given != sha256_of_json({name: value for name, value in content.items() if name != "sha256"}):
-                raise ValueError("its record is not what was written")
-            if path.name != _address(content["kind"], content["version"], content["inputs"]):
-                raise ValueError("its inputs are not those of its address")
-        elif not isinstance(content.get("format", 0), int) or content.get("format", 0) > FORMAT:
-            raise ValueError(f"its format is {content['format']!r}")
+        _check_record(path, content)
         return content
-    except (ValueError, KeyError, TypeError, AttributeError, FileNotFoundError, RecursionError) as error:
+    except _DAMAGE as error:
         raise RunError(f"{path} is damaged ({error!r}); delete that folder to compute it again.") from error
+
+
+_DAMAGE = (
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    FileNotFoundError,
+    RecursionError,
+    WrongTypeError,
+)
+
+
+def _check_record(path: Path, content: dict[str, Any]) -> None:
+    """Raise one of `_DAMAGE` unless a record has the form that is read, and says what was written at this address."""
+    known = {field.name for field in dataclasses.fields(_Record)}
+    from_json(_Record, {name: value for name, value in content.items() if name in known})
+    from_json(dict[str, float], content["record"].get("cost", {}), "record.cost")
+    written_as = content.get("format", 0)
+    if type(written_as) is not int or not 0 <= written_as <= FORMAT:
+        raise ValueError(f"its format is {written_as!r}")
+    if written_as == FORMAT:
+        if content["sha256"] != sha256_of_json({name: value for name, value in content.items() if name != "sha256"}):
+            raise ValueError("its record is not what was written")
+        if path.name != _address(content["kind"], content["version"], content["inputs"]):
+            raise ValueError("its inputs are not those of its address")
 
 
 def _work_folder(path: Path) -> Path:

@@ -35,6 +35,7 @@ from dilt_hf.utils.errors import RunError
 from dilt_hf.utils.files import json_values, pretty_json
 from dilt_hf.utils.markdown import markdown_table
 from dilt_hf.utils.stats import estimate
+from dilt_hf.utils.typed import from_json
 
 CORE, SHUFFLED = "core", "core, shuffled"
 COMPARED = {
@@ -108,9 +109,9 @@ class Transfer:
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> Transfer:
-        """Read what `to_dict` returned; TypeError or KeyError for anything else."""
+        """Read what `to_dict` returned; WrongTypeError for anything else."""
         renamed = {"images" if key == "pictures" else key: value for key, value in stored.items()}  # an earlier name
-        return cls(**{**renamed, "networks": [Transferred(**each) for each in stored["networks"]]})
+        return from_json(cls, renamed)
 
 
 def transfer(

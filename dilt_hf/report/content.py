@@ -29,6 +29,7 @@ from dilt_hf.run.folder import METHODS_TABLE, MOST_RUN_BYTES, RUN_FILE, load_res
 from dilt_hf.utils.checksums import check_result, read_result
 from dilt_hf.utils.errors import RunError, reading
 from dilt_hf.utils.markdown import Items, Table, read_blocks
+from dilt_hf.utils.typed import from_json
 
 Block = Table | Items | str
 logger = logging.getLogger(__name__)
@@ -139,7 +140,8 @@ def _stages(folder: Path) -> Iterable[Stage]:
 
 def _blocks(folder: Path, name: str) -> list[Block]:
     path = check_result(folder, name)
-    return list(read_blocks(path.read_text(encoding="utf-8"))) if path.is_file() else []
+    with reading(f"the text in {path}", RunError):
+        return list(read_blocks(path.read_text(encoding="utf-8"))) if path.is_file() else []
 
 
 def _layers(folder: Path) -> Layers:
@@ -175,7 +177,7 @@ def _specialists(folder: Path) -> dict[int, Specialists]:
         return {}
     stored = read_result(folder, SPECIALISTS_FILE, MOST_EVIDENCE_BYTES)
     with reading(f"the numbers in {path}", RunError):
-        return {int(seed): Specialists(**numbers) for seed, numbers in stored.items()}
+        return {int(seed): from_json(Specialists, numbers, seed) for seed, numbers in stored.items()}
 
 
 def _transfers(folder: Path) -> list[Transfer]:

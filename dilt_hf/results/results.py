@@ -18,6 +18,7 @@ import numpy as np
 
 from dilt_hf.utils.errors import RunError, reading
 from dilt_hf.utils.stats import Estimate, estimate
+from dilt_hf.utils.typed import from_json
 
 RESULTS_FILE = "results.jsonl"
 DROPPED = {"validation_accuracy"}  # which earlier versions measured, and nothing read
@@ -115,10 +116,12 @@ class Results:
             RunError: for a line that is no entry; the message names the file and the line.
         """
         found = []
-        for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
+        with reading(os.fspath(path), RunError):
+            lines = Path(path).read_text(encoding="utf-8").splitlines()
+        for number, line in enumerate(lines, 1):
             with reading(f"line {number} of {path}", RunError):
                 if not line.strip():
                     continue
                 stored = json.loads(line)
-                found.append(Entry(**{name: value for name, value in stored.items() if name not in DROPPED}))
+                found.append(from_json(Entry, {name: v for name, v in stored.items() if name not in DROPPED}))
         return found

@@ -10,6 +10,7 @@ import contextlib
 from collections.abc import Iterator
 
 from dilt_hf.utils.text import visible
+from dilt_hf.utils.typed import WrongTypeError
 
 LONGEST = 1200  # characters of a message
 
@@ -74,5 +75,5 @@ def reading(what: str, kind: type[DiltError] = TicketError) -> Iterator[None]:
     """
     try:
         yield
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError, WrongTypeError) as error:
         raise kind(f"{what} is not of the form that this version writes ({type(error).__name__}: {error}).") from error

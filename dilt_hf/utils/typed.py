@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -47,9 +47,10 @@ def from_json(kind: type[T], value: Any, where: str = "") -> T:
         if value not in arguments or isinstance(value, bool):
             raise WrongTypeError(f"{where} must be one of {', '.join(map(str, arguments))}, not {_shown(value)}")
         return value
-    if origin is list:
+    if origin in (list, tuple, Sequence):  # a tuple of any length
         _expect(isinstance(value, list), where, "a list", value)
-        return [from_json(arguments[0], each, f"{where}[{n}]") for n, each in enumerate(value)]  # type: ignore[return-value]
+        items = [from_json(arguments[0], each, f"{where}[{n}]") for n, each in enumerate(value)]
+        return tuple(items) if origin is tuple else items  # type: ignore[return-value]
     if origin is dict:
         _expect(isinstance(value, dict), where, "a table", value)
         return {key: from_json(arguments[1], each, f"{where}.{key[:LONGEST]}") for key, each in value.items()}  # type: ignore[return-value]

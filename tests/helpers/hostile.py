@@ -7,10 +7,23 @@ import json
 import random
 import struct
 
+from dilt_hf.explore.images import load_processor
 from dilt_hf.tickets.card import make_card
 from dilt_hf.tickets.tickets import Tickets
 from dilt_hf.utils.errors import DiltError
 from dilt_hf.utils.files import sha256_of_file
+
+FILES = [
+    "dilt_config.json",
+    "config.json",
+    "preprocessor_config.json",
+    "model.safetensors",
+    "masks/partition_0.safetensors",
+    "masks/partition_1.safetensors",
+    "core/config.json",
+    "core/model.safetensors",
+    "union/sparse.safetensors",
+]
 
 VALUES = [
     None,
@@ -172,7 +185,9 @@ def open_everything(folder, changed="dilt_config.json"):
     if changed.startswith(("dilt_config", "masks")):
         attempt(lambda: (repr(tickets), tickets.summary(), tickets.packed("core+specialist_0-union")))
         attempt(lambda: make_card(tickets.config, tickets.partitions, "me/x"))
-    if not changed.startswith(("core", "union")):
+    if changed.startswith("preprocessor"):
+        attempt(lambda: load_processor(tickets))
+    elif not changed.startswith(("core", "union")):
         attempt(lambda: tickets.load_model("core"))
     for name in ("core", "union"):
         if changed.startswith((name, "dilt_config")):

@@ -23,7 +23,7 @@ def entry(seed, ticket, accuracies, control="", matched=None, density=0.1):
         "balanced_accuracy": 0.5,
         "recall": {0: 0.5},
     }
-    return Entry(seed, ticket, control, matched, density, scores, 0.5, COST, COST, "train-x")
+    return Entry(seed, ticket, control, matched, density, scores, COST, COST, "train-x")
 
 
 def results(effect, noise=0.002, seeds=5):

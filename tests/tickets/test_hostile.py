@@ -31,17 +31,6 @@ from dilt_hf.models.safe_loading import load_model
 from dilt_hf.tickets.tickets import Tickets
 from dilt_hf.utils.errors import DiltError, MaskError, ModelError, TicketError
 
-FILES = [
-    "dilt_config.json",
-    "config.json",
-    "model.safetensors",
-    "masks/partition_0.safetensors",
-    "masks/partition_1.safetensors",
-    "core/config.json",
-    "core/model.safetensors",
-    "union/sparse.safetensors",
-]
-
 
 @pytest.fixture(scope="module")
 def honest(tmp_path_factory):
@@ -61,7 +50,7 @@ def copy(honest, tmp_path):
 
 
 @settings(max_examples=150)
-@given(name=st.sampled_from(FILES), seed=st.integers(0, 2**32 - 1))
+@given(name=st.sampled_from(hostile.FILES), seed=st.integers(0, 2**32 - 1))
 def test_whatever_is_changed_only_our_own_errors_come(honest, tmp_path_factory, name, seed):
     folder = Path(shutil.copytree(honest, tmp_path_factory.mktemp("forged") / "tickets"))
     before = set(folder.parent.rglob("*"))
