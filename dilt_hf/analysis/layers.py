@@ -14,7 +14,7 @@ from dilt_hf.models.weights import head_parameters, prunable_parameters, unwrapp
 from dilt_hf.utils.errors import AnalysisError
 
 BLOCKS, WEIGHTS, HIDDEN_STATES = GRANULARITIES = ("blocks", "weights", "hidden_states")
-_NUMBERED = re.compile(r"[a-z_]*\d+")
+_NUMBERED = re.compile(r"[A-Za-z_]*\d+[a-z]?")
 
 
 def find_layers(model: nn.Module, pixels: Tensor, layers: str | Sequence[str] = BLOCKS) -> tuple[str, ...]:
@@ -76,9 +76,9 @@ def find_layers(model: nn.Module, pixels: Tensor, layers: str | Sequence[str] = 
 def _blocks(model: nn.Module) -> list[str]:
     """Return the residual blocks: the innermost repeated parts that hold two matrices or more.
 
-    Candidates are the elements of lists and sequences, and children that are numbered (`b1`, `b2`). One with candidates
-    inside is divided into these where they hold most of its weights, as those of a stage do; a gate inside a block does
-    not.
+    Candidates are the elements of lists and sequences, and children that are numbered (`b1`, `Mixed_5b`). One with
+    candidates inside is divided into these where they hold most of its weights, as those of a stage do; a gate inside a
+    block does not.
     """
     heads = {id(parameter) for parameter in head_parameters(model).values()}
 

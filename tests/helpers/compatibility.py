@@ -178,7 +178,10 @@ def _weights(state, architecture, size, classes, folder):
 
 def _analysed(state, layers):
     found = collect(state["model"], [state["pixels"]], layers=layers)
-    owners = [name for names in found.weights.values() for name in names]
+    modules = {}  # a module that runs twice has its weights in both
+    for layer, names in found.weights.items():
+        modules.setdefault(layer.split("@")[0], set()).update(names)
+    owners = [name for names in modules.values() for name in names]
     assert owners, "no layer has weights"
     twice = len(owners) - len(set(owners))
     constant = [name for name, points in found.layers.items() if points.std(0).max() < 1e-12]
