@@ -82,11 +82,6 @@ class PackedMask(Mapping[str, Tensor]):
             bits[name], shapes[name] = pack(tensor), tuple(tensor.shape)
         return cls(bits, shapes)
 
-    def renamed(self, names: Mapping[str, str]) -> PackedMask:
-        """Rename the tensors, from old to new names."""
-        bits = {new: self.bits[old] for old, new in names.items()}
-        return PackedMask(bits, {new: self.shapes[old] for old, new in names.items()})
-
     def __len__(self) -> int:
         return len(self.bits)
 

@@ -221,10 +221,8 @@ def _check_values(content: Any, where: str, key: str = "") -> None:
     elif isinstance(content, list):
         for value in content:
             _check_values(value, where, key)
-    elif _names_code(key) and content not in IMPLEMENTATIONS:
-        raise ModelError(
-            f"{where} asks for the implementation {str(content)[:60]!r}, which would run other code; remove that."
-        )
+    elif _names_code(key):
+        _check_implementation(content, where)
     elif key in ("dtype", "torch_dtype"):
         if content is not None and str(content).removeprefix("torch.") not in DTYPES:
             raise ModelError(f"{where} says '{key}' is {str(content)[:60]!r}, and not one of {', '.join(DTYPES)}.")
@@ -237,6 +235,13 @@ def _check_values(content: Any, where: str, key: str = "") -> None:
 
 def _names_code(key: str) -> bool:
     return "implementation" in key.lower()
+
+
+def _check_implementation(asked: Any, where: str) -> None:
+    if asked not in IMPLEMENTATIONS:
+        raise ModelError(
+            f"{where} asks for the implementation {str(asked)[:60]!r}, which would run other code; remove that."
+        )
 
 
 def _check_timm(content: Mapping[str, Any], where: str) -> None:
@@ -252,10 +257,8 @@ def _check_timm(content: Mapping[str, Any], where: str) -> None:
 def _check_implementations(config: Any, where: str) -> None:
     """Check the finished configuration too: classes may map names to others."""
     for name, value in vars(config).items():
-        if "implementation" in name.lower() and value not in IMPLEMENTATIONS:
-            raise ModelError(
-                f"{where} asks for the implementation {str(value)[:60]!r}, which would run other code; remove that."
-            )
+        if _names_code(name):
+            _check_implementation(value, where)
         if hasattr(value, "model_type"):  # a configuration within the configuration
             _check_implementations(value, where)
 

@@ -16,7 +16,7 @@ from dilt_hf.masks.bitwise import Hashes, as_bits, bits_for, exchange, uninterru
 from dilt_hf.masks.packed import PackedMask
 from dilt_hf.models.names import mask_targets
 from dilt_hf.models.weights import unwrapped
-from dilt_hf.training.masking import MaskedWeights
+from dilt_hf.training.masking import MaskedWeights, homes_of
 from dilt_hf.utils.errors import ModelError
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class TicketSwitch:
         self.active: str | None = None
         self._lock = threading.RLock()
         self._live = mask_targets(model, tickets.partitions[0].shapes)
-        self._homes = _homes_of(model, self._live)
+        self._homes = homes_of(model, self._live)
         self._dense: dict[str, Tensor] | None = {
             name: torch.empty_like(tensor, device=self.device or tensor.device, requires_grad=False).copy_(tensor)
             for name, tensor in self._live.items()
@@ -218,17 +218,6 @@ class TicketSwitch:
     def __repr__(self) -> str:
         state = "merged" if self._dense is None else self.active or "dense"
         return f"TicketSwitch({type(self.model).__name__}, {state})"
-
-
-def _homes_of(model: nn.Module, tensors: Mapping[str, Tensor]) -> list[tuple[str, nn.Module, str]]:
-    """Return the module and attribute that hold each tensor."""
-    keys = {id(tensor): key for key, tensor in tensors.items()}
-    return [
-        (keys[id(parameter)], module, attribute)
-        for module in model.modules()
-        for attribute, parameter in module._parameters.items()
-        if parameter is not None and id(parameter) in keys
-    ]
 
 
 def _batchnorm_statistics(model: nn.Module) -> list[Tensor]:

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from dilt_hf.models.names import mask_targets
-from dilt_hf.models.weights import unwrapped
 from dilt_hf.utils.errors import ModelError
 
 # Weights are masked as integers that are multiplied by 0 or 1: exact for every value, NaN and infinities too, and as
@@ -49,7 +48,7 @@ class MaskedWeights:
         self.parameters: list[Tensor] = [targets[name] for name in partial]
         self.names = partial
         self._keep: list[Tensor] = [_as_factor(masks[name], targets[name]) for name in partial]
-        self._homes = _homes_of(unwrapped(model), self.parameters)
+        self._homes = homes_of(model, {name: targets[name] for name in partial})
         self._handles: list[Any] = []
         self._hooked: set[int] = set()
         self._is_training: Callable[[], bool] = lambda: True
@@ -129,10 +128,11 @@ class MaskedWeights:
 
     def _check(self) -> None:
         """Notice what happened to the parameters since the last step."""
-        for number, module, attribute in self._homes:
-            if module._parameters.get(attribute) is not self.parameters[number]:
+        held = dict(zip(self.names, self.parameters, strict=True))
+        for name, module, attribute in self._homes:
+            if module._parameters.get(attribute) is not held[name]:
                 raise ModelError(
-                    f"'{self.names[number]}' was replaced by another parameter since the mask was put on, so it would "
+                    f"'{name}' was replaced by another parameter since the mask was put on, so it would "
                     "train densely; call `hold` of a new MaskedWeights after that."
                 )
         if len(self._hooked) < len(self.parameters):
@@ -190,12 +190,12 @@ def _multiplied(gradient: Tensor, factor: Tensor) -> Tensor:
     return (gradient.detach().view(factor.dtype) * factor).view(gradient.dtype)
 
 
-def _homes_of(model: nn.Module, tensors: Sequence[Tensor]) -> list[tuple[int, nn.Module, str]]:
-    """Return the number of each tensor with every module and attribute that hold it."""
-    numbers = {id(tensor): number for number, tensor in enumerate(tensors)}
+def homes_of(model: nn.Module, tensors: Mapping[str, Tensor]) -> list[tuple[str, nn.Module, str]]:
+    """Return the name of each tensor with every module and attribute that hold it."""
+    names = {id(tensor): name for name, tensor in tensors.items()}
     return [
-        (numbers[id(parameter)], module, attribute)
+        (names[id(parameter)], module, attribute)
         for module in model.modules()
         for attribute, parameter in module._parameters.items()
-        if parameter is not None and id(parameter) in numbers
+        if parameter is not None and id(parameter) in names
     ]
