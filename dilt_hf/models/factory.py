@@ -27,6 +27,7 @@ from dilt_hf.models.configurations import (
     quiet_transformers,
     register_architectures,
 )
+from dilt_hf.models.limits import within_memory
 from dilt_hf.models.presets import PRESETS, default_patch_size
 from dilt_hf.models.standardised import mask_products
 from dilt_hf.models.weights import TIMM_PREFIX, WEIGHTS_FILE, checkpoint_tensors, head_parameters, read_weights
@@ -149,9 +150,10 @@ def _set_image_size(settings: Any, image_size: int, chosen: Mapping[str, Any]) -
 
 @contextlib.contextmanager
 def _building(name: str) -> Iterator[None]:
-    """Turn whatever a network's code meets in settings that do not fit it into one sentence."""
+    """Turn whatever a network's code meets in settings that do not fit it, or the machine, into one sentence."""
     try:
-        yield
+        with within_memory():
+            yield
     except (DiltError, OSError, MemoryError):  # the Hub's errors are OSErrors
         raise
     except Exception as error:

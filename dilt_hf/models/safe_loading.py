@@ -8,21 +8,18 @@ import contextlib
 import functools
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import safetensors
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.module import (
-    register_module_module_registration_hook,
-    register_module_parameter_registration_hook,
-)
 
 from dilt_hf.masks.bitwise import masked_copies
 from dilt_hf.masks.io import check_header_size
 from dilt_hf.masks.packed import PackedMask
 from dilt_hf.models.configurations import MODEL_CONFIG_FILE, classifier_class, quiet_transformers, read_configuration
+from dilt_hf.models.limits import at_most
 from dilt_hf.models.standardised import mask_products
 from dilt_hf.models.weights import WEIGHTS_FILE, checkpoint_tensors
 from dilt_hf.utils.errors import ModelError
@@ -62,7 +59,7 @@ def assemble(folder: Path, tensors: dict[str, Tensor]) -> nn.Module:
     dtypes = {tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()}
     try:
         # transformers changes things of the whole process while it builds a model: one at a time
-        with _BUILDING, torch.random.fork_rng(devices=[]), quiet_transformers(), _at_most(tensors):
+        with _BUILDING, torch.random.fork_rng(devices=[]), quiet_transformers(), _as_stored(tensors):
             model, report = classifier_class(config).from_pretrained(
                 None,
                 config=config,
@@ -123,33 +120,12 @@ def _read_tensors(path: Path, shapes: Mapping[str, tuple[int, ...]] | None) -> d
     return tensors
 
 
-@contextlib.contextmanager
-def _at_most(tensors: Mapping[str, Tensor]) -> Iterator[None]:
-    """Stop building a model that has many more parts, or weights, than its file can fill."""
-    # each may be put in place several times
+def _as_stored(tensors: Mapping[str, Tensor]) -> contextlib.AbstractContextManager[None]:
+    """Limit a model to little more than its file can fill; each part may be put in place several times."""
     stored = sum(tensor.numel() for tensor in tensors.values())
-    left = {"parameters": 8 * len(tensors) + 100, "modules": 16 * len(tensors) + 1000, "weights": 8 * stored + 2**20}
-    thread = threading.get_ident()  # the hooks see what every thread builds
-
-    def count(what: str, number: int = 1) -> None:
-        if threading.get_ident() != thread:
-            return
-        left[what] -= number
-        if left[what] < 0:
-            raise ModelError(
-                f"the config describes a model of more {what} than its {len(tensors)} stored tensors can fill."
-            )
-
-    def see(module: nn.Module, name: str, parameter: Tensor | None) -> None:
-        count("parameters")
-        count("weights", 0 if parameter is None else parameter.numel())
-
-    hooks = [
-        register_module_parameter_registration_hook(see),
-        register_module_module_registration_hook(lambda *_: count("modules")),
-    ]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
+    return at_most(
+        parameters=8 * len(tensors) + 100,
+        modules=16 * len(tensors) + 1000,
+        weights=8 * stored + 2**20,
+        reason=f"its {len(tensors)} stored tensors can fill",
+    )
