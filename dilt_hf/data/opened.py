@@ -95,12 +95,14 @@ class OpenData:
         return torch.arange(len(self.split(split))) if rows is None else rows
 
 
-def open_data(config: DataConfig, channels: int, device: torch.device, progress: bool = True) -> OpenData:
-    """Load the splits that a configuration names and settle the input size.
+def open_data(
+    config: DataConfig, channels: int, device: torch.device, progress: bool = True, planning: bool = False
+) -> OpenData:
+    """Load the splits that a configuration names, or for a plan their description, and settle the input size.
 
     Raises:
         DataError: when the data cannot be loaded, or lack an image or label column.
         ConfigError: for options that do not fit the data.
     """
-    splits = load_splits(config)
+    splits = load_splits(config, planning)
     return OpenData(config, splits, choose_image_size(splits, config), channels, device, progress)

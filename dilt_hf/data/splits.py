@@ -15,6 +15,7 @@ import torch
 
 from dilt_hf.config.data import DataConfig
 from dilt_hf.data.classes import class_ids, read_labels, scalar_column
+from dilt_hf.data.described import described
 from dilt_hf.data.sources import open_source
 from dilt_hf.utils.errors import DataError
 from dilt_hf.utils.seeding import generator_for
@@ -56,6 +57,11 @@ class Split:
             )
         values = scalar_column(self.dataset, name, f"the {self.name} split")
         lacking = [row for row, value in enumerate(values) if value is None]
+        if len(lacking) == len(values):
+            raise DataError(
+                f"column '{name}' of the {self.name} split holds no values (in a dry run, because nothing is "
+                "downloaded); choose another."
+            )
         if lacking:
             row = self.source_rows[lacking[0]]
             raise DataError(f"row {row} of the {self.source} split has no value in column '{name}'; remove it.")
@@ -84,8 +90,11 @@ class Splits:
         return [("train", self.train), ("validation", self.validation), ("test", self.test)]
 
 
-def load_splits(config: DataConfig) -> Splits:
+def load_splits(config: DataConfig, planning: bool = False) -> Splits:
     """Open the configured data and keep train, validation and test apart. No image is decoded.
+
+    Args:
+        planning: take data of the Hub that are not in the cache as they are described, and download nothing.
 
     Raises:
         DataError: when columns cannot be told apart, labels are missing, or a split is empty.
@@ -95,7 +104,7 @@ def load_splits(config: DataConfig) -> Splits:
         >>> [len(split) for _, split in load_splits(DataConfig(dataset_name="digits")).items()]
         [1295, 142, 360]
     """
-    tables, source = open_source(config)
+    tables, source = (described(config) if planning else None) or open_source(config)
     if "train" not in tables:
         raise DataError(f"{source} has no train split (it has {', '.join(tables)}); choose a set that has one.")
     image_column = _find_image_column(tables["train"], config.image_column_name)

@@ -104,9 +104,11 @@ class Application:
         self.accelerator = open_accelerator(training, config.use_cpu)
         device = self.accelerator.device
         self.tickets = [Tickets.from_pretrained(where, revision=config.revision) for where in config.repositories]
-        self.data = open_data(data_config, model.num_channels, device)
+        self.data = open_data(data_config, model.num_channels, device, planning=config.dry_run)
         self.partition_of_class = self._partition_of_class()
-        self.model = build_model(model, self.data.splits.class_names, self.data.image_size, 0).to(device)
+        self.model = build_model(model, self.data.splits.class_names, self.data.image_size, 0, config.dry_run).to(
+            device
+        )
         if training.channels_last:
             self.model = self.model.to(memory_format=torch.channels_last)
         self.checkpoint = {name: tensor.detach().clone() for name, tensor in checkpoint_tensors(self.model).items()}

@@ -81,8 +81,12 @@ def shrink(
     """
     accelerator = open_accelerator(training, config.use_cpu)
     device, folder = accelerator.device, Path(config.output_dir)
-    data = open_data(data_config, model_config.num_channels, device)
-    dense = build_model(model_config, data.splits.class_names, data.image_size, config.seed).to(device).eval()
+    data = open_data(data_config, model_config.num_channels, device, planning=config.dry_run)
+    dense = (
+        build_model(model_config, data.splits.class_names, data.image_size, config.seed, config.dry_run)
+        .to(device)
+        .eval()
+    )
     shape_of(dense)  # whether it can be shrunk
     print(
         f"Scoring on {min(config.scoring_examples, len(data.splits.train))} images, then "

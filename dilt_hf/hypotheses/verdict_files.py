@@ -22,6 +22,7 @@ from dilt_hf.utils.stats import LEAST_SEEDS
 
 EVIDENCE_FOLDER, VERDICTS_FILE, VERDICTS_TEXT = "evidence", "verdicts.json", "verdicts.md"
 MOST_EVIDENCE_BYTES = 2**24
+LARGEST = 1e9  # of what criteria measure: points, shares, steps
 
 
 def save_evidence(folder: Path, experiment: str, evidence: Mapping[str, Measured]) -> None:
@@ -47,9 +48,15 @@ def load_evidence(folder: Path, experiment: str = "*") -> dict[str, Measured]:
 
 
 def _measured(stored: Mapping[str, Any]) -> Measured:
-    values = {int(seed): float(value) for seed, value in stored["values"].items()}
+    values = {int(seed): _number(value, -LARGEST) for seed, value in stored["values"].items()}
     sources = tuple(str(source) for source in stored["sources"])
-    return Measured(values, float(stored["step"]), sources, float(stored["least_p"]))
+    return Measured(values, _number(stored["step"], 0), sources, _number(stored["least_p"], 0, 1))
+
+
+def _number(value: Any, least: float, most: float = LARGEST) -> float:
+    if not least <= float(value) <= most:
+        raise ValueError(f"{value} is not a number between {least:g} and {most:g}")
+    return float(value)
 
 
 def judge_folder(folder: Path) -> list[Verdict]:

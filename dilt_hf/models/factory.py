@@ -43,10 +43,15 @@ PROCESSOR_FILE, CODE_FILE = "preprocessor_config.json", "architectures.py"
 # --- building θ0 -----------------------------------------------------------------------------------------------------
 
 
-def build_model(config: ModelConfig, class_names: Sequence[str], image_size: int, seed: int) -> nn.Module:
+def build_model(
+    config: ModelConfig, class_names: Sequence[str], image_size: int, seed: int, planning: bool = False
+) -> nn.Module:
     """Build the network with its first weights, in float32 on the CPU: drawn from `seed`, or a checkpoint's.
 
     The head has one output per class, whatever the partitions are: they share θ0 and all mask shapes.
+
+    Args:
+        planning: draw new weights in place of those of a checkpoint on the Hub, which are not downloaded.
 
     Raises:
         ModelError: for an unknown architecture, one that cannot be configured so or does not take these images, or a
@@ -66,9 +71,9 @@ def build_model(config: ModelConfig, class_names: Sequence[str], image_size: int
     with torch.random.fork_rng(devices=[]), quiet_transformers():
         torch.manual_seed(derive_seed(seed, "theta0"))
         if config.model_name_or_path and not config.model_name_or_path.startswith(TIMM):
-            model = _from_checkpoint(config, len(class_names), labels)
+            model = _from_checkpoint(config, len(class_names), labels, planning)
         else:
-            model = _from_architecture(config, image_size, labels)
+            model = _from_architecture(config, image_size, labels, planning)
         if config.weights_file:
             _fill(model, config)
     model = model.float().eval()
@@ -77,7 +82,7 @@ def build_model(config: ModelConfig, class_names: Sequence[str], image_size: int
     return model
 
 
-def _from_checkpoint(config: ModelConfig, num_labels: int, labels: dict[str, Any]) -> nn.Module:
+def _from_checkpoint(config: ModelConfig, num_labels: int, labels: dict[str, Any], planning: bool) -> nn.Module:
     from transformers import AutoModelForImageClassification
 
     where = config.model_name_or_path or ""
@@ -88,6 +93,9 @@ def _from_checkpoint(config: ModelConfig, num_labels: int, labels: dict[str, Any
             "pass --reset_head true to train a new head, or choose the data it was trained on."
         )
     _name_classes(settings, labels)
+    if planning and not os.path.exists(where):
+        with _building(where):
+            return classifier_class(settings)._from_config(settings)
     with _building(where):
         model, report = AutoModelForImageClassification.from_pretrained(
             where,
@@ -108,12 +116,12 @@ def _from_checkpoint(config: ModelConfig, num_labels: int, labels: dict[str, Any
     return model
 
 
-def _from_architecture(config: ModelConfig, image_size: int, labels: dict[str, Any]) -> nn.Module:
+def _from_architecture(config: ModelConfig, image_size: int, labels: dict[str, Any], planning: bool) -> nn.Module:
     name = config.architecture or config.model_name_or_path or ""
     settings = labels | config.config_overrides
     with _building(name):
         if name.startswith(TIMM):
-            return _from_timm(name.removeprefix(TIMM), config, image_size, labels)
+            return _from_timm(name.removeprefix(TIMM), config, image_size, labels, planning)
         if name in PRESETS:
             settings = PRESETS[name](image_size, config.patch_size, **{"num_channels": config.num_channels} | settings)
             check_declared(type(settings), config.config_overrides)
@@ -181,7 +189,7 @@ def _fill(model: nn.Module, config: ModelConfig) -> None:
             tensors[name].copy_(stored[name])
 
 
-def _from_timm(name: str, config: ModelConfig, image_size: int, labels: dict[str, Any]) -> nn.Module:
+def _from_timm(name: str, config: ModelConfig, image_size: int, labels: dict[str, Any], planning: bool) -> nn.Module:
     """Wrap a timm network in transformers' wrapper, the form in which it can be saved and reloaded."""
     import timm
     from transformers import AutoModelForImageClassification, TimmWrapperConfig
@@ -206,7 +214,8 @@ def _from_timm(name: str, config: ModelConfig, image_size: int, labels: dict[str
     if config.model_name_or_path:
         if not config.reset_head:
             raise ModelError(f"{name} brings its own classes; pass --reset_head true to train a head for these.")
-        model.timm_model.load_state_dict(_timm_checkpoint(name, len(labels["id2label"]), sized))
+        if not planning:
+            model.timm_model.load_state_dict(_timm_checkpoint(name, len(labels["id2label"]), sized))
     return model
 
 

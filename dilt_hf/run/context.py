@@ -184,8 +184,10 @@ def open_run(config: DiltConfig, group: ProcessGroup | None = None, progress: bo
         project_dir=str(Path(config.run.output_dir, "trackers")),
     )
     _set_up_device(accelerator.device, config.run)
-    data = open_data(config.data, config.model.num_channels, accelerator.device, progress)
-    module = build_model(config.model, data.splits.class_names, data.image_size, config.run.seeds[0])
+    data = open_data(config.data, config.model.num_channels, accelerator.device, progress, config.run.dry_run)
+    module = build_model(
+        config.model, data.splits.class_names, data.image_size, config.run.seeds[0], config.run.dry_run
+    )
     # as it is now: saving a model writes its class and dtype into its configuration
     model_config: str = cast(Any, module).config.to_json_string()
     network = Network.prepare(module, config, data, accelerator.device)

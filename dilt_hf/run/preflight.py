@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
+import math
 
 from torch import nn
 
@@ -12,6 +14,9 @@ from dilt_hf.run.context import RunContext
 from dilt_hf.training.protocols import Route, Span
 from dilt_hf.training.train import total_steps, train
 from dilt_hf.utils.errors import ConfigError
+
+FEW = 8  # images of a process and a pass
+LONG = 2.0  # seconds: a step of so many is timed once
 
 
 def check_run(ctx: RunContext) -> None:
@@ -52,18 +57,33 @@ def check_steps(ctx: RunContext) -> None:
         )
 
 
-def seconds_per_step(ctx: RunContext, steps: int = 20) -> float:
+def seconds_per_step(ctx: RunContext) -> float:
     """Measure the wall time of a dense training step of this process group, on a copy of the model, after warming up.
 
+    Where a step is slow it is measured with a part of the batch and scaled up, so that this takes less than a minute.
     Collective: every rank of the group must call it.
     """
-    feed = ctx.data.training_feed()
-    training = dataclasses.replace(ctx.config.training, early_bird=None)
-    steps = min(steps, total_steps(len(feed.rows), training))
-    times = []
+    options = ctx.config.training
+    batch = min(options.global_train_batch_size, len(ctx.everything.rows))
+    # a compiled network is compiled for the size of its batch
+    part = batch if options.torch_compile else min(batch, FEW * ctx.group.size * options.gradient_accumulation_steps)
+    while True:
+        seconds = _seconds_per_step(ctx, part, 1)
+        if part == batch or seconds > LONG:
+            break
+        part = min(batch, 4 * part)
+    if part == batch and seconds < LONG:
+        seconds = _seconds_per_step(ctx, batch, min(20, math.ceil(10 * LONG / seconds)))
+    return seconds * batch / part
+
+
+def _seconds_per_step(ctx: RunContext, batch: int, steps: int) -> float:
+    """Time that many steps of a batch of this size, the second time that they are done."""
+    feed, seconds = ctx.data.training_feed(), 0.0
+    training = dataclasses.replace(ctx.config.training, early_bird=None, global_train_batch_size=batch)
     for _ in range(2):
         model = copy.deepcopy(ctx.network.module)
-        span = Span(last_step=steps)
+        span = Span(last_step=min(steps, total_steps(len(feed.rows), training)))
         record = train(model, [Route({}, feed)], training, ctx.accelerator, key=("estimate",), span=span)
-        times.append(record.seconds / record.steps)
-    return times[-1]
+        seconds = record.seconds / record.steps
+    return float(ctx.group.agree(functools.partial(float, seconds)))

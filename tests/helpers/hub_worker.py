@@ -5,12 +5,21 @@ Steps come as lists,
     ["load", REPOSITORY, TICKET, OUT, {SETTINGS}]       write the model of a ticket to OUT/model.safetensors
     ["save", REPOSITORY, OUT, {SETTINGS}]               write the whole repository to OUT
     ["trained", REPOSITORY, TICKET, OUT, {SETTINGS}]    the same for a ticket with trained weights
+    ["plan", DATASET, {MODEL}, {DATA}]                  what a dry run says of tickets of these
     ["plain", REPOSITORY, SUBFOLDER, OUT]               the same with plain transformers
 and each is answered by what it returned, or by its error.
 """
 
+import contextlib
+import io
 from pathlib import Path
 
+from dilt_hf.config.data import DataConfig, PartitionConfig
+from dilt_hf.config.model import ModelConfig
+from dilt_hf.config.pruning import PruningConfig
+from dilt_hf.config.run import DiltConfig, RunConfig
+from dilt_hf.config.training import TrainingConfig
+from dilt_hf.experiments.find import find_tickets
 from dilt_hf.models.weights import save_weights
 from dilt_hf.tickets.tickets import Tickets
 
@@ -37,6 +46,21 @@ def plain(repository, subfolder, out):
     from transformers import AutoModelForImageClassification
 
     write(AutoModelForImageClassification.from_pretrained(repository, subfolder=subfolder), out)
+
+
+def plan(dataset, model, data, partition=()):
+    config = DiltConfig(
+        data=DataConfig(dataset_name=dataset, **data),
+        model=ModelConfig(**model),
+        partition=PartitionConfig(**dict(partition)),
+        pruning=PruningConfig(num_rounds=2, pruning_fraction=0.2),
+        training=TrainingConfig(),
+        run=RunConfig(output_dir="plan", use_cpu=True, dry_run=True),
+    )
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        find_tickets(config, progress=False)
+    return said.getvalue() + ("and something was left" if Path("plan").exists() else "")
 
 
 def write(model, out):

@@ -5,7 +5,8 @@
         subprocess.run(..., env=os.environ | hub.environment)
         hub.files("me/repo")
 
-It has repositories of one owner, `me`, with commits, branches and tags, LFS uploads, ranges, and `parentCommit`.
+It has repositories of one owner, `me`, of models or datasets, with commits, branches and tags, LFS uploads, ranges, and
+`parentCommit`.
 """
 
 import base64
@@ -17,7 +18,7 @@ import sys
 import threading
 import urllib.request
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import unquote
+from urllib.parse import parse_qs, unquote
 
 # --- the side of the tests --------------------------------------------------------------------------------------------
 
@@ -95,6 +96,8 @@ def encoded(files):
 
 
 # --- the server -------------------------------------------------------------------------------------------------------
+
+KIND = "(?:api/models/|api/datasets/|datasets/)?"
 
 
 class Repository:
@@ -237,12 +240,15 @@ class Handler(BaseHTTPRequestHandler):
         if self.path == "/api/validate-yaml":
             return self.answer({"errors": [], "warnings": []})
         match = re.fullmatch(
-            r"/(?:api/models/)?([^/]+/[^/]+?)(?:\.git)?/(preupload|info|commit|tag|branch)/(.+)", self.path
+            rf"/{KIND}([^/]+/[^/]+?)(?:\.git)?/(preupload|info|commit|tag|branch|paths-info)/(.+)", self.path
         )
         if match is None or match[1] not in state.repositories:
             return self.answer({"error": "Repository not found"}, 404, X_Error_Code="RepoNotFound")
         name, what, revision = match.groups()
         repository = state.repositories[name]
+        if what == "paths-info":
+            files, wanted = repository.files(revision), parse_qs(body.decode())["paths"]
+            return self.answer([entry(path, files[path]) for path in wanted if path in files])
         asked = [json.loads(line) for line in body.splitlines()]
         if what == "preupload":
             modes = {True: "lfs", False: "regular"}
@@ -298,7 +304,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def answer_GET(self, _):  # noqa: N802
         path = self.path.split("?")[0]
-        match = re.fullmatch(r"/(?:api/models/)?([^/]+/[^/]+)(?:/(revision|tree|resolve)/([^/]+)(?:/(.+))?)?", path)
+        match = re.fullmatch(rf"/{KIND}([^/]+/[^/]+)(?:/(revision|tree|resolve)/([^/]+)(?:/(.+))?)?", path)
         if match is None or match[1] not in self.state.repositories:
             return self.answer({"error": "Repository not found"}, 404, X_Error_Code="RepoNotFound")
         name, what, revision, file = match.groups()
@@ -310,7 +316,7 @@ class Handler(BaseHTTPRequestHandler):
         if what in (None, "revision"):
             return self.answer({"id": name, "sha": commit, "siblings": [{"rfilename": f} for f in files], "tags": []})
         if what == "tree":
-            return self.answer([entry(path, content) for path, content in sorted(files.items())])
+            return self.answer(list(tree(files, file, "recursive=false" not in self.path)))
         if file not in files:
             return self.answer({"error": "no such file"}, 404, X_Error_Code="EntryNotFound", X_Repo_Commit=commit)
         return self.send_file(file, files[file], commit)
@@ -336,6 +342,21 @@ class Handler(BaseHTTPRequestHandler):
             self.close_connection = True
         self.state.sent[name] = self.state.sent.get(name, 0) + len(part)
         self.wfile.write(part)
+
+
+def tree(files, folder, recursive):
+    """The files in a folder, and unless `recursive` the folders there in place of what is in them."""
+    start = f"{folder}/" if folder else ""
+    seen = set()
+    for path, content in sorted(files.items()):
+        if not path.startswith(start):
+            continue
+        inner, _, below = path.removeprefix(start).partition("/")
+        if recursive or not below:
+            yield entry(path, content)
+        elif inner not in seen:
+            seen.add(inner)
+            yield {"type": "directory", "path": start + inner, "oid": hashlib.sha1(inner.encode()).hexdigest()}
 
 
 def entry(name, content):

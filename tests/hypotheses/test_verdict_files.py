@@ -34,7 +34,10 @@ def test_what_was_kept_is_judged(tmp_path):
     assert "+3.23 [" in text
 
 
-@pytest.mark.parametrize("content", ["{", '{"union_core": 3}', '{"union_core": {"values": {"x": 1}}}', "[1]"])
+HUGE = '{"union_core": {"values": {"0": 1, "1": 2}, "step": 1e300, "sources": [], "least_p": 0}}'
+
+
+@pytest.mark.parametrize("content", ["{", '{"union_core": 3}', '{"union_core": {"values": {"x": 1}}}', "[1]", HUGE])
 def test_damaged_evidence_is_named(tmp_path, content):
     save_evidence(tmp_path, "comparison", GAIN)
     path = tmp_path / "evidence/comparison.json"
