@@ -27,7 +27,7 @@ class ApplyConfig(Options):
     output_dir: str = option("runs/applied", "Folder of the results. The same command continues what it finds there.")
     use_cpu: bool = option(False, "Stay on the CPU even where there is a GPU.")
     dry_run: bool = option(
-        False, "Print what this would cost and stop; nothing is written, and nothing of size is downloaded."
+        False, "Print what this would cost and stop; nothing is written, no data or weights fetched."
     )
 
     def check(self) -> None:
@@ -87,7 +87,7 @@ class AnalyzeConfig(LayerConfig):
     output_dir: str | None = option(None, "Folder of the results; by default 'analysis' in the run, or runs/analysis.")
     use_cpu: bool = option(False, "Stay on the CPU even where there is a GPU.")
     dry_run: bool = option(
-        False, "Print what this would cost and stop; nothing is written, and nothing of size is downloaded."
+        False, "Print what this would cost and stop; nothing is written, no data or weights fetched."
     )
 
     def check(self) -> None:
@@ -164,7 +164,7 @@ class ShrinkConfig(Options):
     output_dir: str = option("runs/shrunk", "Folder of the result. The same command continues what it finds there.")
     use_cpu: bool = option(False, "Stay on the CPU even where there is a GPU.")
     dry_run: bool = option(
-        False, "Print what this would cost and stop; nothing is written, and nothing of size is downloaded."
+        False, "Print what this would cost and stop; nothing is written, no data or weights fetched."
     )
 
     def check(self) -> None:

@@ -67,7 +67,7 @@ class RunConfig(Options):
     hub_private_repo: bool = option(False, "Make the repository on the Hub private, if it is new.")
     use_cpu: bool = option(False, "Stay on the CPU even where there is a GPU.")
     dry_run: bool = option(
-        False, "Print what this would cost and stop; nothing is written, and nothing of size is downloaded."
+        False, "Print what this would cost and stop; nothing is written, no data or weights fetched."
     )
 
     def check(self) -> None:

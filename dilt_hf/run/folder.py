@@ -29,7 +29,7 @@ from dilt_hf.tickets.format import read_config
 from dilt_hf.tickets.tickets import Tickets
 from dilt_hf.utils.checksums import check_result, read_result, write_result
 from dilt_hf.utils.errors import ConfigError, RunError
-from dilt_hf.utils.files import PARTIAL, pretty_json, sweep
+from dilt_hf.utils.files import PARTIAL, pretty_json
 
 RUN_FILE, PICTURE, TICKET_FOLDER = "run.json", "results.png", "tickets"
 MOST_RUN_BYTES = 2**20
@@ -150,10 +150,8 @@ def stored_config(folder: Path, seeds: Sequence[int] = (), use_cpu: bool = False
 def save_results(folder: Path, entries: Sequence[Entry]) -> None:
     """Write these entries together with those of other seeds and networks that the run has found before.
 
-    Only one process may do so at a time; what one that was killed left half-written is removed.
+    Only one process may do so at a time.
     """
-    for place in (folder, folder / TICKET_FOLDER, *(folder / TICKET_FOLDER).glob("seed_*")):
-        sweep(place)
     new = {(entry.seed, entry.name, entry.matched) for entry in entries}
     recorded = folder / RESULTS_FILE
     earlier = Results.load_entries(check_result(folder, RESULTS_FILE)) if recorded.is_file() else []

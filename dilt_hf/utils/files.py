@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import glob
 import hashlib
 import json
 import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +25,14 @@ def write_atomically(path: str | os.PathLike, content: bytes | str) -> None:
         >>> write_atomically("note.txt", "hello")
     """
     path = Path(path)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=PARTIAL)
+    temporary, handle = _held(path, tempfile.mkstemp)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # mkstemp makes private files; artefacts are meant to be shared
-        os.replace(temporary, path)
+            os.chmod(temporary, 0o644)  # mkstemp makes private files; artefacts are meant to be shared
+            os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
@@ -47,13 +49,14 @@ def new_folder(path: str | os.PathLike) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=PARTIAL))
+    temporary, handle = _held(path, tempfile.mkdtemp)
     try:
         yield temporary
         os.chmod(temporary, 0o755)
         put_in_place(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        os.close(handle)
 
 
 def put_in_place(folder: Path, path: Path) -> None:
@@ -71,10 +74,41 @@ def put_in_place(folder: Path, path: Path) -> None:
 def sweep(folder: str | os.PathLike) -> None:
     """Remove what killed writers left half-written in `folder`. Nobody may be writing there."""
     for leftover in Path(folder).glob(f".*{PARTIAL}"):
-        if leftover.is_dir():
-            shutil.rmtree(leftover)
-        else:
-            leftover.unlink()
+        _remove(leftover)
+
+
+def _held(path: Path, make: Callable[..., Any]) -> tuple[Path, int]:
+    """Make a temporary sibling of `path` with a lock on it, and remove those of killed writers, which have none.
+
+    The lock lasts until the file number that is returned is closed, or the process ends.
+    """
+    _remove_abandoned(path)
+    while True:
+        made = make(dir=path.parent, prefix=f".{path.name}.", suffix=PARTIAL)
+        handle, temporary = made if isinstance(made, tuple) else (os.open(made, os.O_RDONLY), made)
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        if os.path.exists(temporary):
+            return Path(temporary), handle
+        os.close(handle)  # taken for abandoned before it was locked
+
+
+def _remove_abandoned(path: Path) -> None:
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*{PARTIAL}"):
+        with contextlib.suppress(OSError):  # somebody else's, gone by now, or on a file system without locks
+            handle = os.open(leftover, os.O_RDONLY if leftover.is_dir() else os.O_RDWR)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _remove(leftover)
+            finally:
+                os.close(handle)
+
+
+def _remove(leftover: Path) -> None:
+    if leftover.is_dir():
+        shutil.rmtree(leftover)
+    else:
+        leftover.unlink()
 
 
 def canonical_json(value: Any) -> str:
