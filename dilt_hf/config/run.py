@@ -75,6 +75,8 @@ class RunConfig(Options):
         require(len(set(self.seeds)) == len(self.seeds), "--seeds names a seed twice.")
         require(len(set(self.methods)) == len(self.methods), "--methods names a method twice.")
         require(self.push_to_hub == bool(self.hub_model_id), "--push_to_hub and --hub_model_id go together.")
+        if self.hub_model_id:
+            self._check_hub_id(self.hub_id(max(self.seeds)))
         require(
             set(self.materialise) <= set(self.tickets or self.materialise),
             "--materialise names a ticket that --tickets does not train.",
@@ -82,6 +84,15 @@ class RunConfig(Options):
         require(not self.methods or bool(self.matched_density), "--methods needs --matched_density.")
         require(all(0 < wanted < 1 for wanted in self.matched_density), "--matched_density must lie between 0 and 1.")
         require(len(set(self.matched_density)) == len(self.matched_density), "--matched_density names a density twice.")
+
+    def _check_hub_id(self, name: str) -> None:
+        from huggingface_hub.errors import HFValidationError
+        from huggingface_hub.utils import validate_repo_id
+
+        try:
+            validate_repo_id(name)
+        except HFValidationError as error:
+            raise ConfigError(f"--hub_model_id cannot be '{name}': {str(error).removesuffix('.')}.") from error
 
     def hub_id(self, seed: int) -> str:
         """Return the Hub id of one seed's repository."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dilt_hf.config.data import DataConfig
+from dilt_hf.data.sources import opening
 from dilt_hf.utils.errors import DataError
 
 if TYPE_CHECKING:
@@ -48,7 +49,8 @@ def described(config: DataConfig) -> tuple[dict[str, datasets.Dataset], str] | N
         features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=names)})
         rows: Mapping[str, int] = IMAGENET_ROWS
     else:
-        builder = datasets.load_dataset_builder(name, config.dataset_config_name, revision=config.dataset_revision)
+        with opening(name):
+            builder = datasets.load_dataset_builder(name, config.dataset_config_name, revision=config.dataset_revision)
         if os.path.exists(builder.cache_dir):
             return None
         rows = {str(split): about.num_examples for split, about in (builder.info.splits or {}).items()}

@@ -6,6 +6,7 @@ in another order are brought to one order by the names.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import glob
 import hashlib
@@ -62,8 +63,22 @@ def _named(config: DataConfig) -> dict[str, datasets.Dataset]:
                 f"{one} and {other} list their classes differently, which `datasets` does not notice; give the files "
                 "by --train_files, --validation_files and --test_files: they are brought to one order by name."
             )
-    loaded = datasets.load_dataset(name, config.dataset_config_name, revision=config.dataset_revision)
-    return dict(loaded)
+    with opening(name):
+        return dict(datasets.load_dataset(name, config.dataset_config_name, revision=config.dataset_revision))
+
+
+@contextlib.contextmanager
+def opening(name: str) -> Iterator[None]:
+    """Turn what `datasets` raises for data that it cannot read into one sentence; errors of the Hub pass through."""
+    from datasets.exceptions import DatasetsError
+
+    try:
+        yield
+    except OSError:  # the Hub's errors are among these
+        raise
+    except (ValueError, TypeError, KeyError, DatasetsError) as error:
+        reason = " ".join(str(error.__cause__ or error).split())[:300].rstrip(".")
+        raise DataError(f"{name} cannot be opened ({reason}).") from error
 
 
 @functools.cache  # encoding the images takes longer than many a step of a run on them
@@ -245,7 +260,9 @@ def _parts(paths: Sequence[str]) -> Iterator[tuple[datasets.Dataset, str]]:
 
     for _, group in itertools.groupby([(path, _schema(path)) for path in paths], key=lambda each: each[1]):
         same = [path if "://" in path else glob.escape(path) for path, _ in group]
-        yield datasets.load_dataset("parquet", data_files={"train": same}, split="train"), same[0]
+        with opening(same[0]):
+            part = datasets.load_dataset("parquet", data_files={"train": same}, split="train")
+        yield part, same[0]
 
 
 def _schema(path: str) -> datasets.Features:

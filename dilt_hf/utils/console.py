@@ -35,6 +35,22 @@ def reporting_errors() -> Iterator[None]:
         sys.exit(visible(f"error: {error}"))
     except KeyboardInterrupt:
         sys.exit("stopped; the same command continues from the last finished step.")
+    except Exception as error:
+        about = _of_the_hub(error)
+        if about is None:
+            raise
+        sys.exit(visible(f"error: {about}"))
+
+
+def _of_the_hub(error: Exception) -> str | None:
+    """Say what an error of the Hub's client is that is no `OSError`: a bad id, or no answer; None for all others."""
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    if isinstance(error, HFValidationError):
+        return str(error)
+    if isinstance(error, HfHubHTTPError.__bases__):  # of the HTTP client, which is not the same in every version
+        return f"the Hub does not answer ({error}); check the network, and HF_ENDPOINT if it is set."
+    return None
 
 
 class _Visible(logging.Formatter):

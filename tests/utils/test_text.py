@@ -1,6 +1,7 @@
 """Nothing of a stranger's text acts where people read it."""
 
 import logging
+import os
 import subprocess
 import sys
 import unicodedata
@@ -46,6 +47,22 @@ def test_errors_and_warnings_are_escaped(capsys, monkeypatch):
     printed = capsys.readouterr().err + str(stop.value)
     assert "red" in printed
     assert not set("\x1b\x9b\u202e\u2066\r\x07") & set(printed)
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        ("huggingface_hub.model_info('no such id')", "Repo id must use alphanumeric chars"),
+        ("huggingface_hub.create_repo('me/x', token='hf_x')", "the Hub does not answer ("),
+    ],
+)
+def test_what_the_client_of_the_hub_raises_is_one_sentence(call, said):
+    program = f"import huggingface_hub\n{PROGRAM.format(call)}"
+    nowhere = os.environ | {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "0"}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=nowhere)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"error: {said}")
+    assert done.stderr.count("\n") == 1
 
 
 PROGRAM = "from dilt_hf.utils.console import reporting_errors\nwith reporting_errors():\n    {}"
