@@ -15,7 +15,6 @@ from dilt_hf.utils.errors import ModelError
 NO_IMAGES = {  # image classifiers of transformers by name, whose input is another
     "imagegpt": "takes colours as words, and not pixel values",
     "shieldgemma2": "takes text beside its images",
-    "siglip2": "takes patches with their places, and not whole images",
 }
 _HEADS: dict[tuple[type, str], frozenset[str]] = {}  # by class and configuration
 

@@ -28,6 +28,7 @@ from dilt_hf.models.configurations import (
     register_architectures,
 )
 from dilt_hf.models.limits import within_memory
+from dilt_hf.models.patches import accept_images, fitting_processor
 from dilt_hf.models.presets import PRESETS, default_patch_size
 from dilt_hf.models.standardised import mask_products
 from dilt_hf.models.weights import TIMM_PREFIX, WEIGHTS_FILE, checkpoint_tensors, head_parameters, read_weights
@@ -78,6 +79,7 @@ def build_model(
             _fill(model, config)
     model = model.float().eval()
     mask_products(model)
+    accept_images(model)
     check_images(model, image_size, config.num_channels, len(class_names))
     return model
 
@@ -261,7 +263,7 @@ def save_model(model: nn.Module, folder: str | os.PathLike, processor: Any = Non
         # θ0 is one file: its sha256 is its identity
         model.save_pretrained(folder, max_shard_size="1000GB", state_dict=_without_copies(model))
         if processor is not None:
-            processor.save_pretrained(folder)
+            fitting_processor(model, processor).save_pretrained(folder)
 
 
 def _without_copies(model: nn.Module) -> dict[str, Tensor] | None:

@@ -20,6 +20,7 @@ from dilt_hf.masks.io import check_header_size
 from dilt_hf.masks.packed import PackedMask
 from dilt_hf.models.configurations import MODEL_CONFIG_FILE, classifier_class, quiet_transformers, read_configuration
 from dilt_hf.models.limits import at_most
+from dilt_hf.models.patches import accept_images
 from dilt_hf.models.standardised import mask_products
 from dilt_hf.models.weights import WEIGHTS_FILE, checkpoint_tensors
 from dilt_hf.utils.errors import ModelError
@@ -82,6 +83,7 @@ def assemble(folder: Path, tensors: dict[str, Tensor]) -> nn.Module:
                 f"the weights of {folder} do not match its config.json: {problem.replace('_', ' ')} {some}."
             )
     mask_products(model)
+    accept_images(model)
     model.config.name_or_path = str(folder)
     return model.eval()
 

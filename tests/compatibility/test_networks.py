@@ -15,7 +15,6 @@ REFUSED = {
     "dinov2 swiglu": "is stored with merged or split tensors",
     "imagegpt": "ImageGPTForImageClassification takes colours as words",
     "shieldgemma2": "ShieldGemma2ForImageClassification takes text",
-    "siglip2": "Siglip2ForImageClassification takes patches",
 }
 
 
