@@ -68,8 +68,8 @@ def probabilities(model: nn.Module, processor: Any, image: Image) -> dict[str, f
     """
     grey = len(getattr(processor, "image_mean", None) or "RGB") == 1  # it has one mean per channel
     try:
-        pixels = processor(image.convert("L" if grey else "RGB"), return_tensors="pt")["pixel_values"]
-        shares = logits_of(model, pixels)[0].softmax(0).tolist()
+        inputs = processor(image.convert("L" if grey else "RGB"), return_tensors="pt")
+        shares = logits_of(model, **inputs)[0].softmax(0).tolist()
     except (ValueError, RuntimeError, TypeError) as error:
         reason = " ".join(str(error).split())
         raise DataError(f"the network cannot look at this image ({reason}); try another one.") from error

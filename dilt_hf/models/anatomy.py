@@ -62,9 +62,13 @@ def _classifier_names(model: nn.Module) -> frozenset[str]:
     return frozenset(name for name, parameter in model.named_parameters() if id(parameter) in inside)
 
 
-def logits_of(model: nn.Module, pixel_values: Tensor) -> Tensor:
-    """Compute the classifier output (B, classes) of a transformers or a plain torch model."""
-    output = model(pixel_values)
+def logits_of(model: nn.Module, pixel_values: Tensor, **more: Tensor) -> Tensor:
+    """Compute the classifier output (B, classes) of a transformers or a plain torch model.
+
+    Args:
+        more: what the image processors of some networks yield beside the pixel values.
+    """
+    output = model(pixel_values, **more)
     if isinstance(output, Tensor):
         return output
     # PP-LCNet calls its logits so
