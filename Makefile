@@ -13,9 +13,11 @@ demo: $(INSTALLED)
 test: $(INSTALLED) .compat/oldest
 	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder $(ARGS)
 
-# Every family of timm, not only the quick ones: an hour of two cores at most
+# Every family of timm, not only the quick ones, and the table in docs/: an hour of two cores at most
 compat: $(INSTALLED) .compat/oldest
-	DILT_COMPAT=1 $(BIN)/python -m pytest -n 2 --timeout 1800 tests/compatibility $(ARGS)
+	rm -rf .compat/outcomes
+	DILT_COMPAT=$(CURDIR)/.compat/outcomes $(BIN)/python -m pytest -n 2 --timeout 1800 tests/compatibility $(ARGS)
+	cd tests && ../$(BIN)/python -m helpers.compatibility_table ../.compat/outcomes ../docs/compatibility.md
 
 test-fast: ARGS += -m "not slow"
 test-fast: test

@@ -1,9 +1,10 @@
 """Does a run survive anything? Two workers share one run folder and all phases of a run: search, trained tickets kept,
 analysis, verdicts, report, and publishing on a Hub of the loopback. Again and again one of them, drawn at random, is
 killed (SIGKILL) at a random moment and started anew, until the kills are used up. Then the run is finished and compared
-with one that nobody disturbed, on the disk and on the Hub.
+with one that nobody disturbed, on the disk and on the Hub. After that a run starts on a disk that is too small for it,
+which grows in steps (root only: a tmpfs is mounted); it is compared in the same way.
 
-    python benchmarks/kill.py [--kills 50] [--seed 0]
+    python benchmarks/kill.py [--kills 50] [--disks 10] [--seed 0]
 """
 
 import argparse
@@ -12,6 +13,7 @@ import os
 import random
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -82,7 +84,7 @@ def work(folder, publishes):
 
     def noted(self, path, *arguments):
         content = make(self, path, *arguments)
-        log = os.open(folder.with_suffix(".log"), os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        log = os.open(folder.parent.with_suffix(".log"), os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         os.write(log, f"{path.name}\n".encode())
         os.close(log)
         return content
@@ -107,7 +109,7 @@ def start(folder, publishes=True):
         return pid
     status = 1
     try:
-        quiet = os.open(folder.with_suffix(".out"), os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        quiet = os.open(folder.parent.with_suffix(".out"), os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         os.dup2(quiet, 1)
         os.dup2(quiet, 2)
         work(folder, publishes)
@@ -128,7 +130,7 @@ def disturbed(folder, kills, rng):
         finished, status = os.waitpid(workers[index], os.WNOHANG)
         if finished:
             if status:
-                sys.exit(folder.with_suffix(".out").read_text()[-3000:])
+                sys.exit(folder.parent.with_suffix(".out").read_text()[-3000:])
             idle += 1  # nothing was left to disturb
         else:
             os.kill(workers[index], signal.SIGKILL)
@@ -140,9 +142,55 @@ def disturbed(folder, kills, rng):
     for worker in workers:
         _, status = os.waitpid(worker, 0)
         if status:
-            sys.exit(folder.with_suffix(".out").read_text()[-3000:])
+            sys.exit(folder.parent.with_suffix(".out").read_text()[-3000:])
     print()
     return time.monotonic() - begin, idle
+
+
+def on_small_disks(folder, whole, count):
+    """The run on disks of `count` sizes below that of a whole run, one after another; returns how often it was full."""
+    place, full = folder.parent, 0
+    step = sum(-(-path.stat().st_size // 4096) * 4096 for path in whole.rglob("*") if path.is_file()) // (count + 1)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={step}", "tmpfs", str(place)], check=True)
+    for number in range(1, count + 1):
+        subprocess.run(["mount", "-o", f"remount,size={number * step}", str(place)], check=True)
+        failed = os.waitpid(start(folder), 0)[1] != 0
+        full += failed
+        stray = list(folder.rglob("*.partial"))
+        if stray or (failed and "No space left on device" not in said(place).splitlines()[-1]):
+            sys.exit(f"on {number * step} bytes: {stray} {said(place)[-3000:]}")
+    subprocess.run(["mount", "-o", f"remount,size={4 * count * step}", str(place)], check=True)
+    if os.waitpid(start(folder), 0)[1]:
+        sys.exit(said(place)[-3000:])
+    return full
+
+
+def said(place):
+    return place.with_suffix(".out").read_text()
+
+
+def differences(hub, root, name):
+    """What distinguishes a run and what it published from the undisturbed one, as rows of a table, and whether any."""
+    one, other = content(root / "calm/digits"), content(root / name / "digits")
+    differing = [file for file in one.keys() | other.keys() if one.get(file) != other.get(file)]
+    stray = [file for file in other if ".partial" in file or ("/." in f"/{file}" and not file.endswith("/.locks"))]
+    published = [[hub.files(f"me/{each}-{seed}") for seed in (0, 1)] for each in ("calm", name)]
+    apart = [
+        file
+        for calm_files, files in zip(*published, strict=True)
+        for file in calm_files.keys() | files.keys()
+        if file.endswith(".safetensors") and calm_files.get(file) != files.get(file)
+    ]
+    log = (root / name).with_suffix(".log").read_text().split()
+    twice = len(log) - len(set(log))
+    rows = [
+        ["files compared (wall times left out)", str(len(one))],
+        ["files that differ", f"{len(differing)} {differing[:3] or ''}"],
+        ["finished stages made twice", str(twice)],
+        ["stray files", f"{len(stray)} {stray[:3] or ''}"],
+        ["published weights and masks that differ", f"{len(apart)} {apart[:3] or ''}"],
+    ]
+    return rows, bool(differing or stray or twice or apart or not published[0][0])
 
 
 def content(folder):
@@ -171,8 +219,9 @@ def timeless(value):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--disks", type=int, default=10 if os.geteuid() == 0 else 0)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     root = Path(tempfile.mkdtemp())
@@ -180,41 +229,32 @@ def main():
     os.environ |= hub.environment | {"HF_HOME": str(root / "hf")}  # which the client reads when it is imported
     import dilt_hf.experiments.find  # noqa: F401 (imported before forking, so that workers start in no time)
 
-    for name in ("calm", "hard"):
+    for name in ("calm", "hard", "full"):
         (root / name).mkdir()
     begin = time.monotonic()
     reference = start(root / "calm/digits")
     if os.waitpid(reference, 0)[1]:
-        sys.exit((root / "calm/digits.out").read_text()[-3000:])
-    calm = time.monotonic() - begin
+        sys.exit(said(root / "calm")[-3000:])
+    calm, wrong = time.monotonic() - begin, False
     print(f"undisturbed: {calm:.0f} s")
-    taken, idle = disturbed(root / "hard/digits", options.kills, random.Random(options.seed))
-    one, other = content(root / "calm/digits"), content(root / "hard/digits")
-    differing = [name for name in one.keys() | other.keys() if one.get(name) != other.get(name)]
-    stray = [name for name in other if ".partial" in name or ("/." in f"/{name}" and not name.endswith("/.locks"))]
-    published = [[hub.files(f"me/{name}-{seed}") for seed in (0, 1)] for name in ("calm", "hard")]
-    apart = [
-        name
-        for calm_files, hard_files in zip(*published, strict=True)
-        for name in calm_files.keys() | hard_files.keys()
-        if name.endswith(".safetensors") and calm_files.get(name) != hard_files.get(name)
-    ]
-    log = (root / "hard/digits.log").read_text().split()
-    twice = len(log) - len(set(log))
-    print_table(
-        f"{options.kills} SIGKILLs over two workers in one folder (seed {options.seed}); undisturbed {calm:.0f} s, "
-        f"disturbed {taken:.0f} s",
-        [
-            ["kills that hit nobody, because a worker had finished", str(idle)],
-            ["files compared (wall times left out)", str(len(one))],
-            ["files that differ", f"{len(differing)} {differing[:3] or ''}"],
-            ["finished stages made twice", str(twice)],
-            ["stray files", f"{len(stray)} {stray[:3] or ''}"],
-            ["published weights and masks that differ", f"{len(apart)} {apart[:3] or ''}"],
-        ],
-    )
+    if options.kills:
+        taken, idle = disturbed(root / "hard/digits", options.kills, random.Random(options.seed))
+        rows, wrong = differences(hub, root, "hard")
+        print_table(
+            f"{options.kills} SIGKILLs over two workers in one folder (seed {options.seed}); undisturbed {calm:.0f} s, "
+            f"disturbed {taken:.0f} s",
+            [["kills that hit nobody, because a worker had finished", str(idle)], *rows],
+        )
+    if options.disks:
+        try:
+            full = on_small_disks(root / "full/digits", root / "calm/digits", options.disks)
+            rows, differs = differences(hub, root, "full")
+        finally:
+            subprocess.run(["umount", "-l", str(root / "full")], check=True)
+        print_table(f"A disk that was full at {full} of {options.disks} sizes", rows)
+        wrong |= differs
     shutil.rmtree(root)
-    sys.exit(bool(differing or stray or twice or apart or not published[0][0]))
+    sys.exit(wrong)
 
 
 if __name__ == "__main__":

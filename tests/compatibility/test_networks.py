@@ -1,13 +1,15 @@
 """Architectures of transformers and timm, each through a whole life with tickets. All of them: `make compat`."""
 
+import json
 import os
+from pathlib import Path
 
 import pytest
 from helpers.compatibility import configuration_file, life
 from networks import SIZES, TIMM_OVERRIDES, TIMM_QUICK, TIMM_REST, TIMM_SIZES, TRANSFORMERS
 
 CLASSES = 5
-EVERY = bool(os.environ.get("DILT_COMPAT"))
+KEPT = os.environ.get("DILT_COMPAT")  # the folder that outcomes are kept in; then every family takes its turn
 pytestmark = pytest.mark.slow
 # One true sentence before anything is trained: part of it, by the network.
 REFUSED = {
@@ -22,7 +24,10 @@ REFUSED = {
 PLAIN = {"vgg11"}
 
 
-def check(name, outcomes):
+def check(name, outcomes, library="transformers"):
+    if KEPT:
+        Path(KEPT).mkdir(parents=True, exist_ok=True)
+        Path(KEPT, f"{library} {name}.json").write_text(json.dumps(outcomes))
     wrong = {step: outcome for step, outcome in outcomes.items() if not outcome.startswith("ok")}
     if name in PLAIN:
         assert "has no residual blocks; use layers='weights'" in wrong.pop("blocks")
@@ -40,7 +45,7 @@ def test_an_image_classifier_of_transformers(name, tmp_path):
     check(name, life(architecture, SIZES.get(name, 32), CLASSES, tmp_path))
 
 
-@pytest.mark.parametrize("name", TIMM_QUICK + (TIMM_REST if EVERY else ()))
+@pytest.mark.parametrize("name", TIMM_QUICK + (TIMM_REST if KEPT else ()))
 def test_a_family_of_timm(name, tmp_path):
     size = TIMM_SIZES.get(name, 64)
-    check(name, life(f"timm:{name}", size, CLASSES, tmp_path, TIMM_OVERRIDES.get(name)))
+    check(name, life(f"timm:{name}", size, CLASSES, tmp_path, TIMM_OVERRIDES.get(name)), "timm")
