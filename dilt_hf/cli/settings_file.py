@@ -42,11 +42,12 @@ def _json(text: str) -> Any:
 
 
 def _without_repeats(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
-    names = [name for name, _ in pairs]
-    repeated = next((name for name in names if names.count(name) > 1), None)
-    if repeated is not None:
-        raise ValueError(f"it names '{repeated}' twice")
-    return dict(pairs)
+    found: dict[Any, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"it names '{name}' twice")
+        found[name] = value
+    return found
 
 
 def _yaml(text: str) -> Any:

@@ -29,8 +29,8 @@ COLUMNS = {
 TEXT = """# Which architectures work
 
 Small networks with random weights, each taken through a whole life with tickets by `make compat` (transformers
-{transformers}, timm {timm}, torch {torch}): {passed} of {all} pass, {refused} are refused in one sentence before anything
-is trained.
+{transformers}, timm {timm}, torch {torch}): {passed} of {all} pass; {refused} are refused, in one sentence
+before anything is trained.
 
 - **find**: weights are found prunable, masks keep exactly as many as they should, operations are counted for every
   tensor, each gets a gradient. The number is the share of the network's matrix weights that masks do not cover.
