@@ -64,6 +64,17 @@ def test_groups_do_not_hear_each_other():
     assert heard == [0, 0, 1, 1]
 
 
+def test_a_launch_agrees_on_what_its_first_process_decides():
+    decided = []
+
+    def act(group):
+        whole = group.agree_all(lambda: decided.append((group.index, group.rank)) or [group.index, group.rank])
+        return whole, group.agree(lambda: group.index), group.agree_all(lambda: "next")
+
+    assert together(ranks(2, count=2), act) == [([0, 0], index, "next") for index in (0, 0, 1, 1)]
+    assert decided == [(0, 0)]
+
+
 def test_an_error_on_rank_0_reaches_all_and_they_stay_in_step():
     def wrong():
         raise ConfigError("wrong")

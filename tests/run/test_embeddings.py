@@ -18,6 +18,8 @@ from transformers import (
 
 from dilt_hf.config.data import DataConfig
 from dilt_hf.data.opened import open_data
+from dilt_hf.engine.process_groups import ProcessGroup
+from dilt_hf.run.context import open_run
 from dilt_hf.run.embeddings import class_embeddings, image_embeddings
 from dilt_hf.utils.errors import DataError
 
@@ -68,3 +70,19 @@ def test_a_checkpoint_that_lacks_weights_is_refused(tmp_path):
     with pytest.raises(DataError, match=r"lacks the weights .*\(2 in all\), so its embeddings would be random"):
         class_embeddings(data, str(tmp_path))
     assert AutoModel.from_pretrained(tmp_path) is not None  # which transformers would not mind
+
+
+class SecondProcess(ProcessGroup):
+    """One that is not first: what it embeds must not matter."""
+
+    def agree_all(self, decide):
+        return [[[0, 2, 4, 6, 8], [1, 3, 5, 7, 9]], {}]
+
+
+def test_all_processes_take_the_clusters_of_the_first(tmp_path, quick_config, change):
+    clusters = {"partition_by": "clusters", "embedding_model": saved(tmp_path, "vit")}
+    config = change(quick_config, "partition", num_partitions=2, **clusters)
+    alone, other = open_run(config, progress=False), open_run(config, SecondProcess(), progress=False)
+    assert alone.partitioning.classes != other.partitioning.classes == ((0, 2, 4, 6, 8), (1, 3, 5, 7, 9))
+    rows = alone.data.splits.train.labels[other.subsets[0].rows]
+    assert set(rows.tolist()) == {0, 2, 4, 6, 8}
