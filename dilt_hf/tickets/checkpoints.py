@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import safetensors
 import torch
@@ -39,37 +41,56 @@ def save_trained(model: nn.Module, mask: PackedMask, folder: Path, theta0: Path,
         theta0: the folder whose image processor comes along.
 
     Raises:
-        TicketError: when the folder exists, or a weight outside the mask is not 0.
+        TicketError: when the folder exists and holds anything else, or a weight outside the mask is not 0.
         ModelError: when the model is not one that the mask fits, or no transformers model.
     """
     model = unwrapped(model)
     if not hasattr(model, "save_pretrained"):
         raise ModelError(f"{type(model).__name__} is no transformers model, so it cannot be written as one.")
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint_tensors(model).items()}
+    tensors = _tensors_of(model)
     fit_names(tensors, mask.shapes)
     stray = [name for name in mask if bool(tensors[name][~mask[name]].any())]
     if stray:
         raise TicketError(f"the model has weights outside the ticket, such as in '{stray[0]}'; train it masked.")
     if folder.exists():
-        raise TicketError(f"{folder} already exists; remove it first, so that nothing is written over.")
-    dense_bytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+        with tempfile.TemporaryDirectory() as place:
+            facts = _fill(Path(place), model, mask, theta0, sparse)
+        path = folder / weights_file(facts)
+        if not path.is_file() or sha256_of_file(path) != facts.sha256:
+            raise TicketError(f"{folder} already exists; remove it first, so that nothing is written over.")
+        return facts  # who wrote it was interrupted before it was recorded
     with new_folder(folder) as target:
-        if sparse:
-            model.config.save_pretrained(target)  # type: ignore[union-attr]
-            save_sparse(tensors, mask, target / SPARSE_FILE)
-        else:
-            save_model(model, target)
-        if (theta0 / PROCESSOR_FILE).is_file():
-            shutil.copyfile(own_file(theta0, PROCESSOR_FILE, "which was there", TicketError), target / PROCESSOR_FILE)
-        file = target / (SPARSE_FILE if sparse else WEIGHTS_FILE)
-        file.chmod(0o644)  # transformers makes it private
-        return Materialised(
-            storage="sparse" if sparse else "dense",
-            bytes=file.stat().st_size,
-            dense_bytes=dense_bytes,
-            density=mask.density(),
-            sha256=sha256_of_file(file),
-        )
+        return _fill(target, model, mask, theta0, sparse)
+
+
+def _fill(target: Path, model: Any, mask: PackedMask, theta0: Path, sparse: bool) -> Materialised:
+    """Write the files of a trained ticket."""
+    tensors = _tensors_of(model)
+    if sparse:
+        model.config.save_pretrained(target)
+        save_sparse(tensors, mask, target / SPARSE_FILE)
+    else:
+        save_model(model, target)
+    if (theta0 / PROCESSOR_FILE).is_file():
+        shutil.copyfile(own_file(theta0, PROCESSOR_FILE, "which was there", TicketError), target / PROCESSOR_FILE)
+    file = target / (SPARSE_FILE if sparse else WEIGHTS_FILE)
+    file.chmod(0o644)  # transformers makes it private
+    return Materialised(
+        storage="sparse" if sparse else "dense",
+        bytes=file.stat().st_size,
+        dense_bytes=sum(tensor.numel() * tensor.element_size() for tensor in tensors.values()),
+        density=mask.density(),
+        sha256=sha256_of_file(file),
+    )
+
+
+def _tensors_of(model: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint_tensors(model).items()}
+
+
+def weights_file(facts: Materialised) -> str:
+    """Return the name of the file that holds a trained ticket's weights."""
+    return SPARSE_FILE if facts.storage == "sparse" else WEIGHTS_FILE
 
 
 def load_trained(repository: Path, name: str, facts: Materialised, shapes: Mapping[str, tuple[int, ...]]) -> nn.Module:
@@ -82,12 +103,12 @@ def load_trained(repository: Path, name: str, facts: Materialised, shapes: Mappi
         TicketError: when its weights are not those that the facts name.
         ModelError: when the folder is damaged.
     """
-    sparse = facts.storage == "sparse"
-    file = SPARSE_FILE if sparse else WEIGHTS_FILE
-    path = own_file(repository, f"{name}/{file}", "the trained weights of a ticket", TicketError)
+    path = own_file(repository, f"{name}/{weights_file(facts)}", "the trained weights of a ticket", TicketError)
     if sha256_of_file(path) != facts.sha256:
         raise TicketError(f"{path} is not the file that dilt_config.json names; download it again, or restore it.")
-    return assemble(path.parent, load_sparse(path, shapes)) if sparse else load_model(path.parent)
+    if facts.storage == "sparse":
+        return assemble(path.parent, load_sparse(path, shapes))
+    return load_model(path.parent)
 
 
 def save_sparse(tensors: Mapping[str, Tensor], mask: PackedMask, path: str | os.PathLike) -> None:

@@ -278,8 +278,8 @@ class Tickets:
             The folder.
 
         Raises:
-            TicketError: when these tickets lie in the Hub's cache, when there is such a folder, or when the model has
-                weights where the ticket has none.
+            TicketError: when these tickets lie in the Hub's cache, when there is such a folder with other weights, or
+                when the model has weights where the ticket has none.
 
         Example:
             >>> tickets.materialise("core", trained_model)

@@ -69,11 +69,27 @@ def test_weights_outside_the_ticket_and_existing_folders_are_refused(tickets):
     assert not (tickets.folder / "core").exists()
     tickets.materialise("core")
     with pytest.raises(TicketError, match="already exists"):
-        tickets.materialise("core")
+        tickets.materialise("core", trained(tickets, "core"))
     with pytest.raises(MaskError, match="no ticket 'cores'"):
         tickets.materialise("cores")
     with pytest.raises(ModelError, match="is no transformers model"):
         tickets.materialise("union", torch.nn.Linear(2, 2))
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_what_was_written_and_not_recorded_is_recorded_by_the_same_call(tickets, monkeypatch, sparse):
+    model = trained(tickets, "core")
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space"):  # noqa: PT012
+        patch.setattr("dilt_hf.tickets.tickets.write_config", _full_disk)
+        tickets.materialise("core", model, sparse=sparse)
+    again = Tickets.from_pretrained(tickets.folder)
+    assert not again.config.materialised
+    again.materialise("core", model, sparse=sparse)
+    assert same(Tickets.from_pretrained(tickets.folder).load_model("core", trained=True), model)
+
+
+def _full_disk(*_):
+    raise OSError(28, "No space left on device")
 
 
 def test_another_file_in_its_place_is_noticed(tickets):
