@@ -19,12 +19,16 @@ hypothesis.settings.load_profile("noisy machines")
 
 
 def pytest_xdist_make_scheduler(config, log):
-    """Keep the tests of a file together, for their fixtures; those of processes too, for the server that forks them."""
+    """Keep the tests of a file together, for their fixtures; those of processes too, for the server that forks them.
+
+    Those of single architectures share nothing, and there are many.
+    """
     from xdist.scheduler import LoadGroupScheduling
 
     class FilesAndGroups(LoadGroupScheduling):
         def _split_scope(self, nodeid):
-            return super()._split_scope(nodeid).split("::")[0]
+            scope = super()._split_scope(nodeid)
+            return scope if "compatibility/test_networks" in nodeid else scope.split("::")[0]
 
     return FilesAndGroups(config, log)
 
