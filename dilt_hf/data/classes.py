@@ -20,7 +20,7 @@ MOST_NAMED = 8  # classes that a message names
 def scalar_column(table: datasets.Dataset, column: str, where: str) -> list[Any]:
     """Read a column of text, whole numbers or truth values, without touching the images.
 
-    Whole numbers that are stored as floats become whole numbers; None and NaN become None.
+    Whole numbers that are stored as floats become whole numbers; None, NaN and empty text become None.
 
     Args:
         where: what messages call the rows, such as "the train split".
@@ -33,7 +33,9 @@ def scalar_column(table: datasets.Dataset, column: str, where: str) -> list[Any]
 
 
 def _scalar(value: Any, where: str, column: str) -> Any:
-    if value is None or isinstance(value, (str, int)):  # a bool is an int
+    if isinstance(value, str):
+        return value if value.strip() else None
+    if value is None or isinstance(value, int):  # a bool is an int
         return value
     if isinstance(value, float):
         if math.isnan(value):

@@ -160,8 +160,9 @@ def labelled(folder, values, column="kind"):
     return DataConfig(**files, image_column_name="image", label_column_name=column)
 
 
-def test_missing_labels_are_no_classes(tmp_path):
-    config = labelled(tmp_path, [0.0, 1.0, float("nan"), 1.0, float("nan"), 0.0])
+@pytest.mark.parametrize("values", [[0.0, 1.0, float("nan"), 1.0, float("nan"), 0.0], ["a", "b", "", "b", " ", "a"]])
+def test_missing_labels_are_no_classes(tmp_path, values):
+    config = labelled(tmp_path, values)
     with pytest.raises(DataError, match="training rows have no class in column 'kind': 2, 4"):
         load_splits(config)
 
