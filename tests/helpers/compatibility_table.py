@@ -29,8 +29,8 @@ COLUMNS = {
 TEXT = """# Which architectures work
 
 Small networks with random weights, each taken through a whole life with tickets by `make compat` (transformers
-{transformers}, timm {timm}, torch {torch}): {passed} of {all} pass; {refused} are refused, in one sentence
-before anything is trained.
+{transformers}, timm {timm}, torch {torch}): {passed} of {all} pass; {refused} are refused, in one sentence before
+anything is trained.
 
 - **find**: weights are found prunable, masks keep exactly as many as they should, operations are counted for every
   tensor, each gets a gradient. The number is the share of the network's matrix weights that masks do not cover.
@@ -50,7 +50,7 @@ def main(outcomes, target):
             steps = found[library, name]
             last = list(steps.values())[-1]
             if not last.startswith("ok") and len(steps) < 3:
-                refusals[name] = last.removeprefix("refused: ")
+                refusals[name] = re.sub(r"\S*/(?=configuration\.json)", "", last.removeprefix("refused: "))
                 rows.append([f"`{name}`", "refused, see below", *[""] * (len(COLUMNS) - 1)])
             else:
                 rows.append([f"`{name}`", *(shown(steps[step]) for step in COLUMNS)])
