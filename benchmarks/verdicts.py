@@ -1,7 +1,7 @@
 """Is the judge fooled? Whole programmes of simulated experiments whose truth is known, and how each is judged.
 
-    python benchmarks/verdicts.py                        # 1 000 simulations of each world, five seeds each
-    python benchmarks/verdicts.py --seeds 3 --simulations 200
+    python benchmarks/verdicts.py                        # 1 000 simulations of each world, 20 seeds each
+    python benchmarks/verdicts.py --seeds 5 --simulations 200
 
 Worlds: dilt_hf/hypotheses/simulation.py. Support is right where a hypothesis holds, and wrong where networks differ by
 chance alone or a control explains the effect away. The last row: simulations in which any hypothesis is supported;
@@ -35,7 +35,7 @@ def judged(simulation, world, seeds):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--simulations", type=int, default=1000, help="of each world")
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=20)
     arguments = parser.parse_args()
     count, found = arguments.simulations, {}
     with ProcessPoolExecutor(cores()) as pool:

@@ -49,6 +49,8 @@ def run_recipe(
         from dilt_hf.run.methods.registry import STRUCTURED
 
         group = join_process_group(config.partition.num_partitions, config.run.use_cpu)
+        if group.is_world_zero:
+            print(programme.decidable(len(config.run.seeds)), flush=True)
         results = find_tickets(config, group)
         asked = lesions and not config.run.dry_run
         removed = specialise(programme.with_known_seeds(config, "specialists"), group) if asked else None
@@ -109,6 +111,8 @@ def run_experiment(description: str, experiment: str) -> None:
         from dilt_hf.hypotheses import programme
 
         group = join_process_group(config.partition.num_partitions, config.run.use_cpu)
+        if group.is_world_zero:
+            print(programme.decidable(len(config.run.seeds)), flush=True)
         said = programme.EXPERIMENTS[experiment](config, *more, group)
         if said is not None:
             print("", said, sep="\n")

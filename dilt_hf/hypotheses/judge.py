@@ -4,15 +4,25 @@ A hypothesis holds when every one of its *criteria* does: the effect it speaks o
 the effect away. A criterion is one number per seed (a paired difference, so what a seed does to all networks cancels)
 and a margin: the claim is that its mean lies above, and anything below is, for practice, nothing.
 
-| verdict     | when                                                                                             |
+| verdict     | when, at one of the looks                                                                        |
 |-------------|--------------------------------------------------------------------------------------------------|
 | supported   | all criteria lie above their least values: the largest of their one-sided p                      |
 | refuted     | some criterion lies below: the smallest of their one-sided p, times how many there are           |
-| not decided | neither                                                                                          |
-| not tested  | a number is missing, or there are fewer than three seeds                                         |
+| not decided | neither at any look so far; more seeds may decide it                                             |
+| not tested  | a number is missing, or there are fewer than two seeds                                           |
 
-Student's t over seeds; p is corrected over all hypotheses that were tested (Holm 1979), in each direction at 2.5 %, the
-level at which a 95 % interval excludes a value.
+*Looks.* Whoever looks after every new seed until something shows is wrong far more often than the level says. So the
+data are looked at when there are 5, 8, 12 and 20 seeds, and never between; the level of 2.5 % in each direction is
+spent on these looks (α_L), whose sum it is. A look takes the first seeds in the order of their numbers, so a verdict
+depends on nothing that is measured later, and one that was reached stays.
+
+*Family.* At each look p is corrected for all hypotheses of the programme (Holm), also those that are not tested yet:
+what is found for one is not taken back when others are tested. What was decided at an earlier look is out of the way of
+the others at the next.
+
+*Errors.* Criteria that are accuracies have an error over seeds and one over the test images, which all seeds share
+(`inference.image_noise`); the variances over seeds of those that one experiment measures moderate each other
+(`inference.prior_of`).
 """
 
 from __future__ import annotations
@@ -20,14 +30,29 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 
 import numpy as np
 
+from dilt_hf.hypotheses.inference import (
+    ImageNoise,
+    Prior,
+    closed_by_averages,
+    e_above,
+    error_of,
+    holm,
+    prior_of,
+    variance,
+)
+from dilt_hf.hypotheses.power import seeds_to_decide
 from dilt_hf.utils.errors import RunError
-from dilt_hf.utils.stats import CONFIDENCE, LEAST_SEEDS
+from dilt_hf.utils.stats import CONFIDENCE
 
 SUPPORTED, REFUTED, UNDECIDED, UNTESTED = "supported", "refuted", "not decided", "not tested"
 LEVEL = (1 - CONFIDENCE) / 2
+LOOKS = {5: 0.005, 8: 0.005, 12: 0.006, 20: 0.009}  # seeds, and the part of LEVEL that is spent there
+FEWEST_SEEDS = 2
+SURELY = 3.5  # standard errors that the images may be off by: e-values are of seeds alone
 POINTS, PERCENT, CORRELATION = "points", "%", "correlation"
 
 
@@ -52,12 +77,17 @@ class Criterion:
 
 @dataclasses.dataclass(frozen=True)
 class Hypothesis:
-    """A claim, the experiment that tests it, and all that must hold for it."""
+    """A claim, the experiment that tests it, and all that must hold for it.
+
+    Attributes:
+        post_hoc: whether it was declared when data were known that it speaks of: a verdict on the same data is none.
+    """
 
     key: str
     claim: str
     experiment: str
     criteria: tuple[Criterion, ...]
+    post_hoc: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,25 +101,45 @@ class Measured:
         sources: addresses of the stages that the values come from.
         least_p: of a test whose sample is not the seeds (layers in another order): what all seeds share is not taken
             for evidence, and no one-sided p falls below this.
+        noise: what the test images add to the error, by how many seeds (the first of them) it was estimated from.
     """
 
     values: Mapping[int, float]
     step: float = 0.0
     sources: tuple[str, ...] = ()
     least_p: float = 0.0
+    noise: Mapping[int, ImageNoise] = dataclasses.field(default_factory=dict)
+
+    def first(self, seeds: int) -> np.ndarray:
+        """Return the values of the first seeds, in the order of their numbers."""
+        return np.array([self.values[seed] for seed in sorted(self.values)[:seeds]], dtype=float)
 
 
 @dataclasses.dataclass(frozen=True)
 class Judged:
-    """A criterion and its numbers: mean and 95 % t-interval over seeds, one-sided p of lying above and below."""
+    """A criterion and its numbers.
+
+    Attributes:
+        seeds: how many were looked at.
+        mean, low, high: of these, with a 95 % interval for this criterion alone.
+        wide_low, wide_high: the interval that holds for all criteria of all hypotheses together at this look (or the
+            next one, before the first); where it lies beyond the margin the criterion is decided.
+        p_above, p_below: one-sided, of the mean lying above and below the margin, not corrected.
+        e_above, e_below: e-values of the same over all seeds there are, not corrected.
+    """
 
     criterion: Criterion
     measured: Measured
+    seeds: int
     mean: float
     low: float
     high: float
+    wide_low: float
+    wide_high: float
     p_above: float
     p_below: float
+    e_above: float
+    e_below: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,19 +149,50 @@ class Verdict:
     Attributes:
         verdict: one of the table above.
         reason: in words: what decided it, or what is missing.
-        p: of that direction, corrected for all hypotheses; of support where nothing is decided; NaN if not tested.
+        p_support, p_refute: corrected for all hypotheses and all looks, of the look that decided, or the last one; NaN
+            where there was none.
+        e_support, e_refute: e-values corrected for all hypotheses: from 1 / 2.5 % = 40 on they decide at whatever
+            moment one stops.
+        look: the number of seeds at that look; 0 where there was none.
         criteria: what was measured; those that are missing are not among them.
     """
 
     hypothesis: Hypothesis
     verdict: str
     reason: str
-    p: float
+    p_support: float
+    p_refute: float
+    e_support: float
+    e_refute: float
+    look: int
     criteria: tuple[Judged, ...]
 
+    @property
+    def p(self) -> float:
+        """The p of the verdict's direction; of support where nothing is decided."""
+        return self.p_refute if self.verdict == REFUTED else self.p_support
 
-def judge(criterion: Criterion, measured: Measured) -> Judged:
-    """Compute mean, interval and p of one criterion.
+
+@dataclasses.dataclass(frozen=True)
+class _Decided:
+    verdict: str
+    look: int
+    p_support: float
+    p_refute: float
+
+
+_NOTHING = _Decided(UNDECIDED, 0, math.nan, math.nan)
+
+
+def judge(
+    criterion: Criterion, measured: Measured, seeds: int | None = None, level: float = LEVEL, prior: Prior | None = None
+) -> Judged:
+    """Compute mean, intervals, p and e-values of one criterion.
+
+    Args:
+        seeds: how many to take, the first ones; default: all.
+        level: one-sided, of the wide interval.
+        prior: what the variances of like criteria say of this one's.
 
     Raises:
         RunError: for fewer than two seeds, or numbers that are not finite.
@@ -121,24 +202,42 @@ def judge(criterion: Criterion, measured: Measured) -> Judged:
         >>> f"{found.mean:.1f} [{found.low:.1f}, {found.high:.1f}] {found.p_above < 0.01}"
         '2.0 [1.5, 2.5] True'
     """
-    from scipy.special import stdtr, stdtrit  # a hundred times faster than scipy.stats
+    every = measured.first(len(measured.values))
+    values = every[:seeds]
+    if len(values) < FEWEST_SEEDS or not np.isfinite(every).all():
+        raise RunError(f"'{criterion.what}' needs a finite number for two seeds at least, not {every.tolist()}.")
+    noise = measured.noise.get(len(values))
+    error = error_of(variance(values, measured.step, noise), len(values), noise, prior)
+    shared = max((math.sqrt(each.shared) for each in measured.noise.values()), default=0.0)
+    mean = float(values.mean())
+    half, wide = (error.half_width(each) for each in (LEVEL, level))
+    above = error.above(mean - criterion.least)
+    safe = criterion.least + SURELY * shared, -criterion.least + SURELY * shared
+    return Judged(
+        criterion,
+        measured,
+        seeds=len(values),
+        mean=mean,
+        low=mean - half,
+        high=mean + half,
+        wide_low=mean - wide,
+        wide_high=mean + wide,
+        p_above=max(above, measured.least_p),
+        p_below=max(1 - above, measured.least_p),
+        e_above=min(e_above(every, safe[0]), _ceiling(measured)),
+        e_below=min(e_above(-every, safe[1]), _ceiling(measured)),
+    )
 
-    values = np.array(list(measured.values.values()), dtype=float)
-    count = len(values)
-    if count < 2 or not np.isfinite(values).all():
-        raise RunError(f"'{criterion.what}' needs a finite number for two seeds at least, not {values.tolist()}.")
-    # values that fall on a grid hide a variance of up to step² / 12 (Sheppard)
-    error = math.sqrt((values.var(ddof=1) + measured.step**2 / 12) / count) or math.ulp(1.0)
-    mean, half = float(values.mean()), float(stdtrit(count - 1, 1 - LEVEL)) * error
-    p_above = float(stdtr(count - 1, (criterion.least - mean) / error))
-    above, below = (max(p, measured.least_p) for p in (p_above, 1 - p_above))
-    return Judged(criterion, measured, mean, mean - half, mean + half, above, below)
+
+def _ceiling(measured: Measured) -> float:
+    return 1 / measured.least_p if measured.least_p else math.inf
 
 
 def verdicts(hypotheses: Sequence[Hypothesis], evidence: Mapping[str, Measured]) -> list[Verdict]:
-    """Judge all hypotheses together.
+    """Judge all hypotheses of a programme together.
 
     Args:
+        hypotheses: all that were declared, whether they are tested or not: they are the family.
         evidence: what was measured, by the key of the criterion.
 
     Raises:
@@ -146,59 +245,140 @@ def verdicts(hypotheses: Sequence[Hypothesis], evidence: Mapping[str, Measured])
 
     Example:
         >>> claim = Hypothesis("H", "more", "mine", (Criterion("gain", "gain", least=0.5),))
-        >>> verdicts([claim], {"gain": Measured({0: 2.0, 1: 2.2, 2: 1.8})})[0].verdict
+        >>> verdicts([claim], {"gain": Measured(dict(enumerate([2.0, 2.2, 1.8, 2.1, 1.9])))})[0].verdict
         'supported'
-        >>> verdicts([claim], {"gain": Measured({0: 0.1, 1: 0.0, 2: -0.1})})[0].verdict
+        >>> verdicts([claim], {"gain": Measured(dict(enumerate([0.1, 0.0, -0.1, 0.1, 0.0])))})[0].verdict
         'refuted'
+        >>> verdicts([claim], {"gain": Measured({0: 2.0, 1: 2.2, 2: 1.8})})[0].reason
+        'the first look is at 5 seeds, and there are 3'
     """
-    judged = {each.key: _judged(each, evidence) for each in hypotheses}
-    tested = [each for each in hypotheses if len(judged[each.key]) == len(each.criteria)]
-    above = holm({each.key: max(found.p_above for found in judged[each.key]) for each in tested})
-    below = holm(
-        {each.key: min(1.0, len(each.criteria) * min(found.p_below for found in judged[each.key])) for each in tested}
-    )
-    return [
-        _verdict(each, judged[each.key], above[each.key], below[each.key])
-        if each.key in above
-        else _untested(each, judged[each.key], evidence)
-        for each in hypotheses
-    ]
+    found: dict[str, Verdict] = {}
+    for post_hoc in (False, True):  # what was declared later is no part of the family, and has one of its own
+        family = Family([each for each in hypotheses if each.post_hoc == post_hoc], evidence)
+        found |= {each.key: family.verdict(each) for each in family.hypotheses}
+    return [found[each.key] for each in hypotheses]
 
 
-def holm(p: Mapping[str, float]) -> dict[str, float]:
-    """Correct p-values for their number (Holm 1979), so that the family-wise error is controlled whatever is true.
+class Family:
+    """Hypotheses that are corrected for one another, and the evidence on them."""
 
-    Example:
-        >>> holm({"a": 0.01, "b": 0.04, "c": 0.02})
-        {'a': 0.03, 'b': 0.04, 'c': 0.04}
-    """
-    corrected: dict[str, float] = {}
-    largest = 0.0
-    for rank, name in enumerate(sorted(p, key=p.__getitem__)):
-        largest = max(largest, min(1.0, (len(p) - rank) * p[name]))
-        corrected[name] = largest
-    return {name: corrected[name] for name in p}
+    def __init__(self, hypotheses: Sequence[Hypothesis], evidence: Mapping[str, Measured]):
+        self.hypotheses, self.evidence = list(hypotheses), evidence
+        self.criteria = sum(len(each.criteria) for each in hypotheses)
+        self._priors: dict[tuple[str, int], Prior | None] = {}
+
+    def verdict(self, hypothesis: Hypothesis) -> Verdict:
+        """Return the verdict on one of them."""
+        seeds, at = self._seeds(hypothesis), self._last.get(hypothesis.key)
+        judged = self._judged(hypothesis, at.look if at else None)
+        e_support, e_refute = (each[hypothesis.key] for each in self._e_values)
+        if at is None:
+            verdict, support, refute, look = UNTESTED, math.nan, math.nan, 0
+            reason = _missing(hypothesis, self.evidence)
+            if seeds >= FEWEST_SEEDS:
+                verdict, reason = UNDECIDED, f"the first look is at {min(LOOKS)} seeds, and there are {seeds}"
+        else:
+            verdict, support, refute, look = at.verdict, at.p_support, at.p_refute, at.look
+            if verdict == SUPPORTED:
+                reason = "all that was asked for was found"
+            else:
+                reason = _against(judged) if verdict == REFUTED else _open(judged, look, len(self.hypotheses))
+        if hypothesis.post_hoc and verdict in (SUPPORTED, REFUTED):
+            reason = f"{reason} (declared when data were known: to be confirmed on others)"
+        return Verdict(hypothesis, verdict, reason, support, refute, e_support, e_refute, look, judged)
+
+    @cached_property
+    def _last(self) -> dict[str, _Decided]:
+        """What was decided at the looks that there are seeds for, or else what the last one said."""
+        last: dict[str, _Decided] = {}
+        for look, level in LOOKS.items():
+            ready = [each for each in self.hypotheses if self._seeds(each) >= look]
+            above, below = ({each.key: 1.0 for each in self.hypotheses} for _ in range(2))
+            for key, found in last.items():  # what is decided is out of the way of the others
+                (above if found.verdict == SUPPORTED else below)[key] = 0.0 if found.verdict != UNDECIDED else 1.0
+            open_ones = [each for each in ready if last.get(each.key, _NOTHING).verdict == UNDECIDED]
+            for each in open_ones:
+                judged = self._judged(each, look)
+                above[each.key] = max(found.p_above for found in judged)
+                below[each.key] = min(1.0, len(judged) * min(found.p_below for found in judged))
+            supports, refutes = holm(above), holm(below)
+            for each in open_ones:
+                support, refute = (min(1.0, p[each.key] * LEVEL / level) for p in (supports, refutes))
+                verdict = SUPPORTED if support <= LEVEL else REFUTED if refute <= LEVEL else UNDECIDED
+                last[each.key] = _Decided(verdict, look, support, refute)
+        return last
+
+    @cached_property
+    def _e_values(self) -> tuple[dict[str, float], dict[str, float]]:
+        """Corrected e-values of support and refutation, from all seeds; 1 for what was not measured."""
+        support, refute = ({each.key: 1.0 for each in self.hypotheses} for _ in range(2))
+        for each in self.hypotheses:
+            if (seeds := self._seeds(each)) >= FEWEST_SEEDS:
+                judged = self._judged(each, seeds)
+                support[each.key] = min(found.e_above for found in judged)
+                refute[each.key] = sum(found.e_below for found in judged) / len(judged)
+        return closed_by_averages(support), closed_by_averages(refute)
+
+    def _seeds(self, hypothesis: Hypothesis) -> int:
+        """Return how many seeds all criteria of a hypothesis have; 0 where one was not measured."""
+        return min(len(self.evidence[c.key].values) if c.key in self.evidence else 0 for c in hypothesis.criteria)
+
+    def _judged(self, hypothesis: Hypothesis, seeds: int | None) -> tuple[Judged, ...]:
+        """Judge the criteria of a hypothesis that have so many seeds; with None each on all that it has."""
+        judged = []
+        for criterion in hypothesis.criteria:
+            measured = self.evidence.get(criterion.key)
+            there = 0 if measured is None else len(measured.values)
+            count = there if seeds is None else seeds
+            if measured is None or there < max(count, FEWEST_SEEDS):
+                continue
+            level = LOOKS[next((look for look in LOOKS if look >= count), max(LOOKS))] / self.criteria
+            prior = self._prior(hypothesis.experiment, count) if criterion.unit == POINTS else None
+            judged.append(judge(criterion, measured, count, level, prior))
+        return tuple(judged)
+
+    def _prior(self, experiment: str, seeds: int) -> Prior | None:
+        """Estimate the distribution of the variances of an experiment's accuracies.
+
+        Only once the experiment is whole: what is measured later must not change a verdict.
+        """
+        key = experiment, seeds
+        if key not in self._priors:
+            like = [c.key for each in self.hypotheses if each.experiment == experiment for c in each.criteria]
+            points = {c.key for each in self.hypotheses for c in each.criteria if c.unit == POINTS}
+            known = [self.evidence[each] for each in like if each in points and each in self.evidence]
+            whole = len(known) == len(points & set(like)) and all(len(each.values) >= seeds for each in known)
+            spreads = [variance(each.first(seeds), each.step, each.noise.get(seeds)) for each in known if whole]
+            self._priors[key] = prior_of(spreads, seeds - 1) if seeds >= min(LOOKS) else None
+        return self._priors[key]
 
 
-def _judged(hypothesis: Hypothesis, evidence: Mapping[str, Measured]) -> tuple[Judged, ...]:
-    return tuple(
-        judge(criterion, evidence[criterion.key])
-        for criterion in hypothesis.criteria
-        if criterion.key in evidence and len(evidence[criterion.key].values) >= LEAST_SEEDS
-    )
+# --- reasons in words ------------------------------------------------------------------------------------------------
 
 
-def _verdict(hypothesis: Hypothesis, judged: tuple[Judged, ...], above: float, below: float) -> Verdict:
-    if above <= LEVEL:
-        return Verdict(hypothesis, SUPPORTED, "all that was asked for was found", above, judged)
+def _against(judged: tuple[Judged, ...]) -> str:
     worst = min(judged, key=lambda found: found.p_below)
-    if below <= LEVEL:
-        role = "explained away" if worst.criterion.control else "not so"
-        return Verdict(hypothesis, REFUTED, f"{role}: {_words(worst)}", below, judged)
+    return f"{'explained away' if worst.criterion.control else 'not so'}: {_words(worst)}"
+
+
+def _open(judged: tuple[Judged, ...], look: int, hypotheses: int) -> str:
     weakest = max(judged, key=lambda found: found.p_above)
     alone = sum(found.p_above <= LEVEL for found in judged)
     rest = f"; {alone} of {len(judged)} criteria would hold if judged alone" if alone else ""
-    return Verdict(hypothesis, UNDECIDED, f"open: {_words(weakest)}{rest}", above, judged)
+    needed = seeds_to_decide(
+        [(found.mean - found.criterion.least, found.mean - found.low, found.seeds) for found in judged],
+        LOOKS,
+        hypotheses,
+        look,
+    )
+    most = list(LOOKS)[-1]
+    if look == most:
+        more = f"; it was looked at with {most} seeds, the last look"
+    elif needed is None:
+        more = f"; an effect of this size is not decided by {most} seeds"
+    else:
+        more = f"; by an effect of this size it is decided at {needed} seeds"
+    return f"open: {_words(weakest)}{rest}{more}"
 
 
 def _words(found: Judged) -> str:
@@ -209,13 +389,8 @@ def _words(found: Judged) -> str:
     )
 
 
-def _untested(hypothesis: Hypothesis, judged: tuple[Judged, ...], evidence: Mapping[str, Measured]) -> Verdict:
-    known = {found.criterion.key for found in judged}
-    missing = [criterion for criterion in hypothesis.criteria if criterion.key not in known]
-    few = [criterion for criterion in missing if criterion.key in evidence]
-    reason = (
-        f"{len(evidence[few[0].key].values)} seed(s) of the {LEAST_SEEDS} that are needed"
-        if few
-        else "not measured: " + "; ".join(criterion.what for criterion in missing)
-    )
-    return Verdict(hypothesis, UNTESTED, reason, math.nan, judged)
+def _missing(hypothesis: Hypothesis, evidence: Mapping[str, Measured]) -> str:
+    missing = [criterion for criterion in hypothesis.criteria if criterion.key not in evidence]
+    if missing:
+        return "not measured: " + "; ".join(criterion.what for criterion in missing)
+    return f"one seed; the first look is at {min(LOOKS)}"

@@ -29,8 +29,9 @@ from dilt_hf.experiments.find import find_tickets
 from dilt_hf.experiments.specialise import Specialists, specialise
 from dilt_hf.experiments.transfer import transfer
 from dilt_hf.hypotheses.evidence import of_analysis, of_comparison, of_specialists, of_transfer
-from dilt_hf.hypotheses.judge import Measured
-from dilt_hf.hypotheses.registry import BENCHMARK, DISENTANGLEMENT, SPECIALISATION, TRANSFER
+from dilt_hf.hypotheses.judge import LOOKS, Measured
+from dilt_hf.hypotheses.power import POWER, detectable
+from dilt_hf.hypotheses.registry import BENCHMARK, DISENTANGLEMENT, HYPOTHESES, SPECIALISATION, TRANSFER
 from dilt_hf.hypotheses.verdict_files import load_evidence, save_evidence
 from dilt_hf.results.methods_table import methods_caption, methods_table
 from dilt_hf.results.results import Results
@@ -175,6 +176,26 @@ def keep_specialists(config: DiltConfig, found: Mapping[int, Specialists]) -> No
 def keep_layers(config: DiltConfig, findings: Findings) -> None:
     """Keep the evidence of an analysis of the layers."""
     _keep(config, "layers", of_analysis(findings))
+
+
+def decidable(seeds: int) -> str:
+    """Say, before anything is trained, how large an effect must be for so many seeds to decide it.
+
+    Example:
+        >>> print(decidable(3))
+        Verdicts: none by 3 seed(s); the first look is at 5, where effects of 5.0 standard deviations over seeds,
+        beyond their margins, are found with a power of 0.8, and at 20 seeds of 1.0.
+    """
+    family, most = sum(not each.post_hoc for each in HYPOTHESES), max(LOOKS)
+    now, first = detectable(seeds, LOOKS, family), min(LOOKS)
+    begin = f"the first look is at {first}, where" if now is None else f"by {seeds} seeds"
+    size = detectable(first, LOOKS, family) if now is None else now
+    rest = "" if seeds >= most else f", and at {most} seeds of {detectable(most, LOOKS, family):.1f}"
+    none = f"none by {seeds} seed(s); " if now is None else ""
+    return (
+        f"Verdicts: {none}{begin} effects of {size:.1f} standard deviations over seeds,\n"
+        f"beyond their margins, are found with a power of {POWER:g}{rest}."
+    )
 
 
 def _images(config: DiltConfig) -> int:

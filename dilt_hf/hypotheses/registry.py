@@ -67,7 +67,8 @@ HYPOTHESES = (
         "H3c",
         "The union beats the joint consensus of COLT.",
         BENCHMARK,
-        (
+        post_hoc=True,
+        criteria=(
             Criterion("union_colt", "accuracy of the union minus that of COLT at matched density", GAIN),
             Criterion(
                 "union_lth",

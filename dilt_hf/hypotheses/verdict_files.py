@@ -12,13 +12,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dilt_hf.hypotheses.judge import UNTESTED, Judged, Measured, Verdict, verdicts
+from dilt_hf.hypotheses.inference import ImageNoise
+from dilt_hf.hypotheses.judge import LOOKS, UNTESTED, Judged, Measured, Verdict, verdicts
 from dilt_hf.hypotheses.registry import HYPOTHESES
 from dilt_hf.utils.checksums import read_result, write_result
 from dilt_hf.utils.errors import RunError, reading
 from dilt_hf.utils.files import json_values, pretty_json
 from dilt_hf.utils.markdown import markdown_table
-from dilt_hf.utils.stats import LEAST_SEEDS
 
 EVIDENCE_FOLDER, VERDICTS_FILE, VERDICTS_TEXT = "evidence", "verdicts.json", "verdicts.md"
 MOST_EVIDENCE_BYTES = 2**24
@@ -50,7 +50,13 @@ def load_evidence(folder: Path, experiment: str = "*") -> dict[str, Measured]:
 def _measured(stored: Mapping[str, Any]) -> Measured:
     values = {int(seed): _number(value, -LARGEST) for seed, value in stored["values"].items()}
     sources = tuple(str(source) for source in stored["sources"])
-    return Measured(values, _number(stored["step"], 0), sources, _number(stored["least_p"], 0, 1))
+    noise = {int(seeds): _noise(each) for seeds, each in stored.get("noise", {}).items()}  # not in earlier versions
+    return Measured(values, _number(stored["step"], 0), sources, _number(stored["least_p"], 0, 1), noise)
+
+
+def _noise(stored: Mapping[str, Any]) -> ImageNoise:
+    own, shared = (_number(stored[name], 0) for name in ("own", "shared"))
+    return ImageNoise(own, shared, int(_number(stored["images"], 2)))
 
 
 def _number(value: Any, least: float, most: float = LARGEST) -> float:
@@ -89,19 +95,33 @@ def verdict_lines(found: Sequence[Verdict], width: int = 100) -> str:
         if each.verdict != UNTESTED:
             lines.append(f"{each.hypothesis.key:<4}  {each.verdict:<11}  {each.hypothesis.claim}")
             indent = " " * 19
-            reason = f"{each.reason[:1].upper()}{each.reason[1:]} (p {p_words(each.p)})."
+            p = f" (p {p_words(each.p)})" if each.look else ""
+            reason = f"{each.reason[:1].upper()}{each.reason[1:]}{p}."
             lines += textwrap.wrap(reason, width, initial_indent=indent, subsequent_indent=indent)
     untested = [each.hypothesis.key for each in found if each.verdict == UNTESTED]
     if untested:
-        recipes = f"recipes/exp1_benchmark.py to exp4_transfer.py test them all, with {LEAST_SEEDS} seeds or more"
+        recipes = f"recipes/exp1_benchmark.py to exp4_transfer.py test them all, by looks at {looks_in_words()}"
         lines.append(f"Not tested: {', '.join(untested)}. {recipes}.")
     return "\n".join(lines)
 
 
 def verdict_table(found: Sequence[Verdict]) -> str:
     """Return one row per hypothesis."""
-    rows = [[each.hypothesis.key, each.hypothesis.claim, each.verdict, p_words(each.p), each.reason] for each in found]
-    return markdown_table(["", "hypothesis", "verdict", "p", "because"], rows, numbers=False)
+    rows = [
+        [
+            each.hypothesis.key,
+            f"{each.hypothesis.claim}{' (post hoc)' if each.hypothesis.post_hoc else ''}",
+            each.verdict,
+            p_words(each.p_support),
+            p_words(each.p_refute),
+            e_words(each),
+            str(each.look or "–"),
+            each.reason,
+        ]
+        for each in found
+    ]
+    head = ["", "hypothesis", "verdict", "p support", "p refute", "e", "seeds", "because"]
+    return markdown_table(head, rows, numbers=False)
 
 
 def criterion_table(found: Sequence[Verdict]) -> str:
@@ -111,26 +131,50 @@ def criterion_table(found: Sequence[Verdict]) -> str:
             each.hypothesis.key,
             f"{judged.criterion.what}{' (control)' if judged.criterion.control else ''}",
             interval_words(judged),
+            f"[{judged.wide_low:+.2f}, {judged.wide_high:+.2f}]",
             f"{judged.criterion.least:g}",
             p_words(judged.p_above),
             p_words(judged.p_below),
-            str(len(judged.measured.values)),
+            str(judged.seeds),
         ]
         for each in found
         for judged in each.criteria
     ]
-    head = ["", "criterion", "mean [95 % interval]", "margin", "p above", "p below", "seeds"]
+    head = ["", "criterion", "mean [95 % interval]", "corrected interval", "margin", "p above", "p below", "seeds"]
     return markdown_table(head, rows, numbers=False)
+
+
+def looks_in_words() -> str:
+    """Return the numbers of seeds at which the data are looked at.
+
+    Example:
+        >>> looks_in_words()
+        '5, 8, 12 and 20 seeds'
+    """
+    *first, last = map(str, LOOKS)
+    return f"{', '.join(first)} and {last} seeds"
+
+
+def e_words(verdict: Verdict) -> str:
+    """Format the larger e-value of a verdict, and what it speaks for."""
+    if verdict.verdict == UNTESTED:
+        return "–"
+    refutes = verdict.e_refute > verdict.e_support
+    e = max(verdict.e_refute, verdict.e_support)
+    return f"{'> 1000' if e > 1000 else f'{e:.2g}'}{' against' if refutes else ''}"
 
 
 VERDICT_CAPTION = (
     "Declared before the data were seen (`dilt_hf/hypotheses/registry.py`). Supported: every criterion, controls "
-    "included, lies above its margin. Refuted: one of them lies below. p: of the verdict, or of support where nothing "
-    "is decided, corrected for all hypotheses that were tested (Holm); decided at 2.5 % in each direction."
+    "included, lies above its margin. Refuted: one of them lies below. The data are looked at with "
+    f"{looks_in_words()}, never between; a verdict that was reached stays. p: corrected for all looks and all declared "
+    "hypotheses, tested or not (Holm); decided at 2.5 % in each direction. e: the same question for whoever stops at "
+    "any other moment, corrected; 40 and more decide."
 )
 CRITERION_CAPTION = (
-    "One number per seed; Student's t over seeds. p above, p below: one-sided, of the mean lying above, or below, the "
-    "margin, not corrected."
+    "One number per seed, as many seeds as at the look; Student's t over seeds, and the error of the test images where "
+    "known. Corrected interval: all of them hold together. p above, p below: one-sided, of the mean lying "
+    "above, or below, the margin, not corrected."
 )
 
 

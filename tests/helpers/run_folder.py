@@ -20,7 +20,7 @@ from dilt_hf.results.summary import write_results
 from dilt_hf.utils.checksums import write_result
 from dilt_hf.utils.files import json_values, pretty_json
 
-SEEDS, HOSTILE = (0, 1, 2), "<script>alert('x')</script> & co"
+SEEDS, HOSTILE = (0, 1, 2, 3, 4), "<script>alert('x')</script> & co"
 COST = {"steps": 10.0, "examples": 640.0, "dense_flops": 3e9, "sparse_flops": 1e9, "seconds": 1.5}
 
 
@@ -61,7 +61,7 @@ def make_run(folder, config, layers=4):
     write_result(folder, "methods.md", f"{methods_table(results)}\n\n{methods_caption(results)}\n")
     gains = {
         criterion.key: Measured(
-            {s: criterion.least + 1 + 0.1 * s for s in SEEDS}, sources=(entries[0].stage, "train-x")
+            {s: criterion.least + 5 + 0.1 * s for s in SEEDS}, sources=(entries[0].stage, "train-x")
         )
         for hypothesis in HYPOTHESES[:3]
         for criterion in hypothesis.criteria

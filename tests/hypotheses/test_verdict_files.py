@@ -4,14 +4,17 @@ import json
 
 import pytest
 
+from dilt_hf.hypotheses.inference import ImageNoise
 from dilt_hf.hypotheses.judge import SUPPORTED, UNTESTED, Measured, verdicts
 from dilt_hf.hypotheses.registry import HYPOTHESES
 from dilt_hf.hypotheses.verdict_files import judge_folder, load_evidence, save_evidence
 from dilt_hf.utils.errors import RunError
 
 GAIN = {
-    "union_core": Measured({0: 3.0, 1: 3.5, 2: 3.2}, 0.1, ("train-a",)),
-    "union_core_matched": Measured({0: 2.0, 1: 2.5, 2: 2.1}, 0.05, ("train-b",), 0.001),
+    "union_core": Measured(
+        dict(enumerate([3.0, 3.5, 3.2, 3.1, 3.3])), 0.1, ("train-a",), noise={5: ImageNoise(0.01, 0.002, 360)}
+    ),
+    "union_core_matched": Measured(dict(enumerate([2.0, 2.2, 2.1, 2.15, 2.05])), 0.05, ("train-b",), 1e-6),
 }
 
 
@@ -27,11 +30,11 @@ def test_what_was_kept_is_judged(tmp_path):
     assert by_key["H4"].verdict == by_key["H1"].verdict == UNTESTED
     stored = json.loads((tmp_path / "verdicts.json").read_text())
     assert stored[1]["criteria"][0]["measured"]["sources"] == ["train-a"]
-    assert stored[0]["p"] is None
+    assert stored[0]["p_support"] is None
     text = (tmp_path / "verdicts.md").read_text()
     assert "| H2   | The union beats the core." in text
     assert "accuracy of the union minus that of the core at matched density (control)" in text
-    assert "+3.23 [" in text
+    assert "+3.22 [" in text
 
 
 HUGE = '{"union_core": {"values": {"0": 1, "1": 2}, "step": 1e300, "sources": [], "least_p": 0}}'

@@ -24,11 +24,11 @@ def test_all_that_experiments_left_is_found(run):
     assert content.results.entries == entries
     assert isinstance(content.methods[0], Table)
     (layers,) = content.analyses
-    assert (layers.name, layers.seeds, len(layers.figures)) == ("dense", 3, 3)
+    assert (layers.name, layers.seeds, len(layers.figures)) == ("dense", 5, 3)
     assert np.isnan(layers.values[0, 1])
     assert isinstance(layers.text[1], Items)
     assert [each.rewind_step for each in content.transfers] == [0, 12]
-    assert set(content.specialists) == {0, 1, 2}
+    assert set(content.specialists) == set(range(5))
     assert unused.address not in content.stages
     assert {entry.stage for entry in entries} < set(content.stages)
     assert sum(address.startswith("theta0") for address in content.stages) == 1, "what they derive from comes along"
@@ -37,9 +37,9 @@ def test_all_that_experiments_left_is_found(run):
 
 def test_costs_are_those_of_all_stages_by_kind(run):
     costs = {cost.kind: cost for cost in gather(run[0]).costs}
-    assert costs["train"].stages == 21 + 12
-    assert costs["train"].steps == 33 * COST["steps"]
-    assert costs["train"].seconds == 33 * COST["seconds"]
+    assert costs["train"].stages == 35 + 20
+    assert costs["train"].steps == 55 * COST["steps"]
+    assert costs["train"].seconds == 55 * COST["seconds"]
     assert costs["theta0"].stages == 2
 
 
