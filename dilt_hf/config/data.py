@@ -115,7 +115,8 @@ class PartitionConfig(Options):
     partition_seed: int = option(0, "Seed of the random and sibling partitions.", least=0, most=MOST_SEED)
     partition_classes: list[str] = option(
         [],
-        "explicit: a comma-separated list of class names, ids or id ranges per partition: 0-4 5-9 or cat,dog car.",
+        "explicit: a comma-separated list of class names, ids or id ranges per partition: 0-4 5-9 or cat,dog car. "
+        "A name with a comma stands in double quotes.",
     )
     partition_file: str | None = option(
         None, "explicit: a JSON file with one list of class names or ids per partition."

@@ -63,7 +63,7 @@ def read_labels(tables: Mapping[str, Any], column: str, train: str) -> tuple[dic
         if column in table.column_names
     }
     if isinstance(feature, datasets.ClassLabel):
-        names = tuple(feature.names)
+        names = _texts(feature.names, column)
         numbers = {name: _ids(values, len(names), f"the {name} split", column) for name, values in raw.items()}
     else:
         kinds = {isinstance(value, str) for values in raw.values() for value in values if value is not None}
@@ -85,11 +85,18 @@ def read_labels(tables: Mapping[str, Any], column: str, train: str) -> tuple[dic
     for name, table in tables.items():
         other = table.features.get(column)
         both = isinstance(other, datasets.ClassLabel) and isinstance(feature, datasets.ClassLabel)
-        if both and tuple(other.names) != names:
+        if both and _texts(other.names, column) != names:
             raise DataError(
                 f"the splits {train} and {name} have different classes, so their ids mean different things."
             )
     return numbers, names
+
+
+def _texts(names: Sequence[Any], column: str) -> tuple[str, ...]:
+    """Return the names of classes as text, which other tools do not always write."""
+    if not all(isinstance(name, (str, int)) for name in names):
+        raise DataError(f"column '{column}' has a class without a name ({list(names)[:5]}); name its classes.")
+    return tuple(map(str, names))
 
 
 def _ids(values: Sequence[Any], count: int, where: str, column: str) -> np.ndarray:

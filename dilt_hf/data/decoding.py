@@ -1,16 +1,17 @@
 """Images as tensors: decoding to uint8, and normalising a batch on the device.
 
-A image is first made RGB (or grey), its short side scaled to the input size and its centre cut out: what
+An image is first made RGB (or grey), its short side scaled to the input size and its centre cut out: what
 transformers' `BitImageProcessor` does with the settings of `image_processor`, so a published checkpoint sees in
 `pipeline("image-classification")` what it saw here. Batches are uint8 until they are on the device.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,11 @@ from torch import Tensor
 from dilt_hf.utils.errors import DataError
 
 logger = logging.getLogger(__name__)
+VERSION = 2  # of what an image becomes; raise it when the same file gives other pixels
+MOST_ELONGATED = 16  # the long side in short sides, of what is scaled: the rest is cut off before
+WHITE = (255, 255, 255, 255)
+# PIL's plugins meet a damaged file with whatever its bytes break
+DAMAGE = (OSError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError, SyntaxError, RuntimeError)
 
 
 def decode(encoded: Any, size: int, channels: int, where: str) -> np.ndarray:
@@ -28,8 +34,9 @@ def decode(encoded: Any, size: int, channels: int, where: str) -> np.ndarray:
     Args:
         encoded: what an `Image(decode=False)` column yields: a dict with "bytes" or "path".
         size: side of the result in pixels.
-        channels: 3 for RGB, 1 for grey. Palettes, CMYK and 16-bit images are converted; transparent pixels keep
-            their colour. Wider integers and floats, whose range nothing says, are refused.
+        channels: 3 for RGB, 1 for grey. Palettes, CMYK and 16-bit images are converted. A colour that is declared
+            transparent becomes white; with an alpha channel pixels keep their colour, as in `pipeline`. Wider
+            integers and floats, whose range nothing says, are refused.
         where: how an error names the image.
 
     Raises:
@@ -41,49 +48,80 @@ def decode(encoded: Any, size: int, channels: int, where: str) -> np.ndarray:
 
 def open_image(encoded: Any, channels: int, where: str) -> Any:
     """Open the whole image of a `datasets` cell as a PIL image, RGB or grey; arguments and errors as for `decode`."""
-    from PIL import Image, ImageOps
-
-    if not encoded or (encoded.get("bytes") is None and encoded.get("path") is None):
-        raise DataError(f"{where} has no image; remove the row.")
-    try:
-        source = io.BytesIO(encoded["bytes"]) if encoded.get("bytes") is not None else encoded["path"]
-        with Image.open(source) as file:
-            file.load()
-            return _to_mode(ImageOps.exif_transpose(file), "RGB" if channels == 3 else "L")
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        named = encoded.get("path") or "the image"
-        reason = str(error).replace(repr(source), named)
-        raise DataError(f"{where} cannot be decoded ({reason}); remove or repair the file.") from error
+    with _opened(encoded, where) as file:
+        file.load()
+        return prepared(file, channels)
 
 
 def short_side(encoded: Any, where: str) -> int:
-    """Read the short side of an encoded image from its header, in pixels."""
+    """Read the short side of an encoded image from its header, in pixels; errors as for `decode`."""
+    with _opened(encoded, where) as image:
+        return min(image.size)
+
+
+@contextlib.contextmanager
+def _opened(encoded: Any, where: str) -> Iterator[Any]:
+    """Open the image of a cell; whatever its file breaks, there and in the block, becomes one sentence."""
     from PIL import Image
 
+    if not encoded or (encoded.get("bytes") is None and encoded.get("path") is None):
+        raise DataError(f"{where} has no image; remove the row.")
+    source = io.BytesIO(encoded["bytes"]) if encoded.get("bytes") is not None else encoded["path"]
     try:
-        source = io.BytesIO(encoded["bytes"]) if encoded.get("bytes") is not None else encoded["path"]
         with Image.open(source) as image:
-            return min(image.size)
-    except (OSError, TypeError, AttributeError, Image.DecompressionBombError) as error:
-        raise DataError(f"{where} cannot be decoded ({error}); remove or repair the file.") from error
+            yield image
+    except DataError:
+        raise
+    except MemoryError as error:
+        raise DataError(f"{where} does not fit into memory when it is decoded; make the image smaller.") from error
+    except (*DAMAGE, Image.DecompressionBombError) as error:
+        reason = str(error).replace(repr(source), encoded.get("path") or "the image") or type(error).__name__
+        raise DataError(f"{where} cannot be decoded ({reason.rstrip('.')}); remove or repair the file.") from error
+
+
+def prepared(image: Any, channels: int) -> Any:
+    """Turn an open image upright, make it RGB or grey, and cut off what no centre crop would leave of a long strip.
+
+    Raises:
+        ValueError: for pixels whose range nothing says.
+    """
+    from PIL import ImageOps
+
+    return _without_ends(_to_mode(ImageOps.exif_transpose(image), "RGB" if channels == 3 else "L"))
+
+
+def _without_ends(image: Any) -> Any:
+    """Cut off the ends of a strip: scaled to a short side of 224 pixels, a line of 4 kB would take gigabytes."""
+    width, height = image.size
+    longest = MOST_ELONGATED * min(width, height)
+    if max(width, height) <= longest:
+        return image
+    left, top = max(0, (width - longest) // 2), max(0, (height - longest) // 2)
+    return image.crop((left, top, min(width, left + longest), min(height, top + longest)))
 
 
 def _to_mode(image: Any, mode: str) -> Any:
+    from PIL import Image
+
     if image.mode.startswith("I;16"):
         warn_once(
             "16-bit images are scaled to 8 bits here, and cut off at 255 by the pipelines of transformers; store them "
             "with 8 bits before the tickets are used there."
         )
-        from PIL import Image
-
         image = Image.fromarray((np.asarray(image, dtype=np.float64) / 257).round().astype(np.uint8))
     elif image.mode in ("I", "F"):
         values = np.asarray(image)
         if not (values.min(initial=0) >= 0 and values.max(initial=0) <= 255 and image.mode == "I"):
             what = "floating-point" if image.mode == "F" else "32-bit"
             raise ValueError(f"it has {what} pixels, and nothing says their range; store them with 8 or 16 bits")
-    if image.mode == "P":
-        image = image.convert("RGBA" if "transparency" in image.info else "RGB")
+    transparent = image.info.get("transparency")
+    if image.mode == "P" and isinstance(transparent, bytes):  # an alpha value for each colour
+        image = image.convert("RGBA")
+    elif transparent is not None:  # one colour: white in `pipeline`
+        image = image.convert("RGB").convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, WHITE), image)
+    elif image.mode == "P":
+        image = image.convert("RGB")
     return image.convert(mode)
 
 

@@ -11,7 +11,7 @@ import functools
 import logging
 import multiprocessing
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -32,6 +32,7 @@ from dilt_hf.utils.seeding import derive_seed, generator_for
 
 logger = logging.getLogger(__name__)
 DECODE_CHUNK = 512
+SMALLEST_SIDE, LARGEST_SIDE = 8, 224  # of the model input in pixels, where nobody has chosen it
 WORKER_MODULES = ["dilt_hf.data.loader", "datasets", "datasets.features.image", "timm.data"]
 """What workers need. They are forked from a server that has it imported, so that only the first start takes seconds."""
 
@@ -188,11 +189,16 @@ class _Decoder(torch.utils.data.Dataset):
 
 
 def choose_image_size(splits: Splits, config: DataConfig) -> int:
-    """Return the configured input side, or the short side of the first training image, at most 224 pixels."""
+    """Return the configured input side, or the short side of the first training image, at most `LARGEST_SIDE`."""
     if config.image_size is not None:
         return config.image_size
     decoder = _Decoder(splits.train, 1, 3)
-    return min(224, decoding.short_side(decoder.table[0][decoder.column], decoder.where(0)))
+    side = decoding.short_side(decoder.table[0][decoder.column], decoder.where(0))
+    if side < SMALLEST_SIDE:
+        raise DataError(
+            f"{decoder.where(0)} is {side} pixel(s) wide or high, which cannot be the size of all; pass --image_size."
+        )
+    return min(LARGEST_SIDE, side)
 
 
 def open_images(
@@ -229,7 +235,33 @@ def open_images(
     for name, split in splits.items():
         images = torch.from_numpy(_Decoder(split, size, channels).decode_all(progress))
         opened[name] = ResidentImages(images.to(device), torch.from_numpy(split.labels).to(device))
+    if not splits.is_described:
+        _say_if_seen(opened, splits)
     return opened
+
+
+def _say_if_seen(opened: Mapping[str, Images], splits: Splits) -> None:
+    """Warn of images that are in two splits, which their files do not tell: copies, or a video's still frames.
+
+    Raises:
+        DataError: when all of a held-out split are training images.
+    """
+    for name, held_out in opened.items():
+        seen = int(np.isin(held_out.keys, opened["train"].keys).sum()) if name != "train" else 0
+        if seen == len(held_out.labels):
+            raise DataError(
+                f"all {seen} images of the {name} split are training images too, so nothing can be measured on them; "
+                "give images that are in one split."
+            )
+        if seen:
+            logger.warning(
+                "%d of the %d images of the %s split of %s are training images too, pixel for pixel: what is measured "
+                "on them is partly memory.",
+                seen,
+                len(held_out.labels),
+                name,
+                splits.source,
+            )
 
 
 def fingerprint(split: Split, images: Images) -> str:
@@ -243,7 +275,7 @@ def fingerprint(split: Split, images: Images) -> str:
         digest.update(images.pixels.cpu().contiguous().numpy().data)
         return sha256_of_json([list(images.pixels.shape), digest.hexdigest()])
     size, channels = images.decoder.size, images.decoder.channels
-    return sha256_of_json([split.dataset._fingerprint, size, channels, digest.hexdigest()])
+    return sha256_of_json([split.dataset._fingerprint, decoding.VERSION, size, channels, digest.hexdigest()])
 
 
 # --- from images to batches ----------------------------------------------------------------------------------------

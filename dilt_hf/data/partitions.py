@@ -7,6 +7,7 @@ rows instead, so every partition may hold every class.
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import hashlib
 import json
@@ -142,7 +143,7 @@ def make_partitions(
         order = torch.randperm(len(names), generator=generator_for(config.partition_seed, "random classes"))
         classes = [part.tolist() for part in np.array_split(order.numpy(), n)]
     elif config.partition_by == "explicit":
-        classes = [class_ids(part, names) for part in _read_explicit(config)]
+        classes = [class_ids(part, names) for part in _read_explicit(config, names)]
     else:
         if embed is None:
             raise PartitionError("partitions by clusters need class embeddings.")
@@ -261,10 +262,10 @@ def _deal(labels: np.ndarray, n: int, seed: int, split: str) -> np.ndarray:
     return assigned
 
 
-def _read_explicit(config: PartitionConfig) -> list[list[int | str]]:
+def _read_explicit(config: PartitionConfig, names: Sequence[str]) -> list[list[int | str]]:
     if not config.partition_file:
-        return [[entry for entry in part.split(",") if entry.strip()] for part in config.partition_classes]
-    with open(config.partition_file, encoding="utf-8") as file:
+        return [_entries(part, names) for part in config.partition_classes]
+    with open(config.partition_file, encoding="utf-8-sig") as file:
         try:
             lists = json.load(file)
         except (ValueError, RecursionError) as error:
@@ -272,3 +273,11 @@ def _read_explicit(config: PartitionConfig) -> list[list[int | str]]:
     if not isinstance(lists, list) or not all(isinstance(part, list) for part in lists):
         raise PartitionError(f"{config.partition_file} must hold a list with one list of classes per partition.")
     return lists
+
+
+def _entries(text: str, names: Sequence[str]) -> list[int | str]:
+    """Divide a list of classes at its commas: those of a name stand in quotes, or the list is that name."""
+    if text in names:
+        return [text]
+    row = next(csv.reader([text], skipinitialspace=True), [])
+    return [entry for entry in row if entry.strip()]

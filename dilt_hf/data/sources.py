@@ -13,6 +13,7 @@ import hashlib
 import itertools
 import logging
 import os
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dilt_hf.config.data import DataConfig
+from dilt_hf.data.classes import UNLABELLED, scalar_column
 from dilt_hf.utils.errors import DataError
 
 if TYPE_CHECKING:
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 SPLIT_NAMES = {"train", "training", "val", "valid", "validation", "dev", "test", "testing"}
 FEWEST_CLASSES = 2
+PATHS_ARE_TRUE = ("imagefolder",)  # builders of `datasets` whose cells name files that the builder itself has found
 
 
 def open_source(config: DataConfig) -> tuple[dict[str, datasets.Dataset], str]:
@@ -63,8 +66,43 @@ def _named(config: DataConfig) -> dict[str, datasets.Dataset]:
                 f"{one} and {other} list their classes differently, which `datasets` does not notice; give the files "
                 "by --train_files, --validation_files and --test_files: they are brought to one order by name."
             )
+        with opening(name):
+            builder = datasets.load_dataset_builder(name, config.dataset_config_name)
+        check_apart({str(split): _data_files(paths) for split, paths in (builder.config.data_files or {}).items()})
     with opening(name):
-        return dict(datasets.load_dataset(name, config.dataset_config_name, revision=config.dataset_revision))
+        tables = dict(datasets.load_dataset(name, config.dataset_config_name, revision=config.dataset_revision))
+    for split, table in tables.items():
+        if table.info.builder_name not in PATHS_ARE_TRUE:
+            check_embedded(table, f"the {split} split of {name}")
+    return tables
+
+
+def _data_files(paths: Sequence[str]) -> list[str]:
+    """Return the files of a split that hold its rows: several splits may have one description of them all."""
+    return [path for path in paths if os.path.isfile(path) and not os.path.basename(path).startswith("metadata.")]
+
+
+def check_embedded(table: datasets.Dataset, where: str) -> None:
+    """Check that a table holds its images themselves, and no names of files: those would be anybody's on this machine.
+
+    Raises:
+        DataError: when a row has a name alone.
+    """
+    for column, feature in table.features.items():
+        storage = table.data.column(column)
+        if type(feature).__name__ != "Image" and not (isinstance(feature, dict) and {"bytes", "path"} <= set(feature)):
+            continue
+        first = 0
+        for chunk in storage.chunks:
+            empty, named = (chunk.field(name).is_null().to_numpy(False) for name in ("bytes", "path"))
+            lacking = np.flatnonzero(empty & ~named)
+            if len(lacking):
+                row = first + int(lacking[0])
+                raise DataError(
+                    f"row {row} of {where} names the file {str(chunk.field('path')[int(lacking[0])])[:80]!r} in column "
+                    f"'{column}' and holds no image; store the images themselves, or use a folder of images."
+                )
+            first += len(chunk)
 
 
 @contextlib.contextmanager
@@ -159,7 +197,7 @@ def _class_folders(folder: str) -> dict[str, list[str]]:
     hidden: list[str] = []
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
         if entry.is_dir():
-            (hidden if entry.name.startswith((".", "__")) else beside).append(entry.name)
+            (hidden if entry.name.startswith((".", "__")) else beside).append(_in_utf8(entry.name))
         elif entry.name.lower().endswith(suffixes) and not entry.name.startswith("."):
             raise DataError(
                 f"{folder} has the image {entry.name} beside its class folders; move it into the folder of its class."
@@ -193,7 +231,7 @@ def _images_in(folder: str, suffixes: tuple[str, ...]) -> tuple[list[str], list[
     """Return the images of one class at any depth, and the endings of what else is there."""
     images, others = [], set()
     visited: set[str] = set()
-    for here, inner, files in os.walk(folder, followlinks=True):
+    for here, inner, files in os.walk(folder, followlinks=True, onerror=_raise):
         if os.path.realpath(here) in visited:  # a link to a folder above it
             inner.clear()
             continue
@@ -203,10 +241,23 @@ def _images_in(folder: str, suffixes: tuple[str, ...]) -> tuple[list[str], list[
             if name.startswith(".") or name.lower() in ("thumbs.db", "desktop.ini"):
                 continue
             if name.lower().endswith(suffixes):
-                images.append(os.path.join(here, name))
+                images.append(_in_utf8(os.path.join(here, name)))
             else:
                 others.add(os.path.splitext(name)[1] or name)
     return sorted(images), sorted(others)
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def _in_utf8(path: str) -> str:
+    """Return a path, whose name becomes text in tables and cards."""
+    try:
+        path.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"{os.fsencode(path)!r} is not named in UTF-8; rename it.") from error
+    return path
 
 
 @functools.cache
@@ -221,12 +272,14 @@ def check_apart(files: Mapping[str, Sequence[str]]) -> None:
     """Check that no file is in two splits, by whatever name or link.
 
     Raises:
-        DataError: when one is, or is named twice in one split.
+        DataError: when one is, is named twice in one split, or is no file that can be read again and again.
     """
     seen: dict[tuple[int, int], tuple[str, str]] = {}
     for split, paths in files.items():
         for path in paths:
             facts = os.stat(path)
+            if not stat.S_ISREG(facts.st_mode):
+                raise DataError(f"{path} is no regular file; remove it from the data.")
             key = facts.st_dev, facts.st_ino
             if key in seen:
                 other, earlier = seen[key]
@@ -262,6 +315,7 @@ def _parts(paths: Sequence[str]) -> Iterator[tuple[datasets.Dataset, str]]:
         same = [path if "://" in path else glob.escape(path) for path, _ in group]
         with opening(same[0]):
             part = datasets.load_dataset("parquet", data_files={"train": same}, split="train")
+        check_embedded(part, same[0])
         yield part, same[0]
 
 
@@ -313,16 +367,16 @@ def _in_order(part: datasets.Dataset, path: str, classes: Mapping[str, Sequence[
         unknown = sorted(set(feature.names) - set(names))
         if unknown:
             raise DataError(f"{path} has the class '{unknown[0]}', which no training file has; the classes must agree.")
-        ids = np.array([names.index(name) for name in feature.names])
-        given = np.asarray(part.with_format("numpy")[:][column])
-        if ((given >= len(ids)) | (given < -1)).any():
-            row = int(((given >= len(ids)) | (given < -1)).argmax())
-            raise DataError(f"row {row} of {path} has the class id {given[row]}, and there are {len(ids)} classes.")
-        mapped = np.where(given < 0, -1, ids[given])
+        ids = [names.index(name) for name in feature.names]
+        given = scalar_column(part, column, path)
+        wrong = next((row for row, v in enumerate(given) if v is not None and not -1 <= v < len(ids)), None)
+        if wrong is not None:
+            raise DataError(f"row {wrong} of {path} has the class id {given[wrong]}, and there are {len(ids)} classes.")
+        mapped = [UNLABELLED if v is None or v < 0 else ids[v] for v in given]
         order = part.column_names
         part = part.remove_columns(column).add_column(
             column,
-            mapped,
+            np.array(mapped, np.int64),
             feature=datasets.ClassLabel(names=list(names)),  # type: ignore[arg-type]
         )
         part = part.select_columns(order)

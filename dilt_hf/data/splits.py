@@ -78,13 +78,19 @@ class Split:
 
 @dataclasses.dataclass(frozen=True)
 class Splits:
-    """Train, validation and test rows with the classes they share."""
+    """Train, validation and test rows with the classes they share.
+
+    Attributes:
+        source: what the data are called.
+        is_described: whether they are a description, with one picture for all rows (`described`).
+    """
 
     train: Split
     validation: Split
     test: Split
     class_names: tuple[str, ...]
     source: str
+    is_described: bool = False
 
     def items(self) -> list[tuple[str, Split]]:
         return [("train", self.train), ("validation", self.validation), ("test", self.test)]
@@ -104,7 +110,10 @@ def load_splits(config: DataConfig, planning: bool = False) -> Splits:
         >>> [len(split) for _, split in load_splits(DataConfig(dataset_name="digits")).items()]
         [1295, 142, 360]
     """
-    tables, source = (described(config) if planning else None) or open_source(config)
+    import datasets
+
+    description = described(config) if planning else None
+    tables, source = description or open_source(config)
     if "train" not in tables:
         raise DataError(f"{source} has no train split (it has {', '.join(tables)}); choose a set that has one.")
     image_column = _find_image_column(tables["train"], config.image_column_name)
@@ -113,6 +122,13 @@ def load_splits(config: DataConfig, planning: bool = False) -> Splits:
     labels, class_names = read_labels(tables, label_column, "train")
 
     def split(name: str, table: str) -> Split:
+        feature = tables[table].features.get(image_column)
+        if not isinstance(feature, datasets.Image):
+            found = "is missing" if feature is None else f"holds {str(feature)[:60]}"
+            raise DataError(
+                f"column '{image_column}' {found} in the {table} split, and has the images of the train split; "
+                "write both alike."
+            )
         return Split(name, tables[table], image_column, labels[table], table, np.arange(len(labels[table])))
 
     held_out = [name for name in HELD_OUT_NAMES if name in tables and (labels[name] >= 0).any()]
@@ -144,7 +160,7 @@ def load_splits(config: DataConfig, planning: bool = False) -> Splits:
     for part in (train, validation, test):
         if not len(part):
             raise DataError(f"the {part.name} split of {source} is empty.")
-    return Splits(train, validation, test, class_names, source)
+    return Splits(train, validation, test, class_names, source, description is not None)
 
 
 def _find_image_column(table: datasets.Dataset, wanted: str | None) -> str:
@@ -163,11 +179,11 @@ def _is_encoded(feature: Any) -> bool:
 
 
 def as_images(table: datasets.Dataset, column: str) -> datasets.Dataset:
-    """Let a column of encoded images be read as images."""
+    """Let a column of encoded images be read as images; a table without one stays as it is."""
     import datasets
 
     feature = table.features.get(column)
-    if feature is None or isinstance(feature, datasets.Image):
+    if not _is_encoded(feature):
         return table
     if not isinstance(feature, dict):
         table = table.cast_column(column, datasets.Value("binary"))

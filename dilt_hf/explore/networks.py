@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import nn
 
+from dilt_hf.data.decoding import prepared
 from dilt_hf.explore.images import load_processor
 from dilt_hf.explore.views import canonical, has_trained
 from dilt_hf.models.anatomy import logits_of
@@ -68,9 +69,9 @@ def probabilities(model: nn.Module, processor: Any, image: Image) -> dict[str, f
     """
     grey = len(getattr(processor, "image_mean", None) or "RGB") == 1  # it has one mean per channel
     try:
-        inputs = processor(image.convert("L" if grey else "RGB"), return_tensors="pt")
+        inputs = processor(prepared(image, 1 if grey else 3), return_tensors="pt")
         shares = logits_of(model, **inputs)[0].softmax(0).tolist()
-    except (ValueError, RuntimeError, TypeError) as error:
+    except (ValueError, RuntimeError, TypeError, MemoryError) as error:
         reason = " ".join(str(error).split())
         raise DataError(f"the network cannot look at this image ({reason}); try another one.") from error
     names = class_names(cast(Any, model.config).id2label, len(shares))

@@ -1,5 +1,8 @@
 """Decoding images of every kind, and the views of a batch."""
 
+import contextlib
+import io
+
 import numpy as np
 import pytest
 import torch
@@ -79,3 +82,67 @@ def test_decoding_agrees_with_the_published_image_processor():
     theirs = processor(image, return_tensors="pt")["pixel_values"]
     assert mine.shape == theirs.shape
     assert float((mine - theirs).abs().mean()) < 0.05  # two resamplers; a wrong crop or scale is ten times that
+
+
+def transparent():
+    rng = np.random.default_rng(0)
+    colours = Image.fromarray(rng.integers(0, 255, (16, 16, 3), np.uint8)).quantize(8)
+    two = rng.integers(0, 2, (16, 16, 3), np.uint8) * 255
+    return {
+        "palette": (colours, "PNG", 3),
+        "palette, an alpha for each colour": (colours, "PNG", bytes([0, 128, 255, 0, 10, 20, 30, 40])),
+        "GIF": (colours, "GIF", 3),
+        "RGB": (Image.fromarray(two), "PNG", (0, 0, 0)),
+        "grey": (Image.fromarray(two[..., 0]), "PNG", 0),
+        "one bit": (Image.fromarray(two[..., 0]).convert("1"), "PNG", 0),
+    }
+
+
+@pytest.mark.parametrize("kind", list(transparent()))
+def test_a_transparent_colour_is_what_a_pipeline_makes_of_it(kind):
+    image_utils = pytest.importorskip("transformers.image_utils")
+    processor = decoding.image_processor(16, [0.5], [0.5], 3)
+    image, file_format, transparency = transparent()[kind]
+    cell = encoded(image, format=file_format, transparency=transparency)
+    mine = torch.tensor(decoding.decode(cell, 16, 3, "row 0")).permute(2, 0, 1) / 127.5 - 1
+    seen = image_utils.load_image(Image.open(io.BytesIO(cell["bytes"])))
+    torch.testing.assert_close(mine, processor(seen, return_tensors="pt")["pixel_values"][0], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("size", [(1, 65_000), (4_000_000, 1)])
+def test_a_strip_takes_no_more_memory_than_its_pixels(size):
+    """Scaled whole to a short side of 224 pixels, it would take 13 and 540 GB."""
+    cell = encoded(Image.new("1", size))
+    assert len(cell["bytes"]) < 5000
+    assert decoding.decode(cell, 224, 3, "row 0").shape == (224, 224, 3)
+    assert max(decoding.prepared(Image.open(io.BytesIO(cell["bytes"])), 3).size) == decoding.MOST_ELONGATED
+
+
+@pytest.mark.parametrize(
+    "kind", ["AVIF", "DDS", "BMP", "GIF", "ICO", "JPEG", "PCX", "PNG", "PPM", "QOI", "TGA", "TIFF", "WEBP"]
+)
+def test_a_damaged_file_of_any_format_is_one_sentence(kind):
+    Image.init()
+    if kind not in Image.SAVE:
+        pytest.skip(f"this Pillow does not write {kind}")
+    rng = np.random.default_rng(0)
+    whole = encoded(Image.fromarray(rng.integers(0, 256, (16, 16, 3), np.uint8)), format=kind)["bytes"]
+    for position in range(0, len(whole), max(1, len(whole) // 80)):
+        damaged = bytearray(whole)
+        damaged[position] ^= 255
+        for content in (bytes(damaged), whole[:position]):
+            for read in (
+                lambda cell: decoding.decode(cell, 8, 3, "row 0"),
+                lambda cell: decoding.short_side(cell, "row 0"),
+            ):
+                with contextlib.suppress(DataError):
+                    read({"bytes": content, "path": None})
+
+
+def test_an_image_that_does_not_fit_into_memory_is_named(monkeypatch):
+    def full(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(decoding, "prepared", full)
+    with pytest.raises(DataError, match="row 3 of the train split does not fit into memory"):
+        decoding.decode(modes()["RGB"], 8, 3, "row 3 of the train split")

@@ -165,3 +165,36 @@ def test_policies_need_images_that_workers_decode():
     config = DataConfig(dataset_name="digits", augmentation="resized_crop_flip", auto_augment="rand-m9-mstd0.5-inc1")
     with pytest.raises(ConfigError, match="--max_resident_gb 0"):
         loader.open_images(load_splits(config), config, 8, 3, CPU, progress=False)
+
+
+def test_images_that_are_in_two_splits_are_counted(caplog):
+    def opened(shared):
+        images = [Image.new("RGB", (8, 8), (i, 0, 0)) for i in range(40)]
+        test = images[:shared] + [Image.new("RGB", (8, 8), (0, 0, i + 1)) for i in range(10 - shared)]
+        features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b"])})
+        tables = {
+            name: datasets.Dataset.from_dict({"image": each, "label": [i % 2 for i in range(len(each))]}, features)
+            for name, each in (("train", images), ("test", test))
+        }
+        parts = {
+            name: Split(name, table, "image", np.array(table["label"]), name, np.arange(len(table)))
+            for name, table in tables.items()
+        }
+        splits = Splits(parts["train"], parts["test"], parts["test"], ("a", "b"), "pets")
+        return loader.open_images(splits, DataConfig(dataset_name="pets"), 8, 3, CPU, progress=False)
+
+    opened(0)
+    assert not caplog.records
+    opened(3)
+    assert "3 of the 10 images of the test split of pets are training images too" in caplog.text
+    with pytest.raises(DataError, match="all 10 images of the validation split are training images too"):
+        opened(10)
+
+
+def test_one_dot_is_not_the_size_of_all_images():
+    table = datasets.Dataset.from_dict({"image": [Image.new("L", (1, 1))]}).cast_column("image", datasets.Image())
+    split = Split("train", table, "image", np.zeros(1, np.int64), "train", np.arange(1))
+    splits = Splits(split, split, split, ("a", "b"), "dots")
+    with pytest.raises(DataError, match=r"row 0 of the train split is 1 pixel.* pass --image_size"):
+        loader.choose_image_size(splits, DataConfig(dataset_name="dots"))
+    assert loader.choose_image_size(splits, DataConfig(dataset_name="dots", image_size=16)) == 16

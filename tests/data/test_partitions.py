@@ -190,3 +190,17 @@ def test_partitions_of_images_say_what_determines_them():
     assert json.dumps(parts.identity()) != json.dumps(other.identity())
     with pytest.raises(PartitionError, match="need embeddings"):
         make_partitions(settings, digits)
+
+
+def test_names_with_commas_stand_in_quotes_or_alone(tmp_path):
+    named = splits(names=["tench, Tinca tinca", "salt, pepper", "cat", "dog"])
+    for classes in (["tench, Tinca tinca", '"salt, pepper", cat,dog'], ["0", "1-3"]):
+        config = PartitionConfig(partition_by="explicit", partition_classes=classes)
+        assert make_partitions(config, named).classes == ((0,), (1, 2, 3))
+
+
+def test_a_partition_file_may_begin_with_a_byte_order_mark(tmp_path):
+    path = tmp_path / "parts.json"
+    path.write_text('[["a"], ["b"]]', encoding="utf-8-sig")
+    config = PartitionConfig(partition_by="explicit", partition_file=str(path))
+    assert make_partitions(config, splits(names=["a", "b"])).classes == ((0,), (1,))

@@ -1,5 +1,6 @@
 """Rows as they come in the wild: what is ambiguous is brought in order or refused, and nothing is taken for granted."""
 
+import json
 import os
 import shutil
 
@@ -341,3 +342,97 @@ def test_wide_integers_are_what_a_pipeline_makes_of_them_or_refused():
     for values in (np.array([[0, 70_000]] * 2, np.int32), np.array([[0.0, 0.5]] * 2, np.float32)):
         with pytest.raises(DataError, match=r"row 3 cannot be decoded .* nothing says their range"):
             decoding.decode(encoded(Image.fromarray(values), format="TIFF"), 2, 1, "row 3")
+
+
+# --- what else a stranger's data may hold ----------------------------------------------------------------------------
+
+
+def test_a_row_without_a_class_is_named_whatever_the_order_of_the_classes(tmp_path):
+    other = animals(["dog", "cat"])
+    other = datasets.Dataset.from_dict(
+        {"image": other["image"], "label": [None, *other["label"][1:]]}, features=other.features
+    )
+    with pytest.raises(DataError, match="row 0 of the test split has no class"):
+        load_splits(parquet(tmp_path, train=animals(["cat", "dog"]), test=other))
+
+
+def test_classes_that_are_called_by_numbers_are_text(tmp_path):
+    config = parquet(tmp_path, train=animals(["cat", "dog"]), test=animals(["cat", "dog"], rows=6))
+    for path in [*config.train_files, *config.test_files]:
+        rows = pyarrow.parquet.read_table(path)
+        stored = json.loads(rows.schema.metadata[b"huggingface"])
+        stored["info"]["features"]["label"]["names"] = [3, 5]
+        renamed = rows.replace_schema_metadata({b"huggingface": json.dumps(stored).encode()})
+        pyarrow.parquet.write_table(renamed, path)
+    assert load_splits(config).class_names == ("3", "5")
+
+
+@pytest.mark.parametrize("other", ["another name", "numbers"])
+def test_images_of_a_held_out_split_lie_where_those_of_the_training_rows_do(tmp_path, other):
+    test = animals(["cat", "dog"])
+    if other == "numbers":
+        test = test.remove_columns("image").add_column("image", list(range(len(test))))
+    else:
+        test = test.rename_column("image", "picture")
+    with pytest.raises(DataError, match=r"column 'image' (is missing|holds Value).* in the test split"):
+        load_splits(parquet(tmp_path, train=animals(["cat", "dog"]), test=test))
+
+
+@pytest.mark.parametrize("as_folder", [False, True])
+def test_a_table_opens_no_other_file_of_this_machine(tmp_path, as_folder):
+    config = parquet(tmp_path, train=animals(["cat", "dog"]), test=animals(["cat", "dog"], rows=6))
+    rows = pyarrow.parquet.read_table(config.train_files[0])
+    cells = rows["image"].combine_chunks()
+    paths = pyarrow.array([None] * 5 + ["/home/me/secret.png"] + [None] * 6)
+    content = pyarrow.array(
+        [None if path else cell for path, cell in zip(paths.to_pylist(), cells.field("bytes").to_pylist())],
+        pyarrow.binary(),
+    )
+    column = pyarrow.StructArray.from_arrays([content, paths], ["bytes", "path"])
+    pyarrow.parquet.write_table(rows.set_column(0, rows.schema.field(0), column), config.train_files[0])
+    if as_folder:
+        config = DataConfig(dataset_name=os.path.dirname(config.train_files[0]))
+    with pytest.raises(DataError, match=r"row 5 of .* names the file '.*secret.png' .* and holds no image"):
+        load_splits(config)
+
+
+@pytest.mark.parametrize("option", ["train_dir", "dataset_name"])
+def test_a_folder_of_splits_that_share_a_file_is_refused(tmp_path, option):
+    train, test = image_folder(tmp_path / "pets" / "train"), image_folder(tmp_path / "pets" / "test", each=2)
+    (test / "cat" / "0.png").unlink()
+    os.link(train / "cat" / "0.png", test / "cat" / "0.png")
+    config = (
+        DataConfig(dataset_name=str(tmp_path / "pets"))
+        if option == "dataset_name"
+        else DataConfig(train_dir=str(train), test_dir=str(test))
+    )
+    with pytest.raises(DataError, match="is in both the train and the test split"):
+        load_splits(config)
+
+
+def test_names_that_are_no_text_and_files_that_are_none_are_refused(tmp_path):
+    train, test = image_folder(tmp_path / "train"), image_folder(tmp_path / "test", each=2)
+    config = DataConfig(train_dir=str(train), test_dir=str(test))
+    odd = os.fsencode(test / "cat") + b"/\xff.png"
+    with open(odd, "wb"):
+        with pytest.raises(DataError, match="is not named in UTF-8; rename it"):
+            load_splits(config)
+        os.unlink(odd)
+    os.mkfifo(test / "cat" / "pipe.png")  # opening it would wait for ever
+    with pytest.raises(DataError, match=r"pipe.png is no regular file"):
+        load_splits(config)
+
+
+def test_a_folder_that_cannot_be_read_is_no_empty_one(tmp_path, monkeypatch):
+    train, test = image_folder(tmp_path / "train"), image_folder(tmp_path / "test", each=2)
+    (train / "cat" / "more").mkdir()
+    scandir = os.scandir
+
+    def locked(path):
+        if str(path).endswith("more"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", locked)
+    with pytest.raises(PermissionError, match="more"):
+        load_splits(DataConfig(train_dir=str(train), test_dir=str(test)))
