@@ -100,11 +100,13 @@ def parse_sections(
     for name in (field.name for section in sections.values() for field in fields(section)):
         if typing.get_origin(options[name].type) is dict or options[name].type is dict:
             options[name].type = _json_object
-    arguments = list(arguments)
+    arguments, emptied = list(arguments), set[str]()
     if arguments and arguments[0].endswith((".yaml", ".yml", ".json")):
-        arguments = [*_read_settings(arguments[0], set(options)), *arguments[1:]]  # checked as if they were typed
+        words, emptied = _read_settings(arguments[0], set(options))
+        arguments = [*words, *arguments[1:]]  # checked as if they were typed
     typed = parser.parse_known_args([argument for argument in arguments if argument not in ("-h", "--help")])[0]
     given = {argument[2:].split("=")[0].replace("-", "_") for argument in arguments if argument.startswith("--")}
+    given |= emptied
     settings = dict(defaults) | dict((variants or {}).get(getattr(typed, "architecture", None) or "", {}))
     for group in [*ALTERNATIVES, *([PRUNING] if len(given & PRUNING) > 1 else [])]:
         if given & group:
@@ -113,6 +115,7 @@ def parse_sections(
         settings.pop("target_ticket", None)  # it says what has the sparsity
     if "tickets" in given and "materialise" in settings and "materialise" not in given:  # of tickets that are trained
         settings["materialise"] = [name for name in settings["materialise"] if name in typed.tickets]
+    settings |= {name: [] for name in emptied}
     for action in parser._actions:
         if action.dest in settings:
             action.default, action.required = settings[action.dest], False
@@ -139,8 +142,10 @@ def _json_object(text: str | dict[str, Any]) -> dict[str, Any]:
     return value
 
 
-def _read_settings(path: str, known: set[str]) -> list[str]:
-    """Read a YAML or JSON file of settings as command-line arguments."""
+def _read_settings(path: str, known: set[str]) -> tuple[list[str], set[str]]:
+    """Read a YAML or JSON file of settings as command-line arguments, and the names of the lists that are empty in it,
+    which a command line has no words for.
+    """
     settings = read_settings_file(path)
     unknown = sorted(str(name) for name in settings if name not in known)
     if unknown:
@@ -150,12 +155,18 @@ def _read_settings(path: str, known: set[str]) -> list[str]:
             f"there is no option {', '.join(unknown)}, which {path} has{near or '; see --help for those there are.'}"
         )
     arguments: list[str] = []
+    emptied: set[str] = set()
     for name, value in settings.items():
         if value is None:
             continue  # as if it were not there
-        if isinstance(value, list):
-            arguments += [f"--{name}", *map(str, value)]
+        if value == []:
+            emptied.add(name)
+        elif isinstance(value, list):
+            arguments += [f"--{name}", *map(_word, value)]
         else:
-            word = json.dumps(value) if isinstance(value, (dict, bool)) else str(value)
-            arguments.append(f"--{name}={word}")  # the value may begin with a hyphen
-    return arguments
+            arguments.append(f"--{name}={_word(value)}")  # the value may begin with a hyphen
+    return arguments, emptied
+
+
+def _word(value: Any) -> str:
+    return json.dumps(value) if value is None or isinstance(value, (dict, bool)) else str(value)

@@ -4,19 +4,39 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 from dilt_hf.utils.errors import ConfigError
 
 MOST_BYTES = 2**20
+# YAML 1.1 reads 010 as 8, 1:30 as 90 and no as false; classes have such names
+_BOOL = re.compile(r"(true|false)$")
+_INT = re.compile(r"-?(0|[1-9][0-9]*)$")
+_FLOAT = re.compile(r"[-+]?(\.[0-9]+|(0|[1-9][0-9]*)\.[0-9]*|(0|[1-9][0-9]*)(?=[eE]))([eE][-+]?[0-9]+)?$")
+
+
+class WrittenFloat(float):
+    """A number that is printed as it was written: classes may be called 1.50."""
+
+    def __new__(cls, text: str) -> WrittenFloat:
+        """Read a number."""
+        number = super().__new__(cls, text)
+        number.text = text
+        return number
+
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
 
 
 def read_settings_file(path: str) -> dict[str, Any]:
     """Return the options of a .yaml, .yml or .json file by their names.
 
-    In YAML a date is text, as it would be in a command line, and there are no aliases, which can make a short file
-    endless.
+    In YAML what is no plain decimal number is text, as it would be in a command line: dates, 001, 1:30, no. There are
+    no aliases, which can make a short file endless, and no values that JSON does not have.
 
     Raises:
         ConfigError: when it is not such a file, names an option twice, or is too long.
@@ -82,9 +102,19 @@ def _loader() -> Any:
         def construct_yaml_map(self, node: Any) -> Any:
             yield self.construct_mapping(node)
 
+    plain = {f"tag:yaml.org,2002:{kind}" for kind in ("null", "bool", "int", "float", "str", "seq", "map")}
+    known = {tag: make for tag, make in yaml.SafeLoader.yaml_constructors.items() if tag in {*plain, None}}
+    Loader.yaml_constructors = known
     Loader.add_constructor("tag:yaml.org,2002:map", Loader.construct_yaml_map)
+    Loader.add_constructor("tag:yaml.org,2002:float", lambda loader, node: WrittenFloat(node.value))
     Loader.yaml_implicit_resolvers = {
-        first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+        first: [each for each in resolvers if each[0].endswith(":null")]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
+    for kind, pattern, first in (
+        ("int", _INT, "-0123456789"),
+        ("float", _FLOAT, "-+.0123456789"),
+        ("bool", _BOOL, "tf"),
+    ):
+        Loader.add_implicit_resolver(f"tag:yaml.org,2002:{kind}", pattern, list(first))
     return Loader

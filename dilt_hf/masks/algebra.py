@@ -348,7 +348,10 @@ def check_alike(masks: Iterable[Mapping[str, Tensor]]) -> None:
     for position, mask in enumerate(masks):
         for name, tensor in mask.items():
             if tensor.dtype != torch.bool:
-                raise MaskError(f"mask {position} of '{name}' is {tensor.dtype}, not torch.bool.")
+                raise MaskError(
+                    f"mask {position} of '{name}' is {tensor.dtype}, not torch.bool; if what is not 0 stays, "
+                    "pass `mask != 0`."
+                )
         first = mask if first is None else first
         _check_pair(first, mask, 0, position)
     if first is None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -38,6 +39,7 @@ from dilt_hf.utils.seeding import derive_seed
 
 logger = logging.getLogger(__name__)
 TIMM = "timm:"
+_UNNAMED = re.compile(r"LABEL_\d+")  # what transformers calls classes that have no names
 PROCESSOR_FILE, CODE_FILE = "preprocessor_config.json", "architectures.py"
 
 
@@ -94,6 +96,7 @@ def _from_checkpoint(config: ModelConfig, num_labels: int, labels: dict[str, Any
             f"the head of {where} has {settings.num_labels} outputs, but the dataset has {num_labels} classes; "
             "pass --reset_head true to train a new head, or choose the data it was trained on."
         )
+    order = None if config.reset_head else output_order(_class_names(settings), list(labels["label2id"]), where)
     _name_classes(settings, labels)
     if planning and not os.path.exists(where):
         with _building(where):
@@ -115,7 +118,63 @@ def _from_checkpoint(config: ModelConfig, num_labels: int, labels: dict[str, Any
             f"{where} lacks {', '.join(sorted(filled - new)[:3] or sorted(filled)[:3])} in the shape that its config "
             "says; it would start with random weights there."
         )
+    if order is not None:
+        _reorder_outputs(model, order)
     return model
+
+
+def output_order(stored: Sequence[str], wanted: Sequence[str], where: str) -> list[int] | None:
+    """Return which output of a checkpoint is which class of the data, by the names of both; None where each is its own.
+
+    Names that have nothing in common, such as those of ImageNet's synsets and their descriptions, say nothing: a
+    warning says that they are taken to be the same classes in the same order.
+
+    Raises:
+        ModelError: when some names are the same and stand for other outputs.
+
+    Example:
+        >>> output_order(["dog", "cat"], ["cat", "dog"], "me/pets")
+        [1, 0]
+    """
+    if list(stored) == list(wanted) or all(_UNNAMED.fullmatch(name) for name in stored):
+        return None
+    places = {name: place for place, name in enumerate(stored)}
+    if set(places) == set(wanted) and len(places) == len(stored):
+        logger.warning("the outputs of %s have another order than the classes of the data; they go by name.", where)
+        return [places[name] for name in wanted]
+    moved = [name for place, name in enumerate(wanted) if name in places and stored[place] != name]
+    if moved:
+        raise ModelError(
+            f"the classes of {where} are not those of the data: its output {places[moved[0]]} is '{moved[0]}', which "
+            f"is class {list(wanted).index(moved[0])} there; name the classes alike, or pass --reset_head true to "
+            "train a new head."
+        )
+    differing = next(place for place, name in enumerate(wanted) if stored[place] != name)
+    logger.warning(
+        "the classes of %s are taken to be those of the data in the same order, though their names differ: output %d "
+        "is '%s' there, and '%s' in the data.",
+        where,
+        differing,
+        stored[differing],
+        wanted[differing],
+    )
+    return None
+
+
+def _class_names(settings: Any) -> list[str]:
+    return [str(settings.id2label.get(k, f"LABEL_{k}")) for k in range(settings.num_labels)]
+
+
+@torch.no_grad()
+def _reorder_outputs(model: nn.Module, order: Sequence[int]) -> None:
+    for name, parameter in head_parameters(model).items():
+        owner = model.get_submodule(name.rpartition(".")[0])
+        if parameter.shape[0] != len(order) or not isinstance(owner, (nn.Linear, nn.modules.conv._ConvNd)):
+            raise ModelError(
+                f"the outputs of {type(model).__name__} are not those of a linear layer ('{name}'), so they cannot be "
+                "brought into the order of the data's classes; pass --reset_head true, or order the data as it does."
+            )
+        parameter.copy_(parameter[list(order)])
 
 
 def _from_architecture(config: ModelConfig, image_size: int, labels: dict[str, Any], planning: bool) -> nn.Module:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from dilt_hf.models.standardised import mask_products
-from dilt_hf.models.weights import TIMM_PREFIX, checkpoint_tensors, unwrapped
+from dilt_hf.models.weights import TIMM_PREFIX, checkpoint_tensors, tensors_of, unwrapped
 from dilt_hf.utils.errors import ModelError
 
 
@@ -32,13 +33,15 @@ def mask_targets(model: nn.Module, shapes: Mapping[str, Sequence[int]]) -> dict[
         True
     """
     inner: Any = unwrapped(model)
-    for name, tensor in inner.state_dict(keep_vars=True).items():
+    state = tensors_of(inner)
+    for name, tensor in state.items():
         _check_in_memory(name, tensor)
     tensors = checkpoint_tensors(inner)
     live = {id(tensor): name for name, tensor in tensors.items()}
     known = {name: name for name in tensors}
-    for name, tensor in inner.state_dict(keep_vars=True).items():
-        known.setdefault(name, live[id(tensor)])
+    for name, tensor in state.items():
+        if id(tensor) in live:  # quantised modules make some of theirs when they are asked
+            known.setdefault(name, live[id(tensor)])
     names = fit_names({name: tensors[stored] for name, stored in known.items()}, shapes)
     found = {stored: tensors[known[name]] for stored, name in names.items()}
     if len({id(tensor) for tensor in found.values()}) < len(found):
@@ -46,6 +49,11 @@ def mask_targets(model: nn.Module, shapes: Mapping[str, Sequence[int]]) -> dict[
     for stored, tensor in found.items():
         if not tensor.is_floating_point():
             raise ModelError(f"'{stored}' is {tensor.dtype} in the model, and a mask needs floating-point weights.")
+        if tensor.is_inference() and not torch.is_inference_mode_enabled():
+            raise ModelError(
+                f"'{stored}' was made under torch.inference_mode and cannot be changed outside of it; load the model "
+                "outside, or under torch.no_grad."
+            )
     mask_products(inner)
     return found
 
@@ -84,7 +92,6 @@ def fit_names(tensors: Mapping[str, Tensor], shapes: Mapping[str, Sequence[int]]
         ModelError: when a name or shape does not fit.
 
     Example:
-        >>> import torch
         >>> fit_names({"conv.weight": torch.zeros(2, 3)}, {"timm_model.conv.weight": (2, 3)})
         {'timm_model.conv.weight': 'conv.weight'}
     """

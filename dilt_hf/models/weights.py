@@ -40,7 +40,7 @@ def checkpoint_tensors(model: nn.Module) -> dict[str, Tensor]:
         ModelError: when saving this architecture would merge or split tensors, so that a mask has no single home.
     """
     model = unwrapped(model)
-    state = dict(model.state_dict(keep_vars=True))
+    state = tensors_of(model)
     if not hasattr(model, "base_model_prefix"):
         return _without_ties(state)
     try:
@@ -56,6 +56,11 @@ def checkpoint_tensors(model: nn.Module) -> dict[str, Tensor]:
             "cannot follow; use another architecture."
         )
     return _without_ties({name: live[_identity(tensor)] for name, tensor in on_disk.items()})
+
+
+def tensors_of(model: nn.Module) -> dict[str, Tensor]:
+    """Return the live tensors of a state dict; quantised modules keep other things there too."""
+    return {name: each for name, each in model.state_dict(keep_vars=True).items() if isinstance(each, Tensor)}
 
 
 def unwrapped(model: Any) -> Any:

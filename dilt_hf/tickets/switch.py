@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -16,6 +16,7 @@ from dilt_hf.masks.bitwise import Hashes, as_bits, bits_for, exchange, uninterru
 from dilt_hf.masks.packed import PackedMask
 from dilt_hf.models.names import mask_targets
 from dilt_hf.models.weights import unwrapped
+from dilt_hf.training.loading import watch_loading
 from dilt_hf.training.masking import MaskedWeights, homes_of
 from dilt_hf.utils.errors import ModelError
 
@@ -31,8 +32,9 @@ class TicketSwitch:
 
     What a ticket masks is kept aside, and comes back when another ticket wants it, or none is set. What is trained
     under a ticket belongs to the dense weights from then on, so tickets that share weights share what these learn.
-    Parameters stay the same tensors: a compiled model is not compiled again, and an optimizer keeps its state. Threads
-    may set tickets; what one sets while another computes is theirs to order.
+    Parameters stay the same tensors: a compiled model is not compiled again, and an optimizer keeps its state. What
+    `load_state_dict` loads are dense weights and statistics, whichever ticket is set, and that ticket of them is set
+    afterwards. Threads may set tickets; what one sets while another computes is theirs to order.
 
     Args:
         model: a dense model of the tickets' architecture: transformers or timm, compiled or not, on any device.
@@ -42,7 +44,8 @@ class TicketSwitch:
             dense model's: activations of subnetworks differ. Otherwise all share those that the model has.
 
     Raises:
-        ModelError: when the model does not have the weights that the masks cover, in the same shapes.
+        ModelError: when the model does not have the weights that the masks cover, in the same shapes, or was made
+            under `torch.inference_mode`.
 
     Example:
         >>> switch = TicketSwitch(model, tickets)
@@ -68,6 +71,11 @@ class TicketSwitch:
         self._lock = threading.RLock()
         self._live = mask_targets(model, tickets.partitions[0].shapes)
         self._homes = homes_of(model, self._live)
+        if any(tensor.is_inference() for tensor in self._live.values()):
+            raise ModelError(
+                "the model was made under torch.inference_mode, and its weights cannot take turns; load it outside of "
+                "that, or under torch.no_grad."
+            )
         self._dense: dict[str, Tensor] | None = {
             name: torch.empty_like(tensor, device=self.device or tensor.device, requires_grad=False).copy_(tensor)
             for name, tensor in self._live.items()
@@ -77,10 +85,12 @@ class TicketSwitch:
         self._hashes: Hashes = {}
         self._statistics = _batchnorm_statistics(model) if per_ticket_statistics else []
         self._own: dict[str | None, list[Tensor]] = {}
+        self._loads = False  # whether a state dict is being loaded into the weights that are switched
         self._counting: str | None = None  # whose statistics the model has
         self._optimizer: torch.optim.Optimizer | None = None
         self._held: MaskedWeights | None = None
-        self._mask_of = functools.lru_cache(MASKS_KEPT)(self._mask_of)  # type: ignore[method-assign]
+        self._packed = functools.lru_cache(MASKS_KEPT)(tickets.packed)
+        self._watch()
 
     @torch.no_grad()
     def set_ticket(self, name: str | None) -> None:
@@ -98,24 +108,81 @@ class TicketSwitch:
     def _set_ticket(self, name: str | None) -> None:
         if self._dense is None:
             raise ModelError("the ticket was merged into the model, so none can be set; load the model anew.")
-        if any(module._parameters.get(attribute) is not self._live[key] for key, module, attribute in self._homes):
+        self._check_homes()
+        self._mask_of(name)
+        self._put(self._live, name)
+        uninterrupted(functools.partial(self._exchange_statistics, name))
+        self.active = name
+        self._hold()
+
+    def _check_homes(self) -> None:
+        if self._is_replaced():
             raise ModelError(
                 "the model's parameters were replaced since the TicketSwitch was created; create a new one."
             )
-        self._mask_of(name)
+
+    def _is_replaced(self) -> bool:
+        return any(module._parameters.get(attribute) is not self._live[key] for key, module, attribute in self._homes)
+
+    def _put(self, keys: Iterable[str], name: str | None) -> None:
+        """Make these tensors those of a ticket, or dense."""
+        assert self._dense is not None
         groups: dict[str | None, list[str]] = {}
-        for key, parameter in self._live.items():
-            if self._dense[key].dtype != parameter.dtype:
-                self._dense[key] = self._dense[key].to(parameter.dtype)
+        for key in keys:
+            if self._dense[key].dtype != self._live[key].dtype:
+                self._dense[key] = self._dense[key].to(self._live[key].dtype)
             if self._in_place(key):
                 groups.setdefault(self._state[key], []).append(key)
             else:
                 self._exchange_anywhere(key, name)
-        for old, keys in groups.items():
-            uninterrupted(functools.partial(self._exchange, keys, old, name))
-        uninterrupted(functools.partial(self._exchange_statistics, name))
-        self.active = name
-        self._hold()
+        for old, alike in groups.items():
+            uninterrupted(functools.partial(self._exchange, alike, old, name))
+
+    # --- what `load_state_dict` loads ---
+
+    def _watch(self) -> None:
+        """Let a state dict be loaded into the dense weights and statistics, while a ticket is set."""
+        norms = [module for module in unwrapped(self.model).modules() if self._places_of(module)]
+        watch_loading([*(module for _, module, _ in self._homes), *norms], self._after_loading, self._before_loading)
+
+    @torch.no_grad()
+    def _before_loading(self, module: nn.Module) -> None:
+        with self._lock:
+            self._loads = self._dense is not None and not self._is_replaced()
+            if not self._loads:
+                return
+            self._put(self._keys_of(module), None)
+            for place in self._places_of(module):
+                live = self._statistics[place]
+                present = self._own.setdefault(self._counting, [each.clone() for each in self._statistics])
+                present[place] = live.clone()
+                live.copy_(self._own[None][place])
+
+    @torch.no_grad()
+    def _after_loading(self, module: nn.Module) -> None:
+        with self._lock:
+            if not self._loads:
+                return
+            if self.active is not None:
+                self._check_homes()
+            self._put(self._keys_of(module), self.active)
+            for place in self._places_of(module):
+                live = self._statistics[place]
+                if torch.equal(live, self._own[None][place]):
+                    live.copy_(self._own[self._counting][place])
+                    continue
+                for each in self._own.values():
+                    each[place] = live.clone()
+
+    def _keys_of(self, module: nn.Module) -> list[str]:
+        return list(dict.fromkeys(key for key, home, _ in self._homes if home is module))
+
+    def _places_of(self, module: nn.Module) -> list[int]:
+        """Return where the statistics of a batch norm stand among all."""
+        places = {id(buffer): place for place, buffer in enumerate(self._statistics)}
+        return [places[id(buffer)] for buffer in module._buffers.values() if id(buffer) in places]
+
+    # --- exchanging values ---
 
     def _exchange_statistics(self, name: str | None) -> None:
         """Keep the batch-norm statistics of the present ticket and bring those of the next: at first the dense ones."""
@@ -171,7 +238,7 @@ class TicketSwitch:
 
     def _mask_of(self, name: str | None) -> PackedMask | None:
         """Return the mask of a ticket."""
-        return None if name is None else self.tickets.packed(name)
+        return None if name is None else self._packed(name)
 
     @contextlib.contextmanager
     def disabled(self) -> Iterator[None]:
@@ -214,6 +281,7 @@ class TicketSwitch:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state, _lock=threading.RLock())
+        self._watch()
 
     def __repr__(self) -> str:
         state = "merged" if self._dense is None else self.active or "dense"

@@ -106,7 +106,9 @@ def apply_ticket(
     if not tickets.is_theta0(targets):
         logger.warning("the model's weights are not the θ0 that ticket '%s' was found for.", name)
     for stored, tensor in targets.items():
-        tensor.detach().masked_fill_(~mask[stored].to(tensor.device), 0)
+        # torch computes with all floating-point numbers but those of 8 bits
+        bits = tensor.detach().view(torch.uint8) if tensor.element_size() == 1 else tensor.detach()
+        bits.masked_fill_(~mask[stored].to(tensor.device), 0)
     if batches is not None and first is not None:
         recalibrate_batchnorm(model, itertools.chain([first], batches))
 

@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dilt_hf.masks.algebra import check_alike
 from dilt_hf.models.names import mask_targets
+from dilt_hf.training.loading import watch_loading
 from dilt_hf.utils.errors import ModelError
 
 # Weights are masked as integers that are multiplied by 0 or 1: exact for every value, NaN and infinities too, and as
@@ -29,19 +31,21 @@ class MaskedWeights:
 
         loss.backward(); masked.mask_gradients(); optimizer.step(); masked.mask_weights()
 
-    The model may move to another device or dtype meanwhile, and parameters may be frozen and unfrozen. Parameters that
-    are replaced by others are noticed at the next step. A copy of the model (`copy.deepcopy`, pickle) is not held: give
-    it a MaskedWeights of its own.
+    The model may move to another device or dtype meanwhile, load a state dict, and parameters may be frozen and
+    unfrozen. Parameters that are replaced by others are noticed at the next step. A copy of the model (`copy.deepcopy`,
+    pickle) is not held: give it a MaskedWeights of its own.
 
     Args:
         masks: bool tensors by checkpoint or parameter name; tensors without a mask train densely.
 
     Raises:
+        MaskError: when a mask is not bool.
         ModelError: when a mask's name or shape does not fit the model, or its weights are not in memory.
     """
 
     def __init__(self, model: nn.Module, masks: Mapping[str, Tensor]):
         masks = dict(masks)
+        check_alike([masks])
         targets = mask_targets(model, {name: mask.shape for name, mask in masks.items()})
         # dense tensors need no work
         partial = [name for name in masks if not bool(masks[name].all())]
@@ -84,6 +88,7 @@ class MaskedWeights:
         inner = getattr(optimizer, "optimizer", optimizer)  # Accelerate wraps it
         self._handles.append(inner.register_step_pre_hook(lambda *_: self._check()))
         self._handles.append(inner.register_step_post_hook(lambda *_: self.mask_weights()))
+        self._handles += watch_loading((module for _, module, _ in self._homes), self._after_loading)
 
     @contextlib.contextmanager
     def holding(self, optimizer: torch.optim.Optimizer) -> Iterator[None]:
@@ -126,8 +131,25 @@ class MaskedWeights:
                 self.release()
         return self._asked[1]
 
+    @torch.no_grad()
+    def _after_loading(self, module: nn.Module) -> None:
+        """Mask what a state dict has put into a module."""
+        self._check_homes()
+        inside = {id(parameter) for parameter in module._parameters.values()}
+        for number, parameter in enumerate(self.parameters):
+            if id(parameter) in inside:
+                parameter.detach().view(_INTEGERS[parameter.element_size()]).mul_(self._factor(number, parameter))
+
     def _check(self) -> None:
         """Notice what happened to the parameters since the last step."""
+        self._check_homes()
+        if len(self._hooked) < len(self.parameters):
+            new = [n for n, p in enumerate(self.parameters) if p.requires_grad and n not in self._hooked]
+            if new:
+                self.mask_gradients()
+                self._hook_gradients()
+
+    def _check_homes(self) -> None:
         held = dict(zip(self.names, self.parameters, strict=True))
         for name, module, attribute in self._homes:
             if module._parameters.get(attribute) is not held[name]:
@@ -135,11 +157,6 @@ class MaskedWeights:
                     f"'{name}' was replaced by another parameter since the mask was put on, so it would "
                     "train densely; call `hold` of a new MaskedWeights after that."
                 )
-        if len(self._hooked) < len(self.parameters):
-            new = [n for n, p in enumerate(self.parameters) if p.requires_grad and n not in self._hooked]
-            if new:
-                self.mask_gradients()
-                self._hook_gradients()
 
     @torch.no_grad()
     def mask_gradients(self) -> None:

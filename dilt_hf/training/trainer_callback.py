@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import TrainerCallback
 
+from dilt_hf.masks.algebra import check_alike
 from dilt_hf.models.weights import checkpoint_tensors
 from dilt_hf.training.masking import MaskedWeights
 from dilt_hf.utils.errors import ConfigError
@@ -27,6 +28,7 @@ class TicketCallback(TrainerCallback):
         masks: one bool tensor per masked weight, by checkpoint or parameter name, such as `tickets.masks("core")`.
 
     Raises:
+        MaskError: when a mask is not bool.
         ModelError: when training begins, if the masks do not fit the model.
         ConfigError: when training begins, if parameters are sharded, or if a checkpoint lacks weights that the masks
             cover.
@@ -40,6 +42,7 @@ class TicketCallback(TrainerCallback):
 
     def __init__(self, masks: Mapping[str, Tensor]):
         self.masks = dict(masks)
+        check_alike([self.masks])
         self.masked: MaskedWeights | None = None
         self._names: _CheckpointNames | None = None
 

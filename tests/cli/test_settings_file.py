@@ -60,3 +60,29 @@ def test_what_is_ambiguous_or_hostile_is_refused_at_once(tmp_path, name, text, m
 def test_home_is_not_a_folder_called_tilde(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     assert parsed(tmp_path / "a.yaml", "output_dir: ~/runs\n").run.output_dir == str(tmp_path / "runs")
+
+
+def test_classes_are_called_in_a_file_as_in_a_command_line(tmp_path):
+    """YAML 1.1 would read 1, 8, 90, 4096, 1.5 and false."""
+    names = ["001", "010", "1:30", "0x1000", "1.50", "no", "1e3", "2024-05-01", "12", "true"]
+    config = parsed(tmp_path / "a.yaml", f"classes: [{', '.join(names)}]\ndry_run: yes\nlearning_rate: 5e-1\n")
+    assert config.data.classes == names
+    assert config.run.dry_run
+    assert config.training.learning_rate == 0.5
+    inner = parsed(tmp_path / "b.yaml", "optim_args: {eps: 1e-6, betas: [0.9, 0.99]}\n").training.optim_args
+    assert inner == {"eps": 1e-6, "betas": [0.9, 0.99]}
+
+
+@pytest.mark.parametrize("value", ["!!binary aGk=", "!!set {x}", "!!timestamp 2020-01-01", "!!omap [x: 1]"])
+def test_values_that_json_does_not_have_are_refused(tmp_path, value):
+    with pytest.raises(ConfigError, match="is not YAML"):
+        parsed(tmp_path / "a.yaml", f"config_overrides: {{depth: {value}}}\n")
+
+
+def test_an_empty_list_is_one(tmp_path):
+    assert parsed(tmp_path / "a.yaml", "materialise: []\ntickets: []\n").run.materialise == []
+    with pytest.raises(ConfigError, match="--seeds"):
+        parsed(tmp_path / "b.json", '{"seeds": []}')
+    (tmp_path / "c.yaml").write_text("tickets: []\n")
+    given = parse_config([str(tmp_path / "c.yaml"), "--tickets", "core"], DEFAULTS | {"tickets": ["union"]})
+    assert given.run.tickets == ["core"]

@@ -1,10 +1,14 @@
 """θ0: every supported architecture is built, saved, reloaded and named alike."""
 
 import copy
+import dataclasses
+import shutil
 
 import pytest
 import torch
 from helpers.plain import open_in_plain_transformers
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from dilt_hf.config.model import ModelConfig
@@ -132,3 +136,48 @@ def test_a_checkpoint_that_would_be_filled_with_random_weights_is_refused(tmp_pa
     for reset in (False, True):
         with pytest.raises(ModelError, match=r"lacks features\.1\.0\.weight"):
             factory.build_model(ModelConfig(model_name_or_path=str(tmp_path), reset_head=reset), CLASSES, 8, 0)
+
+
+PETS = ("cat", "dog", "elk")
+
+
+def pets(folder, names, architecture="resnet-micro"):
+    """A checkpoint whose outputs have these names."""
+    model = factory.build_model(ModelConfig(architecture=architecture), names, image_size=16, seed=3)
+    factory.save_model(model, folder)
+    return model, ModelConfig(model_name_or_path=str(folder))
+
+
+@pytest.mark.parametrize("architecture", ["resnet-micro", "vit-micro", "timm:resnet10t"])
+@given(order=st.permutations(range(3)))
+@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_outputs_of_a_checkpoint_follow_the_classes_of_the_data_by_name(tmp_path, architecture, order):
+    shutil.rmtree(tmp_path / "pets", ignore_errors=True)
+    before, config = pets(tmp_path / "pets", [PETS[place] for place in order], architecture)
+    after = factory.build_model(config, PETS, image_size=16, seed=0)
+    pixels = torch.randn(4, 3, 16, 16)
+    with torch.no_grad():
+        torch.testing.assert_close(after(pixels).logits[:, order], before(pixels).logits)
+    assert [after.config.id2label[k] for k in range(3)] == list(PETS)
+
+
+def test_classes_that_contradict_those_of_the_data_are_refused(tmp_path):
+    _, config = pets(tmp_path, ["dog", "cat", "horse"])
+    with pytest.raises(ModelError, match="its output 1 is 'cat', which is class 0 there"):
+        factory.build_model(config, PETS, image_size=16, seed=0)
+    fresh = dataclasses.replace(config, reset_head=True)
+    assert factory.build_model(fresh, PETS, image_size=16, seed=0).config.num_labels == 3
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [(["LABEL_0", "LABEL_1", "LABEL_2"], ""), (["cat", "dog", "horse"], "output 2 is 'horse' there, and 'elk'")],
+)
+def test_classes_that_say_nothing_else_are_taken_in_their_order(tmp_path, caplog, names, said):
+    before, config = pets(tmp_path, names)
+    after = factory.build_model(config, PETS, image_size=16, seed=0)
+    pixels = torch.randn(4, 3, 16, 16)
+    with torch.no_grad():
+        torch.testing.assert_close(after(pixels).logits, before(pixels).logits)
+    assert said in caplog.text
+    assert bool(said) == ("the same order" in caplog.text)

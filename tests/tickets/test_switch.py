@@ -334,3 +334,64 @@ def test_a_switched_model_can_be_pickled(tickets):
     switch.hold(torch.optim.SGD(model.parameters(), lr=0.1))
     again = pickle.loads(pickle.dumps(model))
     assert all(torch.equal(t, checkpoint_tensors(model)[n]) for n, t in checkpoint_tensors(again).items())
+
+
+def other_weights(tickets):
+    torch.manual_seed(5)
+    model = fresh(tickets)
+    for tensor in checkpoint_tensors(model).values():
+        if tensor.is_floating_point():
+            tensor.data.uniform_(0.5, 1.5)
+    return model
+
+
+@pytest.mark.parametrize("per_ticket", [True, False])
+@pytest.mark.parametrize("through", ["model", "part", "leaf", "some"])
+@pytest.mark.parametrize("active", [None, "core"])
+def test_a_state_dict_is_loaded_into_the_dense_weights_whichever_ticket_is_set(tickets, active, through, per_ticket):
+    model, other = fresh(tickets), other_weights(tickets)
+    dense, loaded = snapshot(model), snapshot(other)
+    switch = TicketSwitch(model, tickets, per_ticket_statistics=per_ticket)
+    switch.set_ticket("union")
+    switch.set_ticket(active)
+    state = other.state_dict()
+    if through == "model":
+        model.load_state_dict(state)
+    elif through == "part":
+        model.features.load_state_dict(other.features.state_dict())
+    elif through == "leaf":
+        model.features[0][0].load_state_dict(other.features[0][0].state_dict())
+    else:
+        model.load_state_dict({name: each for name, each in state.items() if "features.1" in name}, strict=False)
+    inside = {"model": "", "part": "features.", "leaf": "features.0.0.", "some": "features.1"}[through]
+    expected = {name: (loaded if name.startswith(inside) else dense)[name] for name in dense}
+    for position, name in enumerate((active, "union", None, "core")):
+        if position:  # the first is set already
+            switch.set_ticket(name)
+        now, masks = snapshot(model), masks_of(tickets, name, expected)
+        assert all(torch.equal(now[key], expected[key] * masks[key]) for key in expected), name
+
+
+def test_loading_into_a_copy_leaves_the_switched_model_alone(tickets):
+    model, other = fresh(tickets), other_weights(tickets)
+    switch = TicketSwitch(model, tickets)
+    switch.set_ticket("core")
+    before = snapshot(model)
+    copied = copy.deepcopy(model)
+    copied.load_state_dict(other.state_dict())
+    assert all(torch.equal(a, b) for a, b in zip(copied.parameters(), other.parameters(), strict=True))
+    assert all(torch.equal(each, before[name]) for name, each in snapshot(model).items())
+    both = copy.deepcopy(switch)
+    both.model.load_state_dict(other.state_dict())
+    masks = masks_of(tickets, "core", snapshot(other))
+    assert all(torch.equal(each, snapshot(other)[name] * masks[name]) for name, each in snapshot(both.model).items())
+    assert all(torch.equal(each, before[name]) for name, each in snapshot(model).items())
+    with pytest.raises(ModelError, match="parameters were replaced"):
+        model.load_state_dict(other.state_dict(), assign=True)
+
+
+def test_a_model_outlives_its_switch(tickets):
+    model, other = fresh(tickets), other_weights(tickets)
+    TicketSwitch(model, tickets).set_ticket("core")
+    model.load_state_dict(other.state_dict())
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True))

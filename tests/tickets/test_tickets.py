@@ -12,6 +12,7 @@ import dilt_hf
 from dilt_hf.masks import algebra as M
 from dilt_hf.masks.io import save_masks
 from dilt_hf.models.weights import checkpoint_tensors, prunable_parameters
+from dilt_hf.tickets.switch import TicketSwitch
 from dilt_hf.tickets.tickets import Tickets, apply_ticket, from_pretrained
 from dilt_hf.utils.errors import MaskError, ModelError, TicketError
 from dilt_hf.utils.files import sha256_of_file
@@ -212,3 +213,49 @@ def test_the_package_offers_the_same_functions(repository):
     model = dilt_hf.from_pretrained(repository.parent / "moved", ticket="core")
     assert not model.training
     assert "2 partitions" in repr(dilt_hf.Tickets.from_pretrained(repository))
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.float8_e4m3fn, torch.float8_e5m2, torch.float16, torch.bfloat16, torch.float64]
+)
+def test_a_ticket_is_put_on_a_model_of_any_floating_point_numbers(repository, dtype):
+    tickets = Tickets.from_pretrained(repository)
+    model = tickets.load_model().to(torch.float32)
+    masks = tickets.masks("core")
+    before = {}
+    for name, tensor in checkpoint_tensors(model).items():
+        if name in masks:
+            tensor.data = tensor.data.to(dtype)
+            before[name] = tensor.detach().to(torch.float32).clone()
+    apply_ticket(model, tickets, "core")
+    for name, tensor in checkpoint_tensors(model).items():
+        if name in masks:
+            assert tensor.dtype == dtype
+            assert torch.equal(tensor.detach().to(torch.float32), before[name] * masks[name]), name
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_quantised_weights_are_refused_in_one_sentence_and_others_are_masked(tmp_path):
+    def quantised(tickets):
+        return torch.ao.quantization.quantize_dynamic(tickets.load_model(), {torch.nn.Linear}, dtype=torch.qint8)
+
+    tickets = make_tickets(tmp_path / "vit", "vit-tiny", 8)
+    model = quantised(tickets)
+    for act in (lambda: apply_ticket(model, tickets, "core"), lambda: TicketSwitch(model, tickets)):
+        with pytest.raises(ModelError, match="which the mask covers"):
+            act()
+    tickets = make_tickets(tmp_path / "conv", "conv3", 8)  # the head alone is linear, and not prunable
+    model = quantised(tickets)
+    apply_ticket(model, tickets, "core")
+    assert not bool(model.features[0][0].weight[~tickets.masks("core")["features.0.0.weight"]].any())
+
+
+def test_a_model_of_inference_mode_is_refused_in_one_sentence(repository):
+    tickets = Tickets.from_pretrained(repository)
+    with torch.inference_mode():
+        model = tickets.load_model()
+        with pytest.raises(ModelError, match="inference_mode"):
+            TicketSwitch(model, tickets)
+    for act in (lambda: apply_ticket(model, tickets, "core"), lambda: TicketSwitch(model, tickets)):
+        with pytest.raises(ModelError, match="inference_mode"):
+            act()

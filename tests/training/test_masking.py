@@ -1,5 +1,7 @@
 """Holding a mask in any loop."""
 
+import copy
+
 import pytest
 import torch
 from helpers.small import masks_of, network
@@ -7,7 +9,8 @@ from helpers.tickets import build
 
 from dilt_hf.models.weights import prunable_parameters
 from dilt_hf.training import masking
-from dilt_hf.utils.errors import ModelError
+from dilt_hf.training.trainer_callback import TicketCallback
+from dilt_hf.utils.errors import MaskError, ModelError
 
 
 def test_masks_that_do_not_fit_are_refused():
@@ -158,3 +161,39 @@ def test_masks_are_taken_by_parameter_names_and_by_those_of_timms_wrapper():
     assert_held(vit, masks)
     with pytest.raises(ModelError, match="names one tensor of ViTForImageClassification twice"):
         masking.MaskedWeights(vit, by_parameter | masks)
+
+
+def test_what_a_state_dict_brings_is_masked_at_once_while_it_is_held():
+    model, other = network(), network()
+    masks = masks_of(model)
+    for parameter in other.parameters():
+        parameter.data.uniform_(0.5, 1.5)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    masked = masking.MaskedWeights(model, masks)
+    with masked.holding(optimizer):
+        for load in (
+            lambda: model.load_state_dict(other.state_dict()),
+            lambda: model.features.load_state_dict(other.features.state_dict()),
+            lambda: model.features[0][0].load_state_dict(other.features[0][0].state_dict()),
+        ):
+            load()
+            assert_held(model, masks)
+            assert all(bool((p[masks[name]] > 0).all()) for name, p in prunable_parameters(model).items())
+        copy.deepcopy(model).load_state_dict(other.state_dict())
+        assert_held(model, masks)
+        with pytest.raises(ModelError, match="was replaced by another parameter"):
+            model.load_state_dict(other.state_dict(), assign=True)
+    model.load_state_dict(other.state_dict())
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True))
+
+
+@pytest.mark.parametrize(
+    "mask", [torch.tensor([255, 0], dtype=torch.uint8), torch.tensor([0.0, 0.5]), torch.tensor([0, 2])]
+)
+def test_only_bool_tensors_are_masks(mask):
+    layer = torch.nn.Linear(2, 1, bias=False)
+    before = layer.weight.clone()
+    for put_on in (lambda masks: masking.MaskedWeights(layer, masks), TicketCallback):
+        with pytest.raises(MaskError, match=r"'weight' is torch\..*, not torch.bool; .* pass `mask != 0`"):
+            put_on({"weight": mask[None]})
+    assert torch.equal(layer.weight, before)
