@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from dilt_hf.config.fields import MOST_SEED, Options, option, require
+from dilt_hf.config.fields import DRY_RUN, MOST_SEED, Options, option, require
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,7 @@ class ApplyConfig(Options):
     fine_tune: bool = option(True, "Also train each network under its mask, for --num_train_epochs.")
     output_dir: str = option("runs/applied", "Folder of the results. The same command continues what it finds there.")
     use_cpu: bool = option(False, "Stay on the CPU even where there is a GPU.")
-    dry_run: bool = option(
-        False, "Print what this would cost and stop; nothing is written, no data or weights fetched."
-    )
+    dry_run: bool = option(False, DRY_RUN)
 
     def check(self) -> None:
         require(bool(self.repositories), "--repositories needs at least one ticket repository.")
@@ -86,9 +84,7 @@ class AnalyzeConfig(LayerConfig):
     revision: str | None = option(None, "The commit, tag or branch of the repositories on the Hub.")
     output_dir: str | None = option(None, "Folder of the results; by default 'analysis' in the run, or runs/analysis.")
     use_cpu: bool = option(False, "Stay on the CPU even where there is a GPU.")
-    dry_run: bool = option(
-        False, "Print what this would cost and stop; nothing is written, no data or weights fetched."
-    )
+    dry_run: bool = option(False, DRY_RUN)
 
     def check(self) -> None:
         require(bool(self.sources), "name the folder of a run, or ticket repositories, first.")
@@ -163,9 +159,7 @@ class ShrinkConfig(Options):
     seed: int = option(0, "Of the choice of images and of the training.", least=0, most=MOST_SEED)
     output_dir: str = option("runs/shrunk", "Folder of the result. The same command continues what it finds there.")
     use_cpu: bool = option(False, "Stay on the CPU even where there is a GPU.")
-    dry_run: bool = option(
-        False, "Print what this would cost and stop; nothing is written, no data or weights fetched."
-    )
+    dry_run: bool = option(False, DRY_RUN)
 
     def check(self) -> None:
         require(0 < self.target < 1, f"--target must lie between 0 and 1, not {self.target}.")

@@ -13,6 +13,10 @@ from dilt_hf.utils.typed import WrongTypeError, from_json
 
 MOST_NUMBER = 10**9  # what no count, rate or size reaches; larger numbers are mistakes
 MOST_SEED = 2**32 - 1  # numpy's
+DRY_RUN = (
+    "Print what this would cost and stop; no data or weights are fetched, and nothing is written but the cache of "
+    "`datasets` for local Parquet files."
+)
 _LONGEST = 60  # characters of a value that a message shows
 
 

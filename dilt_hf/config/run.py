@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from dilt_hf.config.data import DataConfig, PartitionConfig
-from dilt_hf.config.fields import MOST_SEED, Options, option, require
+from dilt_hf.config.fields import DRY_RUN, MOST_SEED, Options, option, require
 from dilt_hf.config.migration import FORMAT_VERSION, VERSION_KEY, migrate
 from dilt_hf.config.model import ModelConfig
 from dilt_hf.config.pruning import MethodConfig, PruningConfig
@@ -66,9 +66,7 @@ class RunConfig(Options):
     )
     hub_private_repo: bool = option(False, "Make the repository on the Hub private, if it is new.")
     use_cpu: bool = option(False, "Stay on the CPU even where there is a GPU.")
-    dry_run: bool = option(
-        False, "Print what this would cost and stop; nothing is written, no data or weights fetched."
-    )
+    dry_run: bool = option(False, DRY_RUN)
 
     def check(self) -> None:
         require(bool(self.seeds), "--seeds needs at least one seed.")

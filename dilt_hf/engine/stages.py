@@ -20,7 +20,7 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from dilt_hf.engine.locks import Locks
 from dilt_hf.engine.process_groups import ProcessGroup
 from dilt_hf.utils.errors import DiltError, RunError, TrainingError
 from dilt_hf.utils.files import (
+    PARTIAL,
     pretty_json,
     put_in_place,
     sha256_of_file,
@@ -156,6 +157,25 @@ class Stages:
                         "choose another --output_dir, or delete that folder to compute them again."
                     )
                 return  # one folder is of one format
+
+    def check_surroundings(self, own: Collection[str] = ()) -> None:
+        """Refuse to write results beside these stages where others have put something, or a run lies.
+
+        Args:
+            own: names of files that may be there before the first stage is.
+
+        Raises:
+            RunError: when the folder around them is none of this package's, holds a run, or stages of earlier versions.
+        """
+        folder = self.root.parent
+        if folder.exists() and not folder.is_dir():
+            raise RunError(f"{folder} is a file; choose another --output_dir.")
+        entries = folder.iterdir() if folder.exists() else ()
+        inside = {entry.name for entry in entries if not entry.name.endswith(PARTIAL)} - set(own)
+        is_ours = self.locks.path.exists() or (inside == {self.root.name} and not any(self.root.iterdir()))
+        if inside and (not is_ours or "run.json" in inside):
+            raise RunError(f"{folder} holds something else already; choose a new or empty --output_dir.")
+        self.check_format()
 
     def get(
         self,

@@ -38,7 +38,7 @@ from dilt_hf.run.context import RunContext
 from dilt_hf.run.folder import RUN_FILE
 from dilt_hf.utils.checksums import write_result
 from dilt_hf.utils.errors import AnalysisError
-from dilt_hf.utils.files import canonical_json, pretty_json, shown_path, write_atomically
+from dilt_hf.utils.files import canonical_json, pretty_json, sha256_of_json, shown_path, write_atomically
 from dilt_hf.utils.threads import cores
 
 REPRESENTATIONS = Kind(
@@ -48,6 +48,7 @@ REPRESENTATIONS = Kind(
 )
 REPRESENTATIONS_FILE = "representations.safetensors"
 NUMBERS_FILE, TEXT_FILE, FIGURE_FOLDER = "analysis.json", "analysis.md", "figures"
+CITATIONS = "cited_by"  # the folder of a run that names its analyses elsewhere
 SAMPLED_PAIRS = 4
 PAUSE = 1.0  # seconds between two looks at what another launch is computing
 T = TypeVar("T")
@@ -67,13 +68,16 @@ def analyze(config: AnalyzeConfig, data_config: DataConfig, progress: bool = Tru
     check_pooling(config.pooling)
     source = open_source(config, data_config)
     folder = output_folder(config)
+    stages = Stages(folder / "stages")
+    stages.check_surroundings()
     if progress:
         print(_extent(config, source), flush=True)
     folder.mkdir(parents=True, exist_ok=True)
-    job = Analysis(config, source.probes, Stages(folder / "stages"), progress)
+    job = Analysis(config, source.probes, stages, progress)
     compared, siblings = [], []
     for seed in source.seeds:
         found, null = _patiently(functools.partial(_compare_seed, job, source, seed))
+        _cite(source.name, folder, job.derived_from)
         compared.append(found)
         save_matrices(found, folder / f"gw_seed_{seed}.safetensors")
         siblings += [null] if null else []
@@ -85,8 +89,17 @@ def analyze(config: AnalyzeConfig, data_config: DataConfig, progress: bool = Tru
     return findings
 
 
+def _cite(source: str, folder: Path, addresses: set[str]) -> None:
+    """Let a run know which of its steps an analysis rests on that is kept elsewhere: `stages gc` looks into the run."""
+    run, home = Path(source), folder.resolve()
+    if (run / RUN_FILE).is_file() and not home.is_relative_to(run.resolve()):
+        name = f"{sha256_of_json(str(home))[:12]}.json"
+        write_result(run, f"{CITATIONS}/{name}", pretty_json({"analysis": str(home), "steps": sorted(addresses)}))
+
+
 def planned(config: AnalyzeConfig, data_config: DataConfig) -> str:
     """Say what an analysis would do; errors as for `analyze`, and nothing is written."""
+    Stages(output_folder(config) / "stages").check_surroundings()
     return _extent(config, open_source(config, data_config))
 
 
@@ -150,6 +163,7 @@ class Analysis:
     def __init__(self, config: AnalyzeConfig, probes: Probes, stages: Stages, progress: bool):
         self.config, self.probes, self.stages, self.progress = config, probes, stages, progress
         self.weights: Mapping[str, Sequence[str]] = {}
+        self.derived_from: set[str] = set()  # the steps of a run that were compared
         self._told = False
 
     def compare(self, networks: Sequence[Network], label: str, cost_of: int = 1) -> Compared:
@@ -159,6 +173,7 @@ class Analysis:
             cost_of: how many such comparisons there will be, for the estimate that is printed before the first.
         """
         stages = [self._representations(network, label) for network in networks]
+        self.derived_from.update(*(network.derived_from for network in networks))
         reps = {
             network.name: Representations.load(stage.path / REPRESENTATIONS_FILE)
             for network, stage in zip(networks, stages, strict=True)

@@ -104,6 +104,7 @@ class Application:
         self.accelerator = open_accelerator(training, config.use_cpu)
         device = self.accelerator.device
         self.tickets = [Tickets.from_pretrained(where, revision=config.revision) for where in config.repositories]
+        self._check_different()
         self.data = open_data(data_config, model.num_channels, device, planning=config.dry_run)
         self.partition_of_class = self._partition_of_class()
         self.model = build_model(model, self.data.splits.class_names, self.data.image_size, 0, config.dry_run).to(
@@ -115,7 +116,7 @@ class Application:
         for tickets in self.tickets:
             fit_names(self.checkpoint, tickets.partitions[0].shapes)
         self.stages = Stages(Path(config.output_dir, "stages"), ProcessGroup())
-        self.stages.check_format()
+        self.stages.check_surroundings()
         self.identity = (
             {
                 "checkpoint": tensors_sha256(self.checkpoint),
@@ -126,6 +127,15 @@ class Application:
             | of_pixels(self.data, "train", "test")
             | {"augmentation": dataclasses.asdict(self.data.augmentation)}
         )
+
+    def _check_different(self) -> None:
+        """Refuse one search under two names: it would be counted as two seeds."""
+        seen: dict[tuple[str, ...], str] = {}
+        for where, tickets in zip(self.config.repositories, self.tickets, strict=True):
+            masks = tuple(tickets.config.masks_sha256)
+            if masks in seen:
+                raise TicketError(f"{seen[masks]} and {where} hold the same masks, so they are one seed; name it once.")
+            seen[masks] = where
 
     def _partition_of_class(self) -> np.ndarray:
         """Return the partition of every class of the data, which all repositories must agree on."""

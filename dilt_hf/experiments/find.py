@@ -42,8 +42,9 @@ logger = logging.getLogger(__name__)
 def find_tickets(config: DiltConfig, group: ProcessGroup | None = None, progress: bool = True) -> Results | None:
     """Run the whole job that a configuration describes.
 
-    Leaves in `config.run.output_dir`: `run.json` (the configuration), `stages/` (all finished steps),
-    `tickets/seed_<s>/` (a ticket repository per seed), `results.jsonl`, `results.md` and `results.png`.
+    Leaves in `config.run.output_dir`: `run.json` and `inputs.json` (the configuration, and the sha256 of what it
+    names), `stages/` (all finished steps), `tickets/seed_<s>/` (a ticket repository per seed), `results.jsonl`,
+    `results.md` and `results.png`.
 
     Args:
         group: this process among those launched together; by default it is alone.
@@ -69,7 +70,7 @@ def find_tickets(config: DiltConfig, group: ProcessGroup | None = None, progress
     if config.run.dry_run:
         return None
     if opened is not None:
-        opened.begin()
+        opened.begin(ctx.inputs)
         if config.run.push_to_hub:  # who may not publish should know before the work, not after
             for seed in config.run.seeds:
                 make_repository(config.run.hub_id(seed), private=config.run.hub_private_repo)

@@ -36,11 +36,13 @@ from dilt_hf.training.evaluation import predict
 from dilt_hf.training.losses import Teacher
 from dilt_hf.training.protocols import Checkpointing, Hooks, Route
 from dilt_hf.training.train import total_steps, train
-from dilt_hf.utils.files import pretty_json, write_atomically
+from dilt_hf.utils.errors import RunError
+from dilt_hf.utils.files import new_folder, pretty_json, read_json, sha256_of_json, write_atomically
 from dilt_hf.utils.markdown import markdown_table
 
 TUNED = Kind("tuned", version=2, code=(*TRAINING_CODE, "experiments.shrink", "pruning.savit"))
-MASK_FILE, RESULT_FILE = "mask.safetensors", "shrunk.json"
+MASK_FILE, RESULT_FILE, MODEL_FOLDER = "mask.safetensors", "shrunk.json", "model"
+CLAIM_FILE, MOST_CLAIM_BYTES = "inputs.json", 2**16
 TIMED, CHECKPOINT_FILE, CHECKPOINT_SECONDS = 15, "checkpoint.safetensors", 300.0
 
 
@@ -77,6 +79,7 @@ def shrink(
 
     Raises:
         ModelError: for networks that cannot be shrunk.
+        RunError: when the output folder holds something else, or the model of other settings.
         DiltError: for data or settings that do not work.
     """
     accelerator = open_accelerator(training, config.use_cpu)
@@ -88,6 +91,8 @@ def shrink(
         .eval()
     )
     shape_of(dense)  # whether it can be shrunk
+    stages = Stages(folder / "stages")
+    stages.check_surroundings([CLAIM_FILE])
     print(
         f"Scoring on {min(config.scoring_examples, len(data.splits.train))} images, then "
         f"{total_steps(len(data.splits.train), training)} steps of fine-tuning.",
@@ -95,8 +100,6 @@ def shrink(
     )
     if config.dry_run:
         return None
-    stages = Stages(folder / "stages")
-    stages.check_format()
     rows = data.sample("train", config.seed, "scoring")[: config.scoring_examples]
     identity = {
         "weights": tensors_sha256(dict(dense.state_dict())),
@@ -104,6 +107,14 @@ def shrink(
         "batch": training.global_train_batch_size,
         "device": device.type,
     } | of_pixels(data, "train")
+    recipe = {
+        "target": config.target,
+        "training": dataclasses.asdict(training),
+        "seed": config.seed,
+        "distillation": [config.distillation, config.temperature],
+        "augmentation": dataclasses.asdict(data.augmentation),
+    }
+    _claim(folder, sha256_of_json([identity, recipe, of_pixels(data, "test")]))
 
     def examples() -> list[tuple[torch.Tensor, torch.Tensor]]:
         return list(data.batches("train", rows, training.global_train_batch_size))
@@ -126,13 +137,7 @@ def shrink(
         save_weights(smaller, place / WEIGHTS_FILE)
         return {"losses": record.losses, "seconds": record.seconds}
 
-    inputs = {
-        "structure": chosen.address,
-        "training": dataclasses.asdict(training),
-        "seed": config.seed,
-        "distillation": [config.distillation, config.temperature],
-        "augmentation": dataclasses.asdict(data.augmentation),
-    }
+    inputs = {"structure": chosen.address} | {name: each for name, each in recipe.items() if name != "target"}
     tuned = stages.get(TUNED, inputs, fine_tune, description="fine-tuning", derived_from=[chosen.address])
     load_weights(smaller, tuned.path / WEIGHTS_FILE)
 
@@ -153,10 +158,33 @@ def shrink(
         [len(each) for each in structure.units],
         len(structure.channels),
     )
-    save_model(smaller, folder / "model", data.processor)
+    if not (folder / MODEL_FOLDER).exists():
+        with new_folder(folder / MODEL_FOLDER) as place:
+            save_model(smaller, place, data.processor)
     save_masks(structured_mask(dense, structure), folder / MASK_FILE)
     write_atomically(folder / RESULT_FILE, pretty_json(dataclasses.asdict(result)))
     return result
+
+
+def _claim(folder: Path, identity: str) -> None:
+    """Record whose model a folder is for.
+
+    Raises:
+        RunError: when it holds the model of other settings, weights or data.
+    """
+    recorded = folder / CLAIM_FILE
+    if recorded.is_file():
+        earlier = read_json(recorded, MOST_CLAIM_BYTES, RunError)
+        if earlier == {"sha256": identity}:
+            return
+    elif not (folder / MODEL_FOLDER).exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(recorded, pretty_json({"sha256": identity}))
+        return
+    raise RunError(
+        f"{folder} is for the model of other settings, weights or images, which would be overwritten; choose another "
+        "--output_dir."
+    )
 
 
 @torch.no_grad()

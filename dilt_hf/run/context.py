@@ -24,6 +24,7 @@ from dilt_hf.engine.stages import Stage, Stages
 from dilt_hf.engine.tracking import TrackedRun, check_trackers
 from dilt_hf.models.factory import build_model
 from dilt_hf.run.embeddings import class_embeddings, image_embeddings
+from dilt_hf.run.inputs import Inputs, check_inputs
 from dilt_hf.run.network import Network
 from dilt_hf.training.accelerator import open_accelerator
 from dilt_hf.training.train import total_steps
@@ -67,6 +68,7 @@ class RunContext:
         partitioning: which classes or rows belong to which partition.
         network: the network that steps put their weights into.
         model_config: the transformers configuration of the network, as JSON text.
+        inputs: the content that the settings name.
         starts: rewind points found so far, by seed.
     """
 
@@ -80,6 +82,7 @@ class RunContext:
     partitioning: Partitioning
     network: Network
     model_config: str
+    inputs: Inputs
     starts: dict[int, Stage] = dataclasses.field(default_factory=dict)
 
     @cached_property
@@ -173,6 +176,7 @@ def open_run(config: DiltConfig, group: ProcessGroup | None = None, progress: bo
         progress: whether to show progress bars.
 
     Raises:
+        RunError: when the run was begun with other data, partitions or weights.
         DiltError: for data, models, partitions or settings that do not work.
     """
     group = group or ProcessGroup()
@@ -190,7 +194,6 @@ def open_run(config: DiltConfig, group: ProcessGroup | None = None, progress: bo
     )
     # as it is now: saving a model writes its class and dtype into its configuration
     model_config: str = cast(Any, module).config.to_json_string()
-    network = Network.prepare(module, config, data, accelerator.device)
     if config.partition.partition_by in EMBEDDED:
         name = config.partition.embedding_model
         # embeddings differ in the last bits from machine to machine, and partitions must not
@@ -205,7 +208,11 @@ def open_run(config: DiltConfig, group: ProcessGroup | None = None, progress: bo
         partitioning = Partitioning.from_json(config.partition.partition_by, classes, assigned)
     else:
         partitioning = make_partitions(config.partition, data.splits)
-    _ = data.images  # what is wrong with the partitions is said before decoding
+    # what is wrong with the partitions is said before decoding, which the fingerprints of the images need
+    inputs = Inputs.of(data, partitioning, module, config.model)
+    if not config.run.dry_run:
+        check_inputs(Path(config.run.output_dir), inputs)
+    network = Network.prepare(module, config, data, accelerator.device)
     return RunContext(
         config=config,
         group=group,
@@ -217,6 +224,7 @@ def open_run(config: DiltConfig, group: ProcessGroup | None = None, progress: bo
         partitioning=partitioning,
         network=network,
         model_config=model_config,
+        inputs=inputs,
     )
 
 

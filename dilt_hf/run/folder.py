@@ -1,6 +1,6 @@
 """The folder of a run: opening it, refusing another run's, and writing what was found.
 
-run.json                  the configuration
+run.json, inputs.json     the configuration, and the sha256 of the data and weights that it names
 stages/                   all finished steps
 tickets/seed_<s>/         a ticket repository per seed
 results.{jsonl,md,png}    the comparison: for notebooks, for reading, as an image
@@ -23,6 +23,7 @@ from dilt_hf.results.methods_table import has_methods, methods_caption, methods_
 from dilt_hf.results.results import RESULTS_FILE, Entry, Results
 from dilt_hf.results.summary import comparison_text, write_results
 from dilt_hf.run.context import RunContext, open_run
+from dilt_hf.run.inputs import Inputs, keep_inputs
 from dilt_hf.run.methods.registry import STRUCTURED
 from dilt_hf.run.preflight import check_run
 from dilt_hf.tickets.format import read_config
@@ -46,11 +47,12 @@ class RunFolder:
     path: Path
     config: DiltConfig
 
-    def begin(self) -> None:
-        """Record the configuration, unless that was done before."""
+    def begin(self, inputs: Inputs) -> None:
+        """Record the configuration and the inputs, unless that was done before."""
         if not (self.path / RUN_FILE).exists():
             self.path.mkdir(parents=True, exist_ok=True)
             write_result(self.path, RUN_FILE, pretty_json({VERSION_KEY: FORMAT_VERSION, **self.config.to_dict()}))
+        keep_inputs(self.path, inputs)
 
 
 def open_folder(folder: Path, config: DiltConfig) -> RunFolder:
@@ -117,7 +119,7 @@ def open_run_folder(
     check_run(ctx)
     check(ctx)
     if opened is not None and not config.run.dry_run:
-        opened.begin()
+        opened.begin(ctx.inputs)
     group.wait_for_all()
     return ctx
 

@@ -10,15 +10,16 @@ from helpers.small import changed, quick_run
 
 from dilt_hf.analysis import matrix
 from dilt_hf.analysis.figures import short_names
+from dilt_hf.cli.stages import collect
 from dilt_hf.config.data import DataConfig
 from dilt_hf.config.experiments import AnalyzeConfig
-from dilt_hf.engine.stages import BusyError
+from dilt_hf.engine.stages import BusyError, Stages
 from dilt_hf.experiments import analyze as experiment
 from dilt_hf.experiments.analysis_sources import SAME_DATA
 from dilt_hf.experiments.analyze import analyze, check_layers, planned
 from dilt_hf.experiments.find import find_tickets
 from dilt_hf.run.context import open_run
-from dilt_hf.utils.errors import AnalysisError, ConfigError
+from dilt_hf.utils.errors import AnalysisError, ConfigError, RunError
 
 SAME = DataConfig(dataset_name=SAME_DATA)
 
@@ -184,3 +185,29 @@ def test_layers_that_cannot_be_compared_are_noticed_before_training(run, quick_c
         check_layers(ctx, ["blocks"], "mean")
     with pytest.raises(AnalysisError, match="has no module 'nothing'"):
         check_layers(ctx, ["nothing"], "mean")
+
+
+def test_an_analysis_that_is_kept_elsewhere_keeps_its_steps(run, tmp_path):
+    """It trains on siblings, whose steps nothing in the run itself names."""
+    copied = shutil.copytree(run, tmp_path / "run")
+    config = settings(copied, tmp_path, siblings=True, seeds=[0], num_probes=20)
+    analyze(config, SAME, progress=False)
+    steps = {path.name for path in (copied / "stages").iterdir() if not path.name.startswith(".")}
+    collect(Stages(copied / "stages"), copied, delete=True)
+    kept = {path.name for path in (copied / "stages").iterdir() if not path.name.startswith(".")}
+    (cited,) = (
+        each
+        for each in (json.loads(path.read_text()) for path in (copied / "cited_by").iterdir())
+        if each["analysis"] == str((tmp_path / "out").resolve())
+    )
+    assert set(cited["steps"]) <= kept <= steps
+    assert any("sibling" in stage.description for stage in Stages(copied / "stages").all())
+
+
+def test_a_folder_of_somebody_else_is_left_alone(run, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/analysis.md").write_text("mine")
+    for act in (planned, analyze):
+        with pytest.raises(RunError, match="holds something else already"):
+            act(settings(run, tmp_path), SAME)
+    assert (tmp_path / "out/analysis.md").read_text() == "mine"

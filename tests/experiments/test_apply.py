@@ -1,6 +1,7 @@
 """Tickets put on a checkpoint: scored before and after, on every partition, once for equal masks."""
 
 import dataclasses
+import shutil
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from dilt_hf.experiments.find import find_tickets
 from dilt_hf.models.factory import build_model
 from dilt_hf.models.safe_loading import load_model
 from dilt_hf.tickets.tickets import Tickets
-from dilt_hf.utils.errors import ModelError, TicketError
+from dilt_hf.utils.errors import ModelError, RunError, TicketError
 
 QUICK = quick_run("")
 DATA, TRAINING = QUICK.data, QUICK.training
@@ -79,7 +80,7 @@ def test_the_score_before_is_that_of_the_masked_checkpoint(found, tmp_path):
 
 
 def test_tickets_of_other_partitions_or_networks_are_refused(found, tmp_path):
-    other = Tickets.from_pretrained(found[0])
+    other = Tickets.from_pretrained(found[1])
     config = dataclasses.replace(other.config, partitions=other.config.partitions[::-1])
     dataclasses.replace(other, config=config).save_pretrained(tmp_path / "other")
     with pytest.raises(TicketError, match="do not cover the 10 classes"):
@@ -136,3 +137,22 @@ def test_a_dry_run_of_it_leaves_nothing(found, tmp_path, capsys):
     assert apply(found, tmp_path / "out", dry_run=True) is None
     assert "networks to score" in capsys.readouterr().out
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("how", ["twice", "copied"])
+def test_one_search_under_two_names_is_not_two_seeds(found, tmp_path, how):
+    other = found[0]
+    if how == "copied":
+        other = shutil.copytree(found[0], tmp_path / "copy")
+    with pytest.raises(TicketError, match="hold the same masks, so they are one seed"):
+        apply([found[0], other, found[2]], tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["applied.md", "notes.txt", "run.json"])
+def test_a_folder_of_somebody_else_is_left_alone(found, tmp_path, name):
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(RunError, match="holds something else already"):
+        apply(found, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    with pytest.raises(RunError, match="is a file"):
+        apply(found, tmp_path / name)

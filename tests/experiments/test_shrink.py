@@ -15,9 +15,9 @@ from dilt_hf.experiments import shrink as experiment
 from dilt_hf.experiments.shrink import shrink
 from dilt_hf.masks.algebra import count_kept
 from dilt_hf.masks.io import load_masks
-from dilt_hf.models.factory import build_model
+from dilt_hf.models.factory import build_model, save_model
 from dilt_hf.models.weights import prunable_parameters
-from dilt_hf.utils.errors import ConfigError, ModelError
+from dilt_hf.utils.errors import ConfigError, ModelError, RunError
 
 DATA = DataConfig(dataset_name="digits", augmentation="shift", max_train_samples=200, max_eval_samples=100)
 MODEL = ModelConfig(
@@ -54,6 +54,28 @@ def test_a_vit_is_shrunk_and_kept(tmp_path, monkeypatch):
     again = shrink(settings(tmp_path), DATA, MODEL, TRAINING)
     assert again.smaller["accuracy"] == found.smaller["accuracy"]
     assert torch.equal(load_masks(tmp_path / "mask.safetensors")[next(iter(mask))], mask[next(iter(mask))])
+
+
+def test_a_model_is_never_overwritten_not_even_by_its_own_input(tmp_path):
+    own = tmp_path / "mine"
+    save_model(build_model(MODEL, list("0123456789"), 8, 5), own / "model")
+    before = {path.name: path.read_bytes() for path in (own / "model").iterdir()}
+    given = ModelConfig(model_name_or_path=str(own / "model"))
+    for dry_run in (True, False):
+        with pytest.raises(RunError, match="holds something else already"):
+            shrink(settings(own, dry_run=dry_run), DATA, given, TRAINING)
+    assert {path.name: path.read_bytes() for path in (own / "model").iterdir()} == before
+
+    shrink(settings(tmp_path / "out"), DATA, given, TRAINING)
+    weights = (tmp_path / "out/model/model.safetensors").read_bytes()
+    smaller = ModelConfig(model_name_or_path=str(tmp_path / "out/model"))
+    for config, model in ((settings(tmp_path / "out", target=0.7), given), (settings(tmp_path / "out"), smaller)):
+        with pytest.raises((RunError, ModelError)):  # a shrunk network is not shrunk again
+            shrink(config, DATA, model, TRAINING)
+    (tmp_path / "out/model/note.txt").write_text("mine")
+    shrink(settings(tmp_path / "out"), DATA, given, TRAINING)
+    assert (tmp_path / "out/model/note.txt").is_file()
+    assert (tmp_path / "out/model/model.safetensors").read_bytes() == weights
 
 
 def test_bad_requests_are_refused(tmp_path):
