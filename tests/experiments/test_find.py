@@ -21,8 +21,10 @@ from dilt_hf.masks.overlap import jaccard
 from dilt_hf.results.results import Results
 from dilt_hf.results.summary import results_sentences, results_table
 from dilt_hf.run.context import open_run
+from dilt_hf.run.inputs import INPUTS_FILE
 from dilt_hf.run.pruning_steps import prune
 from dilt_hf.tickets.tickets import Tickets
+from dilt_hf.utils.checksums import SUMS_FILE
 from dilt_hf.utils.errors import DiltError, PartitionError, RunError
 
 SEED_0 = "tickets/seed_0"
@@ -113,6 +115,11 @@ def test_changed_images_behind_the_same_settings_do_not_replace_tickets(quick_co
     before = files(folder_of(config) / SEED_0)
     for file in (tmp_path / "images/train/dark").iterdir():
         shutil.copy(tmp_path / "images/train/light/0.png", file)
+    with pytest.raises(RunError, match=r"the training images and the validation images of .* have changed"):
+        run(config)
+    sums = folder_of(config) / SUMS_FILE
+    sums.write_text("".join(line for line in sums.read_text().splitlines(True) if INPUTS_FILE not in line))
+    (folder_of(config) / INPUTS_FILE).unlink()  # as in a run of an earlier version
     with pytest.raises(RunError, match="holds tickets of other data"):
         run(config)
     assert files(folder_of(config) / SEED_0) == before
