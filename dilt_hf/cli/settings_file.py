@@ -12,7 +12,8 @@ from dilt_hf.utils.errors import ConfigError
 
 MOST_BYTES = 2**20
 # YAML 1.1 reads 010 as 8, 1:30 as 90 and no as false; classes have such names
-_BOOL = re.compile(r"(true|false)$")
+_BOOL = re.compile(r"(true|True|TRUE|false|False|FALSE)$")
+_AMBIGUOUS = re.compile(r"(yes|no|on|off|y|n)$", re.IGNORECASE)
 _INT = re.compile(r"-?(0|[1-9][0-9]*)$")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|(0|[1-9][0-9]*)\.[0-9]*|(0|[1-9][0-9]*)(?=[eE]))([eE][-+]?[0-9]+)?$")
 
@@ -74,9 +75,25 @@ def _yaml(text: str) -> Any:
     import yaml
 
     try:
+        options = yaml.compose(text, Loader=_loader())
+        if isinstance(options, yaml.MappingNode):
+            for _, value in options.value:
+                _check_truth(value)
         return yaml.load(text, Loader=_loader())
     except yaml.YAMLError as error:
         raise ValueError(str(error)) from error
+
+
+def _check_truth(option: Any) -> None:
+    """Refuse yes, no, on and off within the value of an option: nothing there reads them as truth values later."""
+    import yaml
+
+    if not isinstance(option, yaml.MappingNode):
+        return
+    for _, value in option.value:
+        if isinstance(value, yaml.ScalarNode) and value.style is None and _AMBIGUOUS.match(value.value):
+            raise ValueError(f"'{value.value}' may be text or a truth value; write true, false, or quotes around it")
+        _check_truth(value)
 
 
 @functools.cache
@@ -114,7 +131,7 @@ def _loader() -> Any:
     for kind, pattern, first in (
         ("int", _INT, "-0123456789"),
         ("float", _FLOAT, "-+.0123456789"),
-        ("bool", _BOOL, "tf"),
+        ("bool", _BOOL, "tfTF"),
     ):
         Loader.add_implicit_resolver(f"tag:yaml.org,2002:{kind}", pattern, list(first))
     return Loader

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar, Literal
 
 from dilt_hf.config.fields import MOST_SEED, Options, option, require
@@ -78,6 +80,17 @@ class DataConfig(Options):
     dataloader_num_workers: int = option(
         4, "Decoding processes for sets that do not stay in memory; 0: none.", least=0, most=256
     )
+
+    def check_output(self, folder: str) -> None:
+        """Check that results do not become data.
+
+        Raises:
+            ConfigError: when the folder of results lies in a folder of images.
+        """
+        places = [self.train_dir, self.validation_dir, self.test_dir, self.dataset_name]
+        for place in (each for each in places if each and os.path.isdir(each)):
+            inside = Path(folder).resolve().is_relative_to(Path(place).resolve())
+            require(not inside, f"--output_dir {folder} lies in {place}, whose images are read; choose another.")
 
     def check(self) -> None:
         sources = [bool(self.dataset_name), bool(self.train_dir), bool(self.train_files)]

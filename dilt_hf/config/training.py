@@ -70,6 +70,11 @@ class TrainingConfig(Options):
 
     def check(self) -> None:
         require(self.learning_rate > 0, f"--learning_rate must be positive, not {self.learning_rate}.")
+        twice = sorted({"lr", "weight_decay"} & set(self.optim_args))
+        require(
+            not twice,
+            f"--optim_args names {' and '.join(twice)}; use --learning_rate and --weight_decay, which are recorded.",
+        )
         unknown = sorted(set(self.lr_scheduler_kwargs) - {"milestones", "gamma"})
         require(not unknown, f"--lr_scheduler_kwargs knows milestones and gamma, not {', '.join(unknown)}.")
         require(self.label_smoothing_factor < 1, "--label_smoothing_factor must lie in [0, 1).")

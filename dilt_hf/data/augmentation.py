@@ -6,20 +6,29 @@ training can be entered at any batch, and processes that share a batch see exact
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import math
 import random
+import re
+from collections.abc import Iterator
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from dilt_hf.config.data import DataConfig
+from dilt_hf.utils.errors import ConfigError
 from dilt_hf.utils.seeding import derive_seed
 
 CROP_AREA = (0.35, 1.0)  # of images that are already cut to the input size; 0.08 to 1 leaves too little of those
 CROP_ASPECT = (3 / 4, 4 / 3)
+_NUMBER = r"[0-9]+(?:\.[0-9]+)?"
+_POLICY = (
+    rf"(?:rand(?:-(?:m|mstd|mmax|inc|n|p){_NUMBER}|-t[a-z]*)*"
+    rf"|augmix(?:-(?:m|mstd|w|d|a|b){_NUMBER})*|(?:original|originalr|v0|v0r|3a)(?:-mstd{_NUMBER})?)"
+)
 ERASED_AREA, ERASED_ASPECT = (0.02, 1 / 3), (0.3, 1 / 0.3)
 
 
@@ -174,6 +183,22 @@ def mix(pixels: Tensor, labels: Tensor, augmentation: Augmentation, seed: int) -
 # --- views of single images, in the processes that decode them -----------------------------------------------------
 
 
+def check_policy(policy: str | None) -> None:
+    """Check the parts of a policy of timm's, which itself leaves out what it does not know.
+
+    Raises:
+        ConfigError: for an unknown one.
+
+    Example:
+        >>> check_policy("rand-m9-mstd0.5-inc1")
+    """
+    if policy is not None and not re.fullmatch(_POLICY, policy):
+        raise ConfigError(
+            f"--auto_augment '{policy}' is no policy of timm's; write rand-m9-mstd0.5-inc1, augmix-m3-w3, original, v0 "
+            "or 3a, for instance."
+        )
+
+
 class RandomView:
     """A random crop of the whole image, mirrored half of the time, and timm's policy: uint8 (size, size, channels).
 
@@ -184,21 +209,38 @@ class RandomView:
     def __init__(self, size: int, auto_augment: str | None):
         from timm.data.transforms_factory import create_transform
 
-        self.transform = create_transform(
-            size,
-            is_training=True,
-            use_prefetcher=True,
-            auto_augment=auto_augment,
-            color_jitter=0.0,
-            interpolation="random",
-            hflip=0.5,
-            re_prob=0.0,
-        )
+        check_policy(auto_augment)
+        try:
+            self.transform = create_transform(
+                size,
+                is_training=True,
+                use_prefetcher=True,
+                auto_augment=auto_augment,
+                color_jitter=0.0,
+                interpolation="random",
+                hflip=0.5,
+                re_prob=0.0,
+            )
+        except (AssertionError, ValueError, KeyError, TypeError) as error:
+            raise ConfigError(f"--auto_augment {auto_augment} is no policy of timm's.") from error
 
     def __call__(self, image: object, *key: int | str) -> np.ndarray:
         seed = derive_seed(*key)
-        random.seed(seed)
-        np.random.seed(seed % 2**32)
-        torch.manual_seed(seed)
-        pixels = np.asarray(self.transform(image))  # type: ignore[operator]
+        with _generators_kept():
+            random.seed(seed)
+            np.random.seed(seed % 2**32)
+            torch.manual_seed(seed)
+            pixels = np.asarray(self.transform(image))  # type: ignore[operator]
         return np.ascontiguousarray(pixels.transpose(1, 2, 0))
+
+
+@contextlib.contextmanager
+def _generators_kept() -> Iterator[None]:
+    """Give the global generators their states back: without workers, dropout draws from the same ones."""
+    before = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[]):
+        try:
+            yield
+        finally:
+            random.setstate(before[0])
+            np.random.set_state(before[1])

@@ -144,6 +144,12 @@ def class_ids(
         wanted = range(0)
         if not isinstance(entry, bool) and all(end.isdecimal() and len(end) < 10 for end in ends):
             wanted = range(int(ends[0]), int(ends[1]) + 1)
+        named = [number for number in wanted if str(number) in index]
+        if not by_name and last and any(index[str(number)] != number for number in named):
+            raise error(
+                f"{option or 'the range'} '{entry}' could mean the classes called {named[0]} to {named[-1]}, or those "
+                "at these places; list the classes one by one."
+            )
         if not wanted or wanted[0] not in places or wanted[-1] not in places:
             prefix = f"{option} names '{entry}', which is" if option else f"'{entry}' is"
             what = "names" if by_name else f"ids, which run from 0 to {len(names) - 1}"

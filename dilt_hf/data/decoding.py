@@ -87,6 +87,8 @@ def prepared(image: Any, channels: int) -> Any:
     """
     from PIL import ImageOps
 
+    if not all(image.size):
+        raise ValueError("it has no pixels")
     return _without_ends(_to_mode(ImageOps.exif_transpose(image), "RGB" if channels == 3 else "L"))
 
 

@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 
 from dilt_hf.config.data import DataConfig
 from dilt_hf.data import decoding
-from dilt_hf.data.augmentation import Augmentation, RandomView, augment, erase, mix
+from dilt_hf.data.augmentation import Augmentation, RandomView, augment, check_policy, erase, mix
 from dilt_hf.data.decoding import Normalize
 from dilt_hf.data.splits import Split, Splits, dealt_by_class
 from dilt_hf.utils.errors import ConfigError, DataError
@@ -211,6 +211,7 @@ def open_images(
         DataError: for an image that cannot be decoded; the message names the row.
         ConfigError: for an augmentation that needs workers on a set that stays resident.
     """
+    check_policy(config.auto_augment)
     resident = sum(len(split) for _, split in splits.items()) * size * size * channels <= config.max_resident_gb * 1e9
     if not resident:
         logger.info("%s does not fit max_resident_gb=%s: decoding in workers.", splits.source, config.max_resident_gb)

@@ -57,24 +57,72 @@ def _named(config: DataConfig) -> dict[str, datasets.Dataset]:
     import datasets
 
     name = config.dataset_name or ""
-    if os.path.isdir(name):  # `datasets` would give every file the first one's classes
-        files = [str(path) for path in sorted(Path(name).rglob("*.parquet"))]
-        kinds = {str(_classes_of(_schema(file))): file for file in files}
-        if len(kinds) > 1:
-            one, other = list(kinds.values())[:2]
-            raise DataError(
-                f"{one} and {other} list their classes differently, which `datasets` does not notice; give the files "
-                "by --train_files, --validation_files and --test_files: they are brought to one order by name."
-            )
-        with opening(name):
-            builder = datasets.load_dataset_builder(name, config.dataset_config_name)
-        check_apart({str(split): _data_files(paths) for split, paths in (builder.config.data_files or {}).items()})
+    if os.path.isdir(name):
+        own = _local(Path(name), config.dataset_config_name)
+        if own is not None:
+            return own
     with opening(name):
         tables = dict(datasets.load_dataset(name, config.dataset_config_name, revision=config.dataset_revision))
     for split, table in tables.items():
         if table.info.builder_name not in PATHS_ARE_TRUE:
             check_embedded(table, f"the {split} split of {name}")
     return tables
+
+
+def _local(folder: Path, configuration: str | None) -> dict[str, datasets.Dataset] | None:
+    """Check a folder that `datasets` understands, and open it here where `datasets` would read it wrongly.
+
+    It would give every file the first one's classes, take what lies beside saved tables for rows, and take the
+    innermost folder of an image for its class.
+    """
+    import datasets
+
+    with opening(str(folder)):
+        saved: Mapping[str, datasets.Dataset] = {}
+        if (folder / "dataset_dict.json").is_file():
+            saved = datasets.DatasetDict.load_from_disk(str(folder))  # type: ignore[assignment]
+        elif (folder / "state.json").is_file():
+            saved = {"train": datasets.Dataset.load_from_disk(str(folder))}
+        for split, table in saved.items():
+            check_embedded(table, f"the {split} split of {folder}")
+        if saved:
+            return dict(saved)
+        builder = datasets.load_dataset_builder(str(folder), configuration)
+    every = {str(split): list(map(str, paths)) for split, paths in (builder.config.data_files or {}).items()}
+    files = {split: _data_files(paths) for split, paths in every.items()}
+    kind = str(builder.info.builder_name)
+    if kind == "arrow":
+        raise DataError(
+            f"{folder} holds Arrow files without the description that `save_to_disk` writes beside them; save it so, "
+            "or as Parquet."
+        )
+    if kind == "imagefolder" and files == every:  # without a table of its own of what the images are
+        splits = {split: _split_folder(folder, split) for split in files}
+        if any(where is None for where in splits.values()):
+            raise DataError(
+                f"{folder} has no folder for each of its splits ({', '.join(files)}); give the folders by --train_dir, "
+                "--validation_dir and --test_dir."
+            )
+        return _image_folders({split: str(where) for split, where in splits.items()})
+    if kind == "parquet":
+        classes = {str(_classes_of(_schema(file))): file for paths in files.values() for file in paths}
+        if len(classes) > 1:
+            one, other = list(classes.values())[:2]
+            raise DataError(
+                f"{one} and {other} list their classes differently, which `datasets` does not notice; give the files "
+                "by --train_files, --validation_files and --test_files: they are brought to one order by name."
+            )
+    check_apart(files)
+    return None
+
+
+def _split_folder(folder: Path, split: str) -> Path | None:
+    """Return the folder of a split, by one of the names that `datasets` knows."""
+    names = {"train": ("train", "training"), "validation": ("validation", "valid", "val", "dev")} | {
+        "test": ("test", "testing")
+    }
+    found = [folder / name for name in names.get(split, (split,)) if (folder / name).is_dir()]
+    return found[0] if len(found) == 1 else None
 
 
 def _data_files(paths: Sequence[str]) -> list[str]:
@@ -114,7 +162,7 @@ def opening(name: str) -> Iterator[None]:
         yield
     except OSError:  # the Hub's errors are among these
         raise
-    except (ValueError, TypeError, KeyError, DatasetsError) as error:
+    except (ValueError, TypeError, KeyError, ImportError, DatasetsError) as error:
         reason = " ".join(str(error.__cause__ or error).split())[:300].rstrip(".")
         raise DataError(f"{name} cannot be opened ({reason}).") from error
 
@@ -329,6 +377,8 @@ def _schema(path: str) -> datasets.Features:
     try:
         with fsspec.open(path) if "://" in path else open(path, "rb") as file:
             return datasets.Features.from_arrow_schema(pyarrow.parquet.read_schema(file))
+    except ImportError as error:
+        raise DataError(f"{path} cannot be opened ({error}); install what it names.") from error
     except (pyarrow.ArrowException, ValueError, TypeError, KeyError) as error:
         reason = " ".join(str(error).split())[:200]
         raise DataError(f"{path} is no readable Parquet file ({reason}).") from error

@@ -36,6 +36,8 @@ from dilt_hf.models.routed import batchnorm_statistics
 from dilt_hf.models.weights import checkpoint_tensors, tensors_sha256
 from dilt_hf.run.evaluation_steps import EVALUATION_CODE
 from dilt_hf.run.fingerprints import of_mask, of_pixels
+from dilt_hf.run.inputs import INPUTS_FILE, claim
+from dilt_hf.run.normalization import check_normalization
 from dilt_hf.run.training_steps import TRAINING_CODE
 from dilt_hf.tickets.tickets import Tickets
 from dilt_hf.training.accelerator import open_accelerator
@@ -49,10 +51,11 @@ from dilt_hf.utils.markdown import markdown_table
 from dilt_hf.utils.seeding import generator_for
 from dilt_hf.utils.stats import estimate
 
-APPLIED = Kind("applied", version=2, code=(*TRAINING_CODE, *EVALUATION_CODE, "experiments.apply", "models.names"))
+APPLIED = Kind("applied", version=3, code=(*TRAINING_CODE, *EVALUATION_CODE, "experiments.apply", "models.names"))
 MOMENTS = {"before": "under the mask", "recalibrated": "batch norm recalibrated", "after": "fine-tuned"}
 CONTROLS = {"shuffled": shuffle_like, "random": random_like}
 MOST_CALIBRATION_ROWS = 2048
+TABLE_FILE = "applied.md"
 
 
 @dataclass(frozen=True)
@@ -105,6 +108,7 @@ class Application:
         device = self.accelerator.device
         self.tickets = [Tickets.from_pretrained(where, revision=config.revision) for where in config.repositories]
         self._check_different()
+        check_normalization(model, data_config)
         self.data = open_data(data_config, model.num_channels, device, planning=config.dry_run)
         self.partition_of_class = self._partition_of_class()
         self.model = build_model(model, self.data.splits.class_names, self.data.image_size, 0, config.dry_run).to(
@@ -116,12 +120,14 @@ class Application:
         for tickets in self.tickets:
             fit_names(self.checkpoint, tickets.partitions[0].shapes)
         self.stages = Stages(Path(config.output_dir, "stages"), ProcessGroup())
-        self.stages.check_surroundings()
+        data_config.check_output(config.output_dir)
+        self.stages.check_surroundings([INPUTS_FILE])
         self.identity = (
             {
                 "checkpoint": tensors_sha256(self.checkpoint),
                 "partitions": self.partition_of_class.tolist(),
                 "training": dataclasses.asdict(training) if config.fine_tune else None,
+                "calibration": [training.global_train_batch_size, training.mixed_precision],
                 "device": device.type,
             }
             | of_pixels(self.data, "train", "test")
@@ -249,9 +255,10 @@ def apply_tickets(
         print(f"{count} networks to score, {application.steps()} steps of fine-tuning each.", flush=True)
     if config.dry_run:
         return None
+    claim(Path(config.output_dir), TABLE_FILE, [application.identity, dataclasses.asdict(training)])
     scores: dict[str, dict[int, dict[str, Any]]] = {}
     for network in tqdm(networks, disable=not progress, unit="network"):
         scores.setdefault(network.name, {})[network.seed] = application.scored(network)
     applied = Applied(scores, len(application.tickets[0].partitions))
-    write_atomically(Path(config.output_dir, "applied.md"), applied.table() + "\n")
+    write_atomically(Path(config.output_dir, TABLE_FILE), applied.table() + "\n")
     return applied

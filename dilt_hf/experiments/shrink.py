@@ -29,20 +29,20 @@ from dilt_hf.models.flops import forward_cost
 from dilt_hf.models.weights import WEIGHTS_FILE, load_weights, save_weights, tensors_sha256
 from dilt_hf.pruning.savit import shape_of, shrunk, structured_mask
 from dilt_hf.run.fingerprints import of_pixels
+from dilt_hf.run.inputs import INPUTS_FILE, claim
 from dilt_hf.run.methods.savit import chosen_structure, load_structure
+from dilt_hf.run.normalization import check_normalization
 from dilt_hf.run.training_steps import TRAINING_CODE
 from dilt_hf.training.accelerator import open_accelerator
 from dilt_hf.training.evaluation import predict
 from dilt_hf.training.losses import Teacher
 from dilt_hf.training.protocols import Checkpointing, Hooks, Route
 from dilt_hf.training.train import total_steps, train
-from dilt_hf.utils.errors import RunError
-from dilt_hf.utils.files import new_folder, pretty_json, read_json, sha256_of_json, write_atomically
+from dilt_hf.utils.files import new_folder, pretty_json, write_atomically
 from dilt_hf.utils.markdown import markdown_table
 
 TUNED = Kind("tuned", version=2, code=(*TRAINING_CODE, "experiments.shrink", "pruning.savit"))
 MASK_FILE, RESULT_FILE, MODEL_FOLDER = "mask.safetensors", "shrunk.json", "model"
-CLAIM_FILE, MOST_CLAIM_BYTES = "inputs.json", 2**16
 TIMED, CHECKPOINT_FILE, CHECKPOINT_SECONDS = 15, "checkpoint.safetensors", 300.0
 
 
@@ -84,6 +84,7 @@ def shrink(
     """
     accelerator = open_accelerator(training, config.use_cpu)
     device, folder = accelerator.device, Path(config.output_dir)
+    check_normalization(model_config, data_config)
     data = open_data(data_config, model_config.num_channels, device, planning=config.dry_run)
     dense = (
         build_model(model_config, data.splits.class_names, data.image_size, config.seed, config.dry_run)
@@ -92,7 +93,8 @@ def shrink(
     )
     shape_of(dense)  # whether it can be shrunk
     stages = Stages(folder / "stages")
-    stages.check_surroundings([CLAIM_FILE])
+    data_config.check_output(config.output_dir)
+    stages.check_surroundings([INPUTS_FILE])
     print(
         f"Scoring on {min(config.scoring_examples, len(data.splits.train))} images, then "
         f"{total_steps(len(data.splits.train), training)} steps of fine-tuning.",
@@ -114,7 +116,7 @@ def shrink(
         "distillation": [config.distillation, config.temperature],
         "augmentation": dataclasses.asdict(data.augmentation),
     }
-    _claim(folder, sha256_of_json([identity, recipe, of_pixels(data, "test")]))
+    claim(folder, MODEL_FOLDER, [identity, recipe, of_pixels(data, "test")])
 
     def examples() -> list[tuple[torch.Tensor, torch.Tensor]]:
         return list(data.batches("train", rows, training.global_train_batch_size))
@@ -164,27 +166,6 @@ def shrink(
     save_masks(structured_mask(dense, structure), folder / MASK_FILE)
     write_atomically(folder / RESULT_FILE, pretty_json(dataclasses.asdict(result)))
     return result
-
-
-def _claim(folder: Path, identity: str) -> None:
-    """Record whose model a folder is for.
-
-    Raises:
-        RunError: when it holds the model of other settings, weights or data.
-    """
-    recorded = folder / CLAIM_FILE
-    if recorded.is_file():
-        earlier = read_json(recorded, MOST_CLAIM_BYTES, RunError)
-        if earlier == {"sha256": identity}:
-            return
-    elif not (folder / MODEL_FOLDER).exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(recorded, pretty_json({"sha256": identity}))
-        return
-    raise RunError(
-        f"{folder} is for the model of other settings, weights or images, which would be overwritten; choose another "
-        "--output_dir."
-    )
 
 
 @torch.no_grad()

@@ -39,6 +39,8 @@ from dilt_hf.utils.seeding import derive_seed
 
 logger = logging.getLogger(__name__)
 TIMM = "timm:"
+QUANTISED = ("I8", "U8", "I4", "U4", "F8_E4M3", "F8_E5M2", "F8_E8M0", "F4")  # as safetensors calls them
+_DTYPES = {torch.int8: "I8", torch.uint8: "U8", torch.float8_e4m3fn: "F8_E4M3", torch.float8_e5m2: "F8_E5M2"}
 _UNNAMED = re.compile(r"LABEL_\d+")  # what transformers calls classes that have no names
 PROCESSOR_FILE, CODE_FILE = "preprocessor_config.json", "architectures.py"
 
@@ -80,10 +82,19 @@ def build_model(
         if config.weights_file:
             _fill(model, config)
     model = model.float().eval()
+    _check_finite(model, config)
     mask_products(model)
     accept_images(model)
     check_images(model, image_size, config.num_channels, len(class_names))
     return model
+
+
+def _check_finite(model: nn.Module, config: ModelConfig) -> None:
+    """Refuse a checkpoint with numbers that are none: every image would be of the first class."""
+    for name, tensor in model.state_dict().items():
+        if isinstance(tensor, Tensor) and tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            where = config.weights_file or config.model_name_or_path or config.architecture
+            raise ModelError(f"'{name}' of {where} is not finite (NaN or infinite); give a checkpoint that is.")
 
 
 def _from_checkpoint(config: ModelConfig, num_labels: int, labels: dict[str, Any], planning: bool) -> nn.Module:
@@ -111,6 +122,18 @@ def _from_checkpoint(config: ModelConfig, num_labels: int, labels: dict[str, Any
             output_loading_info=True,
             ignore_mismatched_sizes=True,
         )
+    unexpected = sorted(report["unexpected_keys"])
+    if unexpected:
+        what = (
+            f"{where} has {', '.join(unexpected[:3])} ({len(unexpected)} tensors), which {type(model).__name__} lacks"
+        )
+        if not config.reset_head:
+            raise ModelError(
+                f"{what}: its config does not describe its weights; correct it, or pass --reset_head true."
+            )
+        logger.warning("%s: they are left out.", what)
+    for path, kinds in _stored_kinds(where, config.model_revision).items():
+        _check_plain(path, kinds)
     new = set(head_parameters(model))
     filled = {*report["missing_keys"], *(key if isinstance(key, str) else key[0] for key in report["mismatched_keys"])}
     if filled - (new if config.reset_head else set()):
@@ -137,6 +160,9 @@ def output_order(stored: Sequence[str], wanted: Sequence[str], where: str) -> li
         [1, 0]
     """
     if list(stored) == list(wanted) or all(_UNNAMED.fullmatch(name) for name in stored):
+        return None
+    stored, wanted = ([name.strip().casefold() for name in names] for names in (stored, wanted))
+    if stored == wanted:
         return None
     places = {name: place for place, name in enumerate(stored)}
     if set(places) == set(wanted) and len(places) == len(stored):
@@ -217,6 +243,31 @@ def _set_image_size(settings: Any, image_size: int, chosen: Mapping[str, Any]) -
         inner.image_size = wanted
 
 
+def _stored_kinds(where: str, revision: str | None) -> dict[str, dict[str, str]]:
+    """Return how each tensor is stored in the weights files of a checkpoint."""
+    import safetensors
+    from transformers.utils import cached_file
+
+    folder = where
+    if not os.path.isdir(where):
+        folder = os.path.dirname(cached_file(where, MODEL_CONFIG_FILE, revision=revision, local_files_only=True) or "")
+    found: dict[str, dict[str, str]] = {}
+    for path in sorted(Path(folder).glob("model*.safetensors")):
+        with safetensors.safe_open(path, framework="pt") as file:
+            found[str(path)] = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
+    return found
+
+
+def _check_plain(path: str, kinds: Mapping[str, str]) -> None:
+    """Refuse quantised weights: without their scales they are other numbers."""
+    quantised = next((name for name, kind in kinds.items() if kind in QUANTISED), None)
+    if quantised is not None:
+        raise ModelError(
+            f"{path} is quantised ('{quantised}' is {kinds[quantised]}), and masks need the weights themselves; give "
+            "the checkpoint that it was made from."
+        )
+
+
 @contextlib.contextmanager
 def _building(name: str) -> Iterator[None]:
     """Turn whatever a network's code meets in settings that do not fit it, or the machine, into one sentence."""
@@ -233,11 +284,20 @@ def _building(name: str) -> Iterator[None]:
 def _fill(model: nn.Module, config: ModelConfig) -> None:
     """Put the weights of `config.weights_file` into a model of that architecture, all but those of a new head."""
     path, tensors = config.weights_file or "", checkpoint_tensors(model)
+    if not os.path.isfile(path):
+        raise ModelError(f"there is no file {path}; --weights_file takes one safetensors file.")
     heads = {id(parameter) for parameter in head_parameters(model).values()}
     needed = {name for name, tensor in tensors.items() if not (config.reset_head and id(tensor) in heads)}
     stored = read_weights(path)
     if not needed <= set(stored):  # timm's own names
         stored = {TIMM_PREFIX + name: tensor for name, tensor in stored.items()}
+    _check_plain(path, {name: _DTYPES.get(tensor.dtype, "") for name, tensor in stored.items()})
+    homeless = sorted(set(stored) - set(tensors))
+    if homeless:
+        raise ModelError(
+            f"{path} is of another network than {config.architecture}: it has '{homeless[0]}' ({len(homeless)} tensors "
+            "have no place there)."
+        )
     wrong = [name for name in sorted(needed) if name not in stored or stored[name].shape != tensors[name].shape]
     if wrong:
         raise ModelError(

@@ -26,6 +26,7 @@ from dilt_hf.models.factory import build_model
 from dilt_hf.run.embeddings import class_embeddings, image_embeddings
 from dilt_hf.run.inputs import Inputs, check_inputs
 from dilt_hf.run.network import Network
+from dilt_hf.run.normalization import check_normalization
 from dilt_hf.training.accelerator import open_accelerator
 from dilt_hf.training.train import total_steps
 
@@ -188,6 +189,7 @@ def open_run(config: DiltConfig, group: ProcessGroup | None = None, progress: bo
         project_dir=str(Path(config.run.output_dir, "trackers")),
     )
     _set_up_device(accelerator.device, config.run)
+    check_normalization(config.model, config.data)
     data = open_data(config.data, config.model.num_channels, accelerator.device, progress, config.run.dry_run)
     module = build_model(
         config.model, data.splits.class_names, data.image_size, config.run.seeds[0], config.run.dry_run

@@ -64,6 +64,7 @@ def open_folder(folder: Path, config: DiltConfig) -> RunFolder:
         RunError: when the folder holds something else, another run (the message names the settings that differ), or
             steps that an earlier version of this package computed.
     """
+    config.data.check_output(str(folder))
     recorded = folder / RUN_FILE
     if not folder.exists():
         return RunFolder(folder, config)

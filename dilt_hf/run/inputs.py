@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -17,7 +18,7 @@ from dilt_hf.data.partitions import Partitioning
 from dilt_hf.models.weights import checkpoint_tensors, head_parameters, tensors_sha256
 from dilt_hf.utils.checksums import check_result, read_result, write_result
 from dilt_hf.utils.errors import RunError
-from dilt_hf.utils.files import pretty_json, sha256_of_json
+from dilt_hf.utils.files import pretty_json, read_json, sha256_of_json, write_atomically
 from dilt_hf.utils.typed import WrongTypeError, from_json
 
 INPUTS_FILE = "inputs.json"
@@ -82,3 +83,27 @@ def keep_inputs(folder: Path, inputs: Inputs) -> None:
     """Record what a run is begun with, unless that was done before."""
     if not (folder / INPUTS_FILE).is_file():
         write_result(folder, INPUTS_FILE, pretty_json(dataclasses.asdict(inputs)))
+
+
+def claim(folder: Path, result: str, inputs: Any) -> None:
+    """Record what a folder's one result is made from, so that nothing else takes its place.
+
+    Args:
+        result: the name of the file or folder that it will be.
+        inputs: all that determines it, as JSON values.
+
+    Raises:
+        RunError: when it is, or is going to be, the result of other inputs.
+    """
+    recorded, identity = folder / INPUTS_FILE, {"sha256": sha256_of_json(inputs)}
+    if recorded.is_file():
+        if read_json(recorded, MOST_BYTES, RunError) == identity:
+            return
+    elif not (folder / result).exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(recorded, pretty_json(identity))
+        return
+    raise RunError(
+        f"{folder / result} is of other settings, weights or images, and would be overwritten; choose another "
+        "--output_dir."
+    )

@@ -16,7 +16,7 @@ from dilt_hf.masks.bitwise import Hashes, as_bits, bits_for, exchange, uninterru
 from dilt_hf.masks.packed import PackedMask
 from dilt_hf.models.names import mask_targets
 from dilt_hf.models.weights import unwrapped
-from dilt_hf.training.loading import watch_loading
+from dilt_hf.training.loading import check_whole, watch_loading
 from dilt_hf.training.masking import MaskedWeights, homes_of
 from dilt_hf.utils.errors import ModelError
 
@@ -44,8 +44,8 @@ class TicketSwitch:
             dense model's: activations of subnetworks differ. Otherwise all share those that the model has.
 
     Raises:
-        ModelError: when the model does not have the weights that the masks cover, in the same shapes, or was made
-            under `torch.inference_mode`.
+        ModelError: when the model does not have the weights that the masks cover, in the same shapes, was made under
+            `torch.inference_mode`, or is under a ticket of another TicketSwitch: its dense weights are there.
 
     Example:
         >>> switch = TicketSwitch(model, tickets)
@@ -69,6 +69,7 @@ class TicketSwitch:
         self.device = None if device is None else torch.device(device)
         self.active: str | None = None
         self._lock = threading.RLock()
+        check_whole(model)
         self._live = mask_targets(model, tickets.partitions[0].shapes)
         self._homes = homes_of(model, self._live)
         if any(tensor.is_inference() for tensor in self._live.values()):
@@ -274,6 +275,11 @@ class TicketSwitch:
             self._optimizer = None
             self._hold()
             self._dense = None
+
+    @property
+    def keeps_aside(self) -> str | None:
+        """The ticket that is set, while the model's dense weights are here and not in the model."""
+        return None if self._dense is None else self.active
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy needs: a lock cannot be copied."""

@@ -45,6 +45,7 @@ from dilt_hf.tickets.format import (
 )
 from dilt_hf.tickets.hub import HubCommit, is_repo_id
 from dilt_hf.tickets.publishing import Destination, files_of, push_repository, write_card, write_repository
+from dilt_hf.training.loading import check_whole
 from dilt_hf.utils.errors import DataError, TicketError
 from dilt_hf.utils.files import shown_path
 
@@ -91,7 +92,8 @@ def apply_ticket(
     Raises:
         ModelError: when the model does not have the weights that the mask covers, in the same shapes.
         MaskError: when there is no such ticket.
-        DataError: when `recalibrate_on` has no batches. The model is unchanged after any of these.
+        DataError: when `recalibrate_on` has no batches, or others than the model takes. The model is unchanged after
+            any of these.
 
     Example:
         >>> tickets = Tickets.from_pretrained("runs/digits/tickets/seed_0")
@@ -105,12 +107,19 @@ def apply_ticket(
         raise DataError("recalibrate_on has no batches (a generator serves once); the model is unchanged.")
     if not tickets.is_theta0(targets):
         logger.warning("the model's weights are not the θ0 that ticket '%s' was found for.", name)
+    check_whole(model)
+    whole = {stored: tensor.detach().clone() for stored, tensor in targets.items()} if first is not None else {}
     for stored, tensor in targets.items():
         # torch computes with all floating-point numbers but those of 8 bits
         bits = tensor.detach().view(torch.uint8) if tensor.element_size() == 1 else tensor.detach()
         bits.masked_fill_(~mask[stored].to(tensor.device), 0)
     if batches is not None and first is not None:
-        recalibrate_batchnorm(model, itertools.chain([first], batches))
+        try:
+            recalibrate_batchnorm(model, itertools.chain([first], batches))
+        except BaseException:
+            for stored, tensor in targets.items():
+                tensor.copy_(whole[stored])
+            raise
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -146,6 +155,8 @@ class Tickets:
             >>> Tickets.found("theta0", [one, other], {"method": "mine"}).save_pretrained("tickets")
         """
         theta0, packed = Path(theta0), [PackedMask.of(mask) for mask in partitions]
+        if any(mask.shapes != packed[0].shapes for mask in packed):
+            raise TicketError("the partitions' masks cover different tensors, or the same ones in other shapes.")
         check_theta0_shapes(theta0, packed[0].shapes)
         identity = {
             "sha256": weights_sha256(theta0),

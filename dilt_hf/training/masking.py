@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from dilt_hf.masks.algebra import check_alike
 from dilt_hf.models.names import mask_targets
 from dilt_hf.training.loading import watch_loading
-from dilt_hf.utils.errors import ModelError
+from dilt_hf.utils.errors import ConfigError, ModelError
 
 # Weights are masked as integers that are multiplied by 0 or 1: exact for every value, NaN and infinities too, and as
 # fast as multiplying numbers.
@@ -63,11 +63,14 @@ class MaskedWeights:
         Gradients are masked before they are accumulated, averaged over processes or clipped, so all of that sees the
         subnetwork alone. It lasts until `release`, or to the end of a `with masked.holding(optimizer):`.
 
+        Several optimizers may be held, one call for each.
+
         Args:
             is_training: asked at each backward pass whether the training that is held still goes on; when it does not,
                 the mask is released.
 
         Raises:
+            ConfigError: when `optimizer` is none of torch's, nor Accelerate's wrapper of one.
             ModelError: from a step of `optimizer`, when parameters of the model were replaced.
 
         Example:
@@ -80,12 +83,18 @@ class MaskedWeights:
             >>> bool(layer.weight[0, 1] == 0), layer.weight.grad.tolist()
             (True, [[1.0, 0.0]])
         """
-        self.release()
+        inner: Any = optimizer
+        while type(inner).__name__ == "AcceleratedOptimizer":  # which only decides when the one within takes its step
+            inner = inner.optimizer
+        if not isinstance(inner, torch.optim.Optimizer):
+            raise ConfigError(
+                f"{type(inner).__name__} is no torch.optim.Optimizer, so nothing tells when it has taken a step; call "
+                "`mask_weights()` after each of its steps."
+            )
         self._is_training = is_training or (lambda: True)
         self._asked: tuple[int, bool] = (-1, True)
         self.mask_weights()
         self._hook_gradients()
-        inner = getattr(optimizer, "optimizer", optimizer)  # Accelerate wraps it
         self._handles.append(inner.register_step_pre_hook(lambda *_: self._check()))
         self._handles.append(inner.register_step_post_hook(lambda *_: self.mask_weights()))
         self._handles += watch_loading((module for _, module, _ in self._homes), self._after_loading)

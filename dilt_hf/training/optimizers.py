@@ -12,6 +12,10 @@ from torch import Tensor, nn
 from dilt_hf.config.training import TrainingConfig
 from dilt_hf.utils.errors import ConfigError
 
+UNFIT = {
+    "LBFGS": "evaluates the loss several times in a step, and a training step here is one batch",
+    "SparseAdam": "takes sparse gradients, which these networks do not have",
+}
 MULTISTEP: dict[str, Any] = {"milestones": [0.5, 0.75], "gamma": 0.1}
 
 
@@ -21,6 +25,8 @@ def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Opti
     kind = getattr(torch.optim, known.get(config.optim.lower(), ""), None)
     if kind is None or kind is torch.optim.Optimizer:
         raise ConfigError(f"torch.optim has no optimizer '{config.optim}'.")
+    if kind.__name__ in UNFIT:
+        raise ConfigError(f"{kind.__name__} {UNFIT[kind.__name__]}; choose another --optim.")
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups: list[dict[str, Any]] = [{"params": trained}]
     if not config.decay_norm_and_bias and "weight_decay" in inspect.signature(kind).parameters:
@@ -39,7 +45,7 @@ def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Opti
             return kind(groups, fused=True, **arguments)
         except (TypeError, RuntimeError):  # no fused form of this optimizer, or none on this device
             return kind(groups, **arguments)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError) as error:
         raise ConfigError(f"{kind.__name__} does not take these settings: {error}") from error
 
 

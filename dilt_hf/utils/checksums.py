@@ -16,6 +16,7 @@ from dilt_hf.utils.files import PARTIAL, read_json, sha256_of_file, write_atomic
 
 SUMS_FILE = "SHA256SUMS"
 MOST_SUMS_BYTES = 2**20
+RESULTS = {".json", ".jsonl", ".md", ".png", ".svg", ".html", ".safetensors"}
 
 
 def write_result(folder: Path, name: str, content: bytes | str) -> None:
@@ -31,7 +32,7 @@ def write_result(folder: Path, name: str, content: bytes | str) -> None:
     with _locked(folder):
         for leftover in [*_leftovers(folder / name), *_leftovers(folder / SUMS_FILE)]:
             leftover.unlink()  # of a killed writer: the lock says that nobody is writing them now
-        sums = _read_sums(folder)
+        sums = _read_sums(folder) or _sums_of_earlier(folder)
         _write_sums(folder, sums | {name: [*sums.get(name, []), digest]})
         write_atomically(folder / name, content)
         _write_sums(folder, sums | {name: [digest]})
@@ -49,7 +50,8 @@ def check_result(folder: Path, name: str) -> Path:
     if sums and path.is_file():
         if name not in sums:
             raise RunError(
-                f"{path} is not listed in {folder / SUMS_FILE}, so nobody knows where it is from; remove it."
+                f"{path} is not listed in {folder / SUMS_FILE}, so nobody knows where it is from; if it is yours, "
+                f"add what `sha256sum {name}` prints there to {SUMS_FILE}, else remove it."
             )
         if sha256_of_file(path) not in sums[name]:
             raise RunError(
@@ -66,6 +68,14 @@ def read_result(folder: Path, name: str, most_bytes: int) -> Any:
         RunError: as `check_result`, or when it is not JSON.
     """
     return read_json(check_result(folder, name), most_bytes, RunError)
+
+
+def _sums_of_earlier(folder: Path) -> dict[str, list[str]]:
+    """List what a folder of an earlier version has: it is believed once, and checked from then on."""
+    files = [path for pattern in ("*", "*/*") for path in folder.glob(pattern)]
+    files += folder.glob("analysis/*/*")
+    known = [path for path in files if path.is_file() and path.suffix in RESULTS and not path.name.startswith(".")]
+    return {path.relative_to(folder).as_posix(): [sha256_of_file(path)] for path in known}
 
 
 def _leftovers(path: Path) -> list[Path]:

@@ -86,3 +86,12 @@ def test_an_empty_list_is_one(tmp_path):
     (tmp_path / "c.yaml").write_text("tickets: []\n")
     given = parse_config([str(tmp_path / "c.yaml"), "--tickets", "core"], DEFAULTS | {"tickets": ["union"]})
     assert given.run.tickets == ["core"]
+
+
+@pytest.mark.parametrize("word", ["no", "Yes", "off", "ON"])
+def test_within_an_option_a_truth_value_is_true_or_false(tmp_path, word):
+    with pytest.raises(ConfigError, match="may be text or a truth value"):
+        parsed(tmp_path / "a.yaml", f"optim_args: {{nesterov: {word}}}\n")
+    for value, meant in (("False", False), ("true", True), (f"'{word}'", word)):
+        found = parsed(tmp_path / "b.yaml", f"optim_args: {{nesterov: {value}}}\n").training.optim_args
+        assert found == {"nesterov": meant}

@@ -1,12 +1,16 @@
 """Random views: what they may show, and that they depend on their key alone."""
 
+import random
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
-from dilt_hf.data.augmentation import Augmentation, RandomView, augment, erase, mix
+from dilt_hf.data.augmentation import Augmentation, RandomView, augment, check_policy, erase, mix
+from dilt_hf.utils.errors import ConfigError
 
 
 @pytest.mark.parametrize("kind", ["shift", "shift_flip", "resized_crop_flip"])
@@ -92,3 +96,36 @@ def test_views_of_whole_images_depend_on_their_key_alone():
     assert first.dtype == np.uint8
     assert np.array_equal(first, view(image, 0, "partition_0", 3))
     assert not np.array_equal(first, view(image, 0, "partition_0", 4))
+
+
+def test_views_of_whole_images_leave_the_global_generators_alone():
+    """Without workers dropout draws from the same ones: a training would depend on the number of workers."""
+    view, image = RandomView(8, "rand-m9-mstd0.5-inc1"), Image.new("RGB", (16, 16))
+
+    def drawn():
+        return random.random(), np.random.random(), float(torch.rand(()))
+
+    random.seed(1)
+    np.random.seed(1)
+    torch.manual_seed(1)
+    expected = [drawn() for _ in range(3)]
+    random.seed(1)
+    np.random.seed(1)
+    torch.manual_seed(1)
+    found = []
+    for number in range(3):
+        view(image, 5, "view", number)
+        found.append(drawn())
+    assert found == expected
+
+
+@pytest.mark.parametrize("policy", ["rand-m9-mstd0.5-inc1", "augmix-m3-w3", "original", "v0-mstd0.5", "3a"])
+def test_policies_of_timm_are_known(policy):
+    check_policy(policy)
+    RandomView(8, policy)(Image.new("RGB", (16, 16)), 0)
+
+
+@pytest.mark.parametrize("policy", ["foo", "rand-m99-foo", "rand-m", "rand-x3", "m9", ""])
+def test_misspelt_policies_are_refused(policy):
+    with pytest.raises(ConfigError, match="is no policy of timm's"):
+        check_policy(policy)

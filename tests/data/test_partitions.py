@@ -204,3 +204,11 @@ def test_a_partition_file_may_begin_with_a_byte_order_mark(tmp_path):
     path.write_text('[["a"], ["b"]]', encoding="utf-8-sig")
     config = PartitionConfig(partition_by="explicit", partition_file=str(path))
     assert make_partitions(config, splits(names=["a", "b"])).classes == ((0,), (1,))
+
+
+def test_a_range_that_could_mean_names_or_places_is_refused():
+    for names, entry in ((["-1", "0", "1", "2"], "0-1"), ([*map(str, [0, 1, 10, 11, 2, 3]), "other"], "0-2")):
+        with pytest.raises(PartitionError, match="could mean the classes called"):
+            class_ids([entry], names)
+    assert class_ids(["0-2"], ["0", "1", "2", "other"]) == [0, 1, 2]
+    assert class_ids(["0", "1"], ["-1", "0", "1", "2"]) == [1, 2]

@@ -434,3 +434,48 @@ def test_a_folder_that_cannot_be_read_is_no_empty_one(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "scandir", locked)
     with pytest.raises(PermissionError, match="more"):
         load_splits(DataConfig(train_dir=str(train), test_dir=str(test)))
+
+
+# --- folders that `datasets` understands -----------------------------------------------------------------------------
+
+
+def test_what_save_to_disk_wrote_is_read_as_it_was_written(tmp_path):
+    """`load_dataset` would take its caches for rows, and give all splits the classes of the first."""
+    tables = datasets.DatasetDict({"train": animals(["cat", "dog"]), "test": animals(["cat", "dog"], rows=6)})
+    tables.save_to_disk(tmp_path / "pets")
+    before = load_splits(DataConfig(dataset_name=str(tmp_path / "pets")))
+    assert_labels_are_true(before)
+    datasets.load_from_disk(str(tmp_path / "pets"))["train"].map(lambda row: {"label": 1 - row["label"]})
+    after = load_splits(DataConfig(dataset_name=str(tmp_path / "pets")))
+    assert [len(split) for _, split in after.items()] == [len(split) for _, split in before.items()]
+    assert_labels_are_true(after)
+    tables["test"] = animals(["dog", "cat"], rows=6)
+    tables.save_to_disk(tmp_path / "swapped")
+    with pytest.raises(DataError, match="have different classes"):
+        load_splits(DataConfig(dataset_name=str(tmp_path / "swapped")))
+
+
+def test_arrow_files_by_themselves_are_refused(tmp_path):
+    animals(["cat", "dog"]).save_to_disk(tmp_path / "one")
+    (tmp_path / "bare").mkdir()
+    for name in ("train", "test"):
+        shutil.copy(next((tmp_path / "one").glob("*.arrow")), tmp_path / "bare" / f"{name}.arrow")
+    with pytest.raises(DataError, match="Arrow files without the description"):
+        load_splits(DataConfig(dataset_name=str(tmp_path / "bare")))
+
+
+def test_an_image_folder_by_name_has_the_classes_that_it_has_by_its_splits(tmp_path):
+    for split, each in (("train", 4), ("test", 2)):
+        for name in ("cat", "dog"):
+            (tmp_path / "pets" / split / name / "camera 1").mkdir(parents=True)
+            for i in range(each):
+                place = tmp_path / "pets" / split / name / "camera 1" / f"{i}.png"
+                Image.new("RGB", (4, 4), (COLOURS[name], i, len(split))).save(place)
+    splits = load_splits(DataConfig(dataset_name=str(tmp_path / "pets")))
+    assert splits.class_names == ("cat", "dog")
+    assert_labels_are_true(splits)
+    shutil.rmtree(tmp_path / "pets" / "test" / "cat")
+    (tmp_path / "pets" / "test" / "cat").mkdir()
+    (tmp_path / "pets" / "test" / "cat" / "0.heic").write_bytes(b"x")
+    with pytest.raises(DataError, match="holds no images"):
+        load_splits(DataConfig(dataset_name=str(tmp_path / "pets")))

@@ -156,3 +156,18 @@ def test_a_folder_of_somebody_else_is_left_alone(found, tmp_path, name):
     assert [path.name for path in tmp_path.iterdir()] == [name]
     with pytest.raises(RunError, match="is a file"):
         apply(found, tmp_path / name)
+
+
+def test_a_table_of_other_settings_is_not_replaced(found, tmp_path):
+    apply(found, tmp_path / "out", fine_tune=False)
+    before = (tmp_path / "out/applied.md").read_text()
+    apply(found, tmp_path / "out", fine_tune=False, controls=[])  # less of the same
+    apply(found, tmp_path / "out", fine_tune=False)
+    assert (tmp_path / "out/applied.md").read_text() == before
+    config = ApplyConfig(
+        repositories=[str(path) for path in found[:2]], output_dir=str(tmp_path / "out"), use_cpu=True, fine_tune=False
+    )
+    model = ModelConfig(model_name_or_path=str(found[2]))
+    smaller = dataclasses.replace(TRAINING, global_train_batch_size=20)
+    with pytest.raises(RunError, match=r"applied.md is of other settings, weights or images"):
+        apply_tickets(config, DATA, model, smaller, progress=False)

@@ -25,7 +25,7 @@ from dilt_hf.run.inputs import INPUTS_FILE
 from dilt_hf.run.pruning_steps import prune
 from dilt_hf.tickets.tickets import Tickets
 from dilt_hf.utils.checksums import SUMS_FILE
-from dilt_hf.utils.errors import DiltError, PartitionError, RunError
+from dilt_hf.utils.errors import ConfigError, DiltError, PartitionError, RunError
 
 SEED_0 = "tickets/seed_0"
 
@@ -305,3 +305,13 @@ def test_published_consensus_and_the_null_hypothesis_are_compared_at_the_same_de
     described = [stage.description for stage in Stages(folder_of(config) / "stages").all()]
     assert not [text for text in described if "COLT, partition" in text and "round 0" in text]
     assert [text for text in described if "COLT, partition_1, round 1" in text]
+
+
+def test_results_do_not_become_data(quick_config, image_folder, tmp_path):
+    shutil.copytree(image_folder, tmp_path / "images")
+    source = DataConfig(train_dir=str(tmp_path / "images/train"), test_dir=str(tmp_path / "images/test"))
+    config = dataclasses.replace(quick_config, data=source)
+    inside = dataclasses.replace(config.run, output_dir=str(tmp_path / "images/train/run"))
+    with pytest.raises(ConfigError, match=r"--output_dir .* lies in .*images/train, whose images are read"):
+        run(dataclasses.replace(config, run=inside))
+    assert not (tmp_path / "images/train/run").exists()

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import json
 import shutil
 
 import pytest
@@ -181,3 +182,50 @@ def test_classes_that_say_nothing_else_are_taken_in_their_order(tmp_path, caplog
         torch.testing.assert_close(after(pixels).logits, before(pixels).logits)
     assert said in caplog.text
     assert bool(said) == ("the same order" in caplog.text)
+
+
+def test_the_file_of_another_network_is_refused(tmp_path):
+    factory.save_model(build("resnet56", 16), tmp_path / "deep")
+    config = ModelConfig(architecture="resnet20", weights_file=str(tmp_path / "deep" / WEIGHTS_FILE))
+    with pytest.raises(ModelError, match="is of another network than resnet20"):
+        factory.build_model(config, CLASSES, 16, 0)
+    with pytest.raises(ModelError, match="there is no file"):
+        factory.build_model(dataclasses.replace(config, weights_file=str(tmp_path)), CLASSES, 16, 0)
+
+
+def test_a_checkpoint_with_more_weights_than_its_config_says_is_refused_or_named(tmp_path, caplog):
+    factory.save_model(build("vit-micro", 32), tmp_path)
+    stored = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(stored | {"num_hidden_layers": stored["num_hidden_layers"] - 1}))
+    config = ModelConfig(model_name_or_path=str(tmp_path))
+    with pytest.raises(ModelError, match="its config does not describe its weights"):
+        factory.build_model(config, CLASSES, 32, 0)
+    factory.build_model(dataclasses.replace(config, reset_head=True), CLASSES, 32, 0)
+    assert "they are left out" in caplog.text
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn])
+@pytest.mark.parametrize("option", ["model_name_or_path", "weights_file"])
+def test_quantised_weights_are_not_taken_for_numbers(tmp_path, dtype, option):
+    factory.save_model(build(), tmp_path)
+    weights = load_file(tmp_path / WEIGHTS_FILE)
+    weights["features.1.0.weight"] = (10 * weights["features.1.0.weight"]).to(dtype)
+    save_file(weights, tmp_path / WEIGHTS_FILE, metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=r"is quantised \('features.1.0.weight' is"):
+        factory.build_model(checkpoint_as(option, tmp_path), CLASSES, 8, 0)
+
+
+@pytest.mark.parametrize("option", ["model_name_or_path", "weights_file"])
+def test_a_checkpoint_of_nan_is_refused(tmp_path, option):
+    factory.save_model(build(), tmp_path)
+    weights = load_file(tmp_path / WEIGHTS_FILE)
+    weights["features.1.0.weight"][0, 0, 0, 0] = torch.nan
+    save_file(weights, tmp_path / WEIGHTS_FILE, metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=r"'features.1.0.weight' of .* is not finite"):
+        factory.build_model(checkpoint_as(option, tmp_path), CLASSES, 8, 0)
+
+
+def checkpoint_as(option, folder):
+    if option == "weights_file":
+        return ModelConfig(architecture="conv3", weights_file=str(folder / WEIGHTS_FILE))
+    return ModelConfig(model_name_or_path=str(folder))

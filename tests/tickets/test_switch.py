@@ -18,6 +18,7 @@ from dilt_hf.masks.algebra import compose
 from dilt_hf.masks.bitwise import uninterrupted
 from dilt_hf.models.weights import checkpoint_tensors, prunable_parameters
 from dilt_hf.tickets.switch import TicketSwitch
+from dilt_hf.tickets.tickets import apply_ticket
 from dilt_hf.utils.errors import MaskError, ModelError
 
 NAMES = [None, "core", "union", "specialist_0", "partition_1", "core+specialist_1", "union-specialist_0"]
@@ -395,3 +396,20 @@ def test_a_model_outlives_its_switch(tickets):
     TicketSwitch(model, tickets).set_ticket("core")
     model.load_state_dict(other.state_dict())
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True))
+
+
+def test_dense_weights_that_another_switch_keeps_are_not_lost(tickets):
+    """A notebook cell that is run twice took the pruned model for the dense one."""
+    model = fresh(tickets)
+    dense = snapshot(model)
+    switch = TicketSwitch(model, tickets)
+    switch.set_ticket("specialist_0")
+    for act in (lambda: TicketSwitch(model, tickets), lambda: apply_ticket(model, tickets, "core")):
+        with pytest.raises(ModelError, match="a TicketSwitch has set 'specialist_0' on this model"):
+            act()
+    switch.set_ticket(None)
+    assert all(torch.equal(each, dense[name]) for name, each in snapshot(model).items())
+    other = TicketSwitch(model, tickets)
+    other.set_ticket("core")
+    other.merge()
+    apply_ticket(model, tickets, "core")

@@ -14,7 +14,7 @@ from dilt_hf.masks.io import save_masks
 from dilt_hf.models.weights import checkpoint_tensors, prunable_parameters
 from dilt_hf.tickets.switch import TicketSwitch
 from dilt_hf.tickets.tickets import Tickets, apply_ticket, from_pretrained
-from dilt_hf.utils.errors import MaskError, ModelError, TicketError
+from dilt_hf.utils.errors import DataError, MaskError, ModelError, TicketError
 from dilt_hf.utils.files import sha256_of_file
 
 
@@ -259,3 +259,33 @@ def test_a_model_of_inference_mode_is_refused_in_one_sentence(repository):
     for act in (lambda: apply_ticket(model, tickets, "core"), lambda: TicketSwitch(model, tickets)):
         with pytest.raises(ModelError, match="inference_mode"):
             act()
+
+
+@pytest.mark.parametrize(
+    "batches",
+    [
+        [torch.zeros(0, 3, 8, 8)],
+        [torch.full((4, 3, 8, 8), torch.nan)],
+        [torch.zeros(4, 3, 8, 8, dtype=torch.uint8)],
+        [torch.zeros(4, 1, 8, 8)],
+        [(torch.zeros(4, 3, 8, 8), torch.zeros(4))],
+        [{"pixel_values": torch.zeros(4, 3, 8, 8)}],
+        [torch.randn(4, 3, 8, 8), torch.zeros(4, 1, 8, 8)],
+    ],
+    ids=["empty", "NaN", "uint8", "channels", "tuples", "dicts", "the second"],
+)
+def test_batches_that_cannot_recalibrate_leave_the_model_as_it_was(repository, batches):
+    tickets = Tickets.from_pretrained(repository)
+    model = tickets.load_model()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with pytest.raises(DataError, match=r"batch . of the images to recalibrate batch norm on"):
+        apply_ticket(model, tickets, "core", recalibrate_on=batches)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_tickets_of_masks_that_differ_in_their_tensors_are_refused(tmp_path):
+    made = make_tickets(tmp_path)
+    one, other = ({name: mask.clone() for name, mask in part.items()} for part in made.partitions)
+    del other[next(iter(other))]
+    with pytest.raises(TicketError, match="cover different tensors"):
+        Tickets.found(made.folder, [one, other], {"method": "mine"})

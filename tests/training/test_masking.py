@@ -10,7 +10,7 @@ from helpers.tickets import build
 from dilt_hf.models.weights import prunable_parameters
 from dilt_hf.training import masking
 from dilt_hf.training.trainer_callback import TicketCallback
-from dilt_hf.utils.errors import MaskError, ModelError
+from dilt_hf.utils.errors import ConfigError, MaskError, ModelError
 
 
 def test_masks_that_do_not_fit_are_refused():
@@ -197,3 +197,51 @@ def test_only_bool_tensors_are_masks(mask):
         with pytest.raises(MaskError, match=r"'weight' is torch\..*, not torch.bool; .* pass `mask != 0`"):
             put_on({"weight": mask[None]})
     assert torch.equal(layer.weight, before)
+
+
+class Lookahead(torch.optim.Optimizer):
+    """Every other step goes back half of the way, past the optimizer within."""
+
+    def __init__(self, optimizer):
+        super().__init__(optimizer.param_groups, {})
+        self.optimizer, self.count = optimizer, 0
+        self.slow = [p.detach().clone() for group in self.param_groups for p in group["params"]]
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        self.optimizer.step()
+        self.count += 1
+        if self.count % 2 == 0:
+            for slow, parameter in zip(self.slow, self.param_groups[0]["params"], strict=True):
+                parameter.lerp_(slow, 0.5)
+
+
+def test_optimizers_around_others_are_held_themselves():
+    model = network()
+    masks, parameters = masks_of(model), list(model.parameters())
+    optimizer = Lookahead(torch.optim.SGD(parameters, lr=0.1))
+    masking.MaskedWeights(model, masks).hold(optimizer)
+    for _ in range(4):
+        trained_step(model, optimizer)
+        assert_held(model, masks)
+
+    class Around:
+        optimizer = torch.optim.SGD(parameters, lr=0.1)
+
+    with pytest.raises(ConfigError, match=r"Around is no torch.optim.Optimizer"):
+        masking.MaskedWeights(model, masks).hold(Around())
+
+
+def test_two_optimizers_are_both_held():
+    model = network()
+    masks, parameters = masks_of(model), list(model.parameters())
+    first, second = (torch.optim.AdamW(part, lr=0.1) for part in (parameters[:2], parameters[2:]))
+    masked = masking.MaskedWeights(model, masks)
+    masked.hold(first)
+    masked.hold(second)
+    for _ in range(2):
+        pixels = torch.randn(8, 3, 8, 8)
+        model(pixels).logits.square().mean().backward()
+        for optimizer in (first, second):
+            optimizer.step()
+            assert_held(model, masks)

@@ -16,6 +16,10 @@ from dilt_hf.utils.errors import ConfigError
     [
         ({"optim": "Sloth"}, "torch.optim has no optimizer 'Sloth'"),
         ({"optim": "AdamW", "optim_args": {"momentum": 0.9}}, "AdamW does not take these settings"),
+        ({"optim": "AdamW", "optim_args": {"foreach": True, "fused": True}}, "AdamW does not take these settings"),
+        ({"optim": "LBFGS"}, "LBFGS evaluates the loss several times in a step"),
+        ({"optim": "SparseAdam"}, "SparseAdam takes sparse gradients"),
+        ({"optim_args": {"lr": 5.0}}, "--optim_args names lr; use --learning_rate"),
     ],
 )
 def test_impossible_optimizers_are_one_sentence(change, message):

@@ -68,3 +68,15 @@ def test_writers_at_the_same_time_lose_no_sum(tmp_path):
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda name: write_result(tmp_path, name, name), names))
     assert [check_result(tmp_path, name).read_text() for name in names] == names
+
+
+def test_a_folder_of_an_earlier_version_is_believed_once_and_checked_from_then_on(tmp_path):
+    (tmp_path / "evidence").mkdir()
+    (tmp_path / "run.json").write_text("{}")
+    (tmp_path / "evidence/layers.json").write_text("{}")
+    write_result(tmp_path, "results.md", "new")
+    for name in ("run.json", "evidence/layers.json", "results.md"):
+        assert check_result(tmp_path, name).is_file()
+    (tmp_path / "run.json").write_text("{ }")
+    with pytest.raises(RunError, match="is not what was written"):
+        check_result(tmp_path, "run.json")
