@@ -41,7 +41,14 @@ class RunConfig(Options):
     matched_density: list[float] = option(
         [], "Also compare core, union, LTH and controls where all have this density; several may be given."
     )
-    controls: bool = option(True, "Also train dense, LTH, random and layer-shuffled networks.")
+    controls: bool = option(
+        True, "Also train dense, LTH, random and layer-shuffled networks, and masks of the largest initial weights."
+    )
+    equal_budget: bool = option(
+        False,
+        "Also train dense, random, RigL and CAP networks, where --methods names them, for as many steps as finding and "
+        "training the union takes.",
+    )
     checkpointing_minutes: float = option(
         5.0,
         "An interrupted training run resumes from a checkpoint at most this old, in minutes; 0 saves none.",
@@ -80,6 +87,7 @@ class RunConfig(Options):
             "--materialise names a ticket that --tickets does not train.",
         )
         require(not self.methods or bool(self.matched_density), "--methods needs --matched_density.")
+        require(not self.equal_budget or bool(self.methods), "--equal_budget needs --methods.")
         require(all(0 < wanted < 1 for wanted in self.matched_density), "--matched_density must lie between 0 and 1.")
         require(len(set(self.matched_density)) == len(self.matched_density), "--matched_density names a density twice.")
 

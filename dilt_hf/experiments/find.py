@@ -123,7 +123,7 @@ def results_job(search: Search, folder: Path) -> Job:
             with ctx.stages.locks.holding("results"):
                 if makes_tickets(ctx):
                     save_tickets(search, ticket_folder(folder, seed), entries)
-                save_results(folder, entries)
+                save_results(folder, entries, ctx.partitioning.assign(ctx.data.splits.test))
             print(f"seed {seed}: {len(labels)} networks are trained and scored.", flush=True)
 
     return Job(f"seed {seed}: results", write, [job.name for job in jobs_of(search)])
@@ -145,8 +145,8 @@ def progress_lines(ctx: RunContext) -> dict[str, int]:
     """Return the steps of each search over all seeds, and those of the networks that follow."""
     seeds = len(ctx.config.run.seeds)
     lines = {shared.line: seeds * sum(shared.runs.values()) for shared in searches(ctx)}
-    steps = ctx.steps_of(ctx.everything, ctx.config.training.for_tickets())
-    return lines | {NETWORKS: seeds * len(list(network_labels(ctx))) * steps}
+    steps = sum(label.method(ctx).final_steps(ctx, label.matched) for label in network_labels(ctx))
+    return lines | {NETWORKS: seeds * steps}
 
 
 def check_requests(ctx: RunContext) -> None:

@@ -16,11 +16,13 @@ from typing import Any
 
 import numpy as np
 
+from dilt_hf.results.outcomes import Outcome
 from dilt_hf.utils.errors import RunError, reading
 from dilt_hf.utils.stats import Estimate, estimate
 from dilt_hf.utils.typed import from_json
 
 RESULTS_FILE = "results.jsonl"
+WITHIN = "within_partition_accuracy"  # among the classes of the partition alone
 DROPPED = {"validation_accuracy"}  # which earlier versions measured, and nothing read
 
 
@@ -39,6 +41,8 @@ class Entry:
         search_cost: of finding its mask: the rounds of the IMP runs it needs, and θ_k.
         stage: the address of its training.
         rounds: how many sequential training runs finding the mask took.
+        sequential_steps: its optimizer steps before the mask was found, where all that can run at once does.
+        outcome: for each test image, where it was kept; it is in a file of its own.
     """
 
     seed: int
@@ -51,19 +55,29 @@ class Entry:
     search_cost: dict[str, float]
     stage: str
     rounds: int = 0
+    sequential_steps: float = 0.0
+    outcome: Outcome | None = dataclasses.field(default=None, repr=False, compare=False)
 
     @property
     def name(self) -> str:
         return f"{self.ticket}, {self.control}" if self.control else self.ticket
 
     def accuracy(self, partition: int | None = None) -> float:
-        """Return the test accuracy in percent: on all classes, or on those of one partition."""
+        """Return the test accuracy in percent: on all classes, or on the images of one partition."""
         return 100 * (self.scores["accuracy"] if partition is None else self.scores["partition_accuracy"][partition])
 
     def summary(self) -> dict[str, Any]:
-        """Return the entry without recalls, for `dilt_config.json`."""
-        scores = {name: value for name, value in self.scores.items() if name != "recall"}
-        return dataclasses.asdict(self) | {"scores": scores}
+        """Return what `dilt_config.json` keeps of the entry."""
+        scores = {name: value for name, value in self.scores.items() if name not in ("recall", WITHIN)}
+        found = self.to_dict() | {"scores": scores}
+        del found["sequential_steps"]  # which the published format does not have
+        return found
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the entry without the outcome, as JSON values."""
+        found = dataclasses.asdict(dataclasses.replace(self, outcome=None))
+        del found["outcome"]
+        return found
 
 
 class Results:
@@ -73,10 +87,18 @@ class Results:
         entries: one per seed and network.
         overlaps: per seed with tickets, the mean Jaccard index of the partition masks and its chance level.
         num_partitions: N.
+        partition: of every test image, int (n,); None where outcomes were not kept.
     """
 
-    def __init__(self, entries: Sequence[Entry], overlaps: Sequence[dict[str, float | None]], num_partitions: int):
+    def __init__(
+        self,
+        entries: Sequence[Entry],
+        overlaps: Sequence[dict[str, float | None]],
+        num_partitions: int,
+        partition: np.ndarray | None = None,
+    ):
         self.entries, self.overlaps, self.num_partitions = list(entries), list(overlaps), num_partitions
+        self.partition = partition
 
     @property
     def rows(self) -> list[tuple[str, float | None]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -140,7 +139,7 @@ def comparison_text(results: Results) -> dict[str, Any]:
 def write_results(results: Results, folder: str | os.PathLike) -> None:
     """Write `results.jsonl` (one line per network and seed) and `results.md`, each atomically."""
     folder = Path(folder)
-    lines = [canonical_json(dataclasses.asdict(entry)) for entry in results.entries]
+    lines = [canonical_json(entry.to_dict()) for entry in results.entries]
     write_result(folder, RESULTS_FILE, "".join(line + "\n" for line in lines))
     text = [results_table(results), results_caption(results), *results_sentences(results)]
     write_result(folder, "results.md", "\n\n".join(text) + "\n")

@@ -17,13 +17,13 @@ def planned_runs(ctx: RunContext, labels: Sequence[Label]) -> Runs:
     runs: dict[str, int] = {}
     for search in searches(ctx):
         runs |= search.runs
-    final = ctx.steps_of(ctx.everything, ctx.config.training.for_tickets())
     for label in labels:
-        if label.ticket == "dense":
+        method = label.method(ctx)
+        if label.ticket == "dense" and not label.control:
             runs |= dense_run(ctx)
         else:
-            runs |= label.method(ctx).planned_runs(ctx, label.matched)
-            runs[str(label)] = final
+            runs |= method.planned_runs(ctx, label.matched)
+            runs[str(label)] = method.final_steps(ctx, label.matched)
     return runs
 
 

@@ -15,6 +15,7 @@ from dilt_hf.masks.algebra import density, density_per_tensor
 from dilt_hf.masks.overlap import mean_overlap
 from dilt_hf.models.factory import TIMM
 from dilt_hf.models.weights import WEIGHTS_FILE
+from dilt_hf.results.outcomes import BITS, Outcome
 from dilt_hf.results.results import Entry
 from dilt_hf.run.evaluation_steps import evaluate
 from dilt_hf.run.labels import Label, searches
@@ -36,16 +37,20 @@ def train_and_evaluate(search: Search, label: Label) -> tuple[Stage, Stage]:
 def entry_of(search: Search, label: Label) -> Entry:
     """Read the scores and the cost of one network from its finished stages."""
     method = label.method(search.ctx)
-    network, scores = train_and_evaluate(search, label)
+    network, evaluated = train_and_evaluate(search, label)
+    scores = dict(evaluated.record)
+    outcome = Outcome.of_record({name: scores.pop(name) for name in BITS}, len(search.ctx.data.splits.test))
     return Entry(
         seed=search.seed,
         **dataclasses.asdict(label),
         density=density(method.mask(search, label.matched)),
-        scores=scores.record,
+        scores=scores,
         cost=network.record["cost"],
         search_cost=dataclasses.asdict(method.cost(search, label.matched)),
         rounds=method.rounds(search, label.matched),
+        sequential_steps=method.sequential_steps(search, label.matched),
         stage=network.address,
+        outcome=outcome,
     )
 
 

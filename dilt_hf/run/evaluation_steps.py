@@ -5,15 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from dilt_hf.engine.kinds import Kind
 from dilt_hf.engine.stages import Stage
 from dilt_hf.models.batchnorm import recalibrate_batchnorm
 from dilt_hf.models.weights import WEIGHTS_FILE
+from dilt_hf.results.outcomes import Outcome
 from dilt_hf.run.context import RunContext, Subset
 from dilt_hf.run.fingerprints import of_pixels
-from dilt_hf.training.evaluation import predict
+from dilt_hf.training.evaluation import predict_within
 from dilt_hf.utils.seeding import derive_seed
 
 MOST_STATISTICS_ROWS = 10_000
@@ -25,7 +27,7 @@ EVALUATION_CODE = (
     "training.evaluation",
     "training.metrics",
 )
-SCORE = Kind("score", version=2, code=EVALUATION_CODE)
+SCORE = Kind("score", version=3, code=EVALUATION_CODE)
 
 
 def evaluate(ctx: RunContext, network: Stage, split: str = "test") -> Stage:
@@ -46,16 +48,23 @@ def evaluate(ctx: RunContext, network: Stage, split: str = "test") -> Stage:
 
 
 def scores_of(ctx: RunContext, model: nn.Module, split: str) -> dict[str, Any]:
-    """Evaluate a model as it is now; the scores are those of `PartitionScores` (fractions)."""
+    """Evaluate a model as it is now: the scores of `PartitionScores` (fractions), the accuracy on each partition among
+    its classes alone, and the outcome for each image (`Outcome.to_record`).
+    """
     from dilt_hf.training.metrics import PartitionScores
 
-    rows = ctx.data.split(split)
-    batch = ctx.config.training.per_device_eval_batch_size
-    return PartitionScores().compute(
-        predictions=predict(model, ctx.data.feed(split), batch, ctx.accelerator),
-        references=rows.labels,
-        partitions=ctx.partitioning.assign(rows),
+    rows, partitioning = ctx.data.split(split), ctx.partitioning
+    batch, partition = ctx.config.training.per_device_eval_batch_size, partitioning.assign(rows)
+    classes = torch.zeros(len(partitioning), len(ctx.data.splits.class_names), dtype=torch.bool)
+    for k, each in enumerate(partitioning.classes):
+        classes[k, list(each)] = True
+    free, within = predict_within(
+        model, ctx.data.feed(split), batch, ctx.accelerator, torch.from_numpy(partition), classes
     )
+    found = PartitionScores().compute(predictions=free, references=rows.labels, partitions=partition)
+    among = PartitionScores().compute(predictions=within, references=rows.labels, partitions=partition)
+    outcome = Outcome(free == rows.labels, within == rows.labels)
+    return found | {"within_partition_accuracy": among["partition_accuracy"]} | outcome.to_record()
 
 
 def recalibrate(ctx: RunContext, model: nn.Module, subset: Subset) -> None:

@@ -4,6 +4,7 @@ run.json, inputs.json     the configuration, and the sha256 of the data and weig
 stages/                   all finished steps
 tickets/seed_<s>/         a ticket repository per seed
 results.{jsonl,md,png}    the comparison: for notebooks, for reading, as an image
+outcomes.safetensors      which test images each network gets right
 methods.md, methods_by_{sparsity,cost}.png    published methods compared, where some were asked for
 """
 
@@ -14,12 +15,15 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from dilt_hf.config.migration import FORMAT_VERSION, VERSION_KEY, migrate
 from dilt_hf.config.run import DiltConfig
 from dilt_hf.engine.process_groups import ProcessGroup
 from dilt_hf.engine.stages import Stages
 from dilt_hf.results.figures import as_png, comparison_figure, cost_figure, methods_figure
 from dilt_hf.results.methods_table import has_methods, methods_caption, methods_table
+from dilt_hf.results.outcomes import Outcomes, load_outcomes, save_outcomes
 from dilt_hf.results.results import RESULTS_FILE, Entry, Results
 from dilt_hf.results.summary import comparison_text, write_results
 from dilt_hf.run.context import RunContext, open_run
@@ -150,16 +154,21 @@ def stored_config(folder: Path, seeds: Sequence[int] = (), use_cpu: bool = False
     return dataclasses.replace(run, run=where)
 
 
-def save_results(folder: Path, entries: Sequence[Entry]) -> None:
+def save_results(folder: Path, entries: Sequence[Entry], partition: np.ndarray) -> None:
     """Write these entries together with those of other seeds and networks that the run has found before.
 
     Only one process may do so at a time.
+
+    Args:
+        partition: of every test image, int (n,).
     """
     new = {(entry.seed, entry.name, entry.matched) for entry in entries}
     recorded = folder / RESULTS_FILE
-    earlier = Results.load_entries(check_result(folder, RESULTS_FILE)) if recorded.is_file() else []
+    earlier = load_results(folder).entries if recorded.is_file() else []
     merged = [*entries, *(entry for entry in earlier if (entry.seed, entry.name, entry.matched) not in new)]
-    results = _with_overlaps(folder, sorted(merged, key=lambda entry: entry.seed))
+    results = _with_overlaps(folder, sorted(merged, key=lambda entry: entry.seed), partition)
+    kept = {each.stage: each.outcome for each in results.entries if each.outcome is not None}
+    save_outcomes(folder, Outcomes(partition, kept))
     write_results(results, folder)
     write_result(folder, PICTURE, as_png(comparison_figure(results)))
     if has_methods(results):
@@ -172,8 +181,16 @@ def save_results(folder: Path, entries: Sequence[Entry]) -> None:
 
 
 def load_results(folder: Path) -> Results:
-    """Read what `save_results` wrote."""
-    return _with_overlaps(folder, Results.load_entries(check_result(folder, RESULTS_FILE)))
+    """Read what `save_results` wrote.
+
+    Raises:
+        RunError: when a file is damaged.
+    """
+    entries, outcomes = Results.load_entries(check_result(folder, RESULTS_FILE)), load_outcomes(folder)
+    if outcomes is None:
+        return _with_overlaps(folder, entries, None)
+    known = [dataclasses.replace(each, outcome=outcomes.of_network.get(each.stage)) for each in entries]
+    return _with_overlaps(folder, known, outcomes.partition)
 
 
 def ticket_folder(folder: Path, seed: int) -> Path:
@@ -181,9 +198,9 @@ def ticket_folder(folder: Path, seed: int) -> Path:
     return folder / TICKET_FOLDER / f"seed_{seed}"
 
 
-def _with_overlaps(folder: Path, entries: Sequence[Entry]) -> Results:
+def _with_overlaps(folder: Path, entries: Sequence[Entry], partition: np.ndarray | None) -> Results:
     """Return the entries with the overlap of the partition masks of each seed that has tickets."""
     folders = [ticket_folder(folder, seed) for seed in sorted({entry.seed for entry in entries})]
     found = [read_config(each).overlap for each in folders if each.exists()]
     overlaps = [dataclasses.asdict(overlap) for overlap in found if overlap is not None]
-    return Results(entries, overlaps, len(entries[0].scores["partition_accuracy"]))
+    return Results(entries, overlaps, len(entries[0].scores["partition_accuracy"]), partition)

@@ -6,10 +6,13 @@ import dataclasses
 from collections.abc import Iterator
 
 from dilt_hf.run.context import RunContext
-from dilt_hf.run.methods.controls import RANDOM, REINITIALISED, SHUFFLED, SIBLING
+from dilt_hf.run.methods.controls import AT_INIT, AT_INIT_LAYERS, EQUAL_BUDGET, RANDOM, REINITIALISED, SHUFFLED, SIBLING
 from dilt_hf.run.methods.protocol import Method, SharedSearch
 from dilt_hf.run.methods.registry import method_of
 from dilt_hf.run.methods.tickets import imp_search
+
+BUDGETED = ("RigL", "random", "CAP")  # methods that are also given the union's budget
+AT_INIT_METHOD = "magnitude-at-init"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,15 +43,22 @@ def network_labels(ctx: RunContext) -> Iterator[Label]:
     run = ctx.config.run
     if run.controls:
         yield Label("dense")
+    if run.equal_budget:
+        yield Label("dense", EQUAL_BUDGET)
     if run.tickets or not run.methods:
         yield from _ticket_labels(ctx)
     for density in sorted(run.matched_density, reverse=True):
         for name in run.methods or [*(["LTH"] if run.controls else []), "core", "union"]:
             yield Label(name, matched=density)
+            if name in BUDGETED and run.equal_budget:
+                yield Label(name, EQUAL_BUDGET, matched=density)
             if name in ("core", "union") and run.controls:
                 yield Label(name, SHUFFLED, matched=density)
+                yield Label(name, AT_INIT_LAYERS, matched=density)
             if name == "core" and run.controls and RANDOM not in run.methods:
                 yield Label(name, RANDOM, matched=density)
+            if name == "core" and run.controls and AT_INIT_METHOD not in run.methods:
+                yield Label(name, AT_INIT, matched=density)
             if name in ("core", "union") and run.siblings:
                 yield Label(name, SIBLING, matched=density)
 
@@ -65,6 +75,8 @@ def _ticket_labels(ctx: RunContext) -> Iterator[Label]:
             yield Label(name, SHUFFLED)
             if name in ("core", "union"):
                 yield Label(name, RANDOM)
+                yield Label(name, AT_INIT)
+                yield Label(name, AT_INIT_LAYERS)
                 if ctx.has_new_weights:
                     yield Label(name, REINITIALISED)
         if run.siblings and name in ("core", "union"):

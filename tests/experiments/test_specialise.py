@@ -103,7 +103,7 @@ def test_what_is_there_is_found_again(run, monkeypatch):
         raise AssertionError("done before")
 
     monkeypatch.setattr("dilt_hf.run.training_steps.train", never)
-    monkeypatch.setattr("dilt_hf.run.evaluation_steps.predict", never)
+    monkeypatch.setattr("dilt_hf.run.evaluation_steps.predict_within", never)
     monkeypatch.setattr("dilt_hf.experiments.specialise.predict", never)
     assert specialise(config, progress=False)[0] == found
     numbers = json.loads((open_run(config, progress=False).stages.root.parent / "specialists.json").read_text())

@@ -68,7 +68,7 @@ def test_masks_of_equal_counts_are_trained_on_fresh_weights(source, target, tmp_
         raise AssertionError("done before")
 
     monkeypatch.setattr("dilt_hf.run.training_steps.train", never)
-    monkeypatch.setattr("dilt_hf.run.evaluation_steps.predict", never)
+    monkeypatch.setattr("dilt_hf.run.evaluation_steps.predict_within", never)
     assert transfer(source, target, [0.5, 0.4], progress=False) == found
     assert not list((tmp_path / "transfer/stages").glob("*/mask.safetensors"))
     assert load_masks(next((tmp_path / "run/stages").glob("mask-*/mask.safetensors")))

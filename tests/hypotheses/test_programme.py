@@ -53,7 +53,7 @@ def test_every_hypothesis_is_judged_on_evidence_that_names_its_stages(config, ch
         raise AssertionError("done before")
 
     monkeypatch.setattr("dilt_hf.run.training_steps.train", never)
-    monkeypatch.setattr("dilt_hf.run.evaluation_steps.predict", never)
+    monkeypatch.setattr("dilt_hf.run.evaluation_steps.predict_within", never)
     benchmark(config, ProcessGroup())
     specialisation(change(config, "run", seeds=[1]), ProcessGroup())
     disentanglement(change(config, "run", seeds=[2]), LayerConfig(layers=["weights"], num_probes=60), ProcessGroup())

@@ -14,18 +14,22 @@ from dilt_hf.masks.io import load_masks
 from dilt_hf.models.flops import TRAINING_PASSES
 from dilt_hf.models.weights import WEIGHTS_FILE
 from dilt_hf.pruning.allocation import erk_counts
+from dilt_hf.pruning.at_init import largest_like
 from dilt_hf.results.methods_table import methods_caption
+from dilt_hf.results.results import WITHIN
 from dilt_hf.results.summary import results_caption, results_table
 from dilt_hf.run.context import open_run
+from dilt_hf.run.cost_estimate import planned_runs
 from dilt_hf.run.folder import load_results
 from dilt_hf.run.labels import network_labels
 from dilt_hf.run.methods.at_initialisation import AtInitialisation
 from dilt_hf.run.methods.colt import Colt, ImpAtColtPace
+from dilt_hf.run.methods.controls import AT_INIT, AT_INIT_LAYERS
 from dilt_hf.run.methods.registry import METHODS, STRUCTURED, UNSTRUCTURED, method_of
 from dilt_hf.run.methods.tickets import LTH, Ticket
 from dilt_hf.run.methods.while_training import Dynamic
 from dilt_hf.run.search import Search
-from dilt_hf.run.training_steps import MASK_FILE
+from dilt_hf.run.training_steps import MASK_FILE, rewind_point
 from dilt_hf.utils.errors import ConfigError, ModelError
 
 OPTIMIZERS = {
@@ -71,7 +75,7 @@ def test_every_method_keeps_exactly_what_was_asked_and_nothing_else(quick_config
             assert bool(weights[name].any()) == bool(tensor.any())
         assert entry.cost["sparse_flops"] < entry.cost["dense_flops"]
     rounds = {name: by_name[name, 0.1].rounds for name in config.run.methods}
-    nothing = ("random", "ERK-random", "SNIP", "GraSP", "RigL", "SET", "gradual")
+    nothing = ("random", "ERK-random", "magnitude-at-init", "SNIP", "GraSP", "RigL", "SET", "gradual")
     assert {rounds[name] for name in nothing} == {0}
     assert (rounds["one-shot"], rounds["magnitude"], rounds["CAP"]) == (1, 1, 2)
     assert rounds["core"] <= rounds["LTH"] == 5 <= rounds["union"]
@@ -95,12 +99,12 @@ def test_what_is_there_is_found_again(quick_config, change, monkeypatch):
         raise AssertionError("done before")
 
     monkeypatch.setattr("dilt_hf.run.training_steps.train", never)
-    monkeypatch.setattr("dilt_hf.run.evaluation_steps.predict", never)
+    monkeypatch.setattr("dilt_hf.run.evaluation_steps.predict_within", never)
     for name in ("cap_scores", "cap_update"):
         monkeypatch.setattr(f"dilt_hf.run.methods.cap.{name}", never)
     monkeypatch.setattr("dilt_hf.run.methods.at_initialisation.save_tensors", never)
     again = find_tickets(config, progress=False)
-    assert [dataclasses.asdict(entry) for entry in again.entries] == [dataclasses.asdict(e) for e in first.entries]
+    assert [entry.to_dict() for entry in again.entries] == [entry.to_dict() for entry in first.entries]
     assert results_table(load_results(Path(folder))) == results_table(again)
     with pytest.raises(ConfigError, match="--push_to_hub and --materialise need tickets"):
         find_tickets(change(config, "run", push_to_hub=True, hub_model_id="user/x"), progress=False)
@@ -193,3 +197,57 @@ def test_what_cannot_be_shrunk_is_said_before_anything_is_trained(quick_config, 
     with pytest.raises(ModelError, match="SAViT shrinks only those"):
         find_tickets(config, progress=False)
     assert not Path(config.run.output_dir).exists()
+
+
+def test_controls_of_the_largest_initial_weights_keep_as_many(quick_config, change):
+    config = configured(quick_config, change, methods=["core"], matched_density=[0.3], tickets=["core"], controls=True)
+    results = find_tickets(config, progress=False)
+    ctx = open_run(config, progress=False)
+    search = Search(ctx, 0)
+    weights = load_file(rewind_point(ctx, 0).path / WEIGHTS_FILE)
+    masks = {
+        (label.control, label.matched): label.method(ctx).mask(search, label.matched)
+        for label in network_labels(ctx)
+        if label.ticket == "core"
+    }
+    for matched in (None, 0.3):
+        core = masks["", matched]
+        for control in (AT_INIT, AT_INIT_LAYERS):
+            found = masks[control, matched]
+            expected = largest_like(weights, core, per_layer=control == AT_INIT_LAYERS)
+            assert all(torch.equal(found[name], expected[name]) for name in core)
+    names = {(entry.name, entry.matched) for entry in results.entries}
+    assert {("core, magnitude at init", 0.3), ("core, magnitude at init by layer", None)} <= names
+    assert {len(entry.outcome.right) for entry in results.entries} == {len(ctx.data.splits.test)}
+    for entry in results.entries:
+        assert 100 * entry.outcome.right.mean() == pytest.approx(entry.accuracy())
+        for k in range(2):
+            mine = results.partition == k
+            assert entry.outcome.within[mine].mean() == pytest.approx(entry.scores[WITHIN][k])
+            assert entry.outcome.within[mine].mean() >= entry.outcome.right[mine].mean()
+
+
+def test_an_equal_budget_is_that_of_finding_and_training_the_union(quick_config, change):
+    names = ["union", "RigL", "random", "CAP"]
+    config = configured(quick_config, change, methods=names, matched_density=[0.3], equal_budget=True, controls=True)
+    config = change(config, "methods", cap_cycles=1)
+    results = find_tickets(config, progress=False)
+    by_name = {(entry.name, entry.matched): entry for entry in results.entries}
+
+    def spent(name, matched):
+        entry = by_name[name, matched]
+        return entry.cost["steps"] + entry.search_cost["steps"]
+
+    per_epoch = by_name["random", 0.3].cost["steps"] / config.training.num_train_epochs
+    for name in ("random", "RigL"):
+        assert abs(spent(f"{name}, equal budget", 0.3) - spent("union", 0.3)) <= per_epoch / 2
+    assert abs(spent("CAP, equal budget", 0.3) - spent("union", 0.3)) <= per_epoch
+    assert by_name["dense, equal budget", None].density == 1.0
+    assert spent("dense, equal budget", None) > 3 * spent("dense", None)
+    union = by_name["union", 0.3]
+    assert union.sequential_steps * 2 == union.search_cost["steps"], "its partitions are pruned at the same time"
+    ctx = open_run(config, progress=False)
+    planned = planned_runs(ctx, list(network_labels(ctx)))
+    assert planned["RigL, equal budget at density 0.3"] == pytest.approx(spent("union", 0.3), abs=per_epoch)
+    with pytest.raises(ConfigError, match="--equal_budget needs --methods"):
+        change(config, "run", methods=[])

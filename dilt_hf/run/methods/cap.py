@@ -40,6 +40,7 @@ class Cap(Method):
     """Prune and train in cycles; the training after the last cycle is that of the final network."""
 
     name: str = "CAP"
+    trainings = 2
 
     def planned_runs(self, ctx: RunContext, density: float | None) -> Runs:
         cycles = ctx.config.methods.cap_cycles

@@ -53,7 +53,11 @@ class Colt(Method):
         joint = run_colt(search)
         found = joint.record[f"{density:g}"]
         path = search.ctx.stages.root / found["mask"] / MASK_FILE
-        return Found(lambda: load_masks(path), Cost(**found["cost"]), len(found["kept"]), [joint.address])
+        rounds, slowest = len(found["kept"]), max(search.ctx.steps_of(subset) for subset in search.ctx.subsets)
+        cost = Cost(**found["cost"])
+        return Found(
+            lambda: load_masks(path), cost, rounds, [joint.address], sequential_steps=min(cost.steps, rounds * slowest)
+        )
 
 
 @dataclasses.dataclass(frozen=True)

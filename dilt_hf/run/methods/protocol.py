@@ -60,6 +60,7 @@ class Found:
         mask: returns the mask that it trains under; with a topology, the one it starts with.
         cost: of finding all this, without the rewind point.
         rounds: how many training runs, one after the other, that took.
+        sequential_steps: the optimizer steps of these, where others ran beside them; by default all steps.
         derived_from: the stages that it comes from.
         start: trained weights to go on from; None for the rewind point.
         topology: builds what changes the mask during training.
@@ -73,6 +74,7 @@ class Found:
     start: Stage | None = None
     topology: Callable[[], Topology] | None = None
     smaller: Smaller | None = None
+    sequential_steps: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,11 +85,13 @@ class Method:
         name: in options, tables and results.
         is_structured: whether it makes the network smaller in place of masking it.
         in_benchmark: whether the benchmark experiment compares it by default.
+        trainings: how many training runs of a ticket's length it takes, its last one included.
     """
 
     name: str
     is_structured: ClassVar[bool] = False
     in_benchmark: ClassVar[bool] = True
+    trainings: ClassVar[int] = 1
 
     # --- before anything is trained ---
 
@@ -102,6 +106,10 @@ class Method:
     def rounds_alone(self, ctx: RunContext, density: float | None) -> int:
         """Return how many training runs finding the mask would take if no other network shared any of them."""
         return len(self.planned_runs(ctx, density))
+
+    def final_steps(self, ctx: RunContext, density: float | None) -> int:
+        """Return the optimizer steps of the final training run."""
+        return ctx.steps_of(ctx.everything, ctx.config.training.for_tickets())
 
     def check(self, ctx: RunContext, density: float | None) -> None:
         """Raise `DiltError` for a network or options with which the method could not work, or would do nothing."""
@@ -163,6 +171,12 @@ class Method:
     def rounds(self, search: Search, density: float | None) -> int:
         """Return how many sequential training runs finding the mask took."""
         return search.found(self, density).rounds
+
+    def sequential_steps(self, search: Search, density: float | None) -> float:
+        """Return the optimizer steps before the mask was found, where all that can run at once does."""
+        found = search.found(self, density)
+        rewinding = rewind_point(search.ctx, search.seed).record.get("cost", {}).get("steps", 0.0)
+        return rewinding + (found.cost.steps if found.sequential_steps is None else found.sequential_steps)
 
     def label(self, density: float | None) -> str:
         """Return the name of the network, for messages and listings."""

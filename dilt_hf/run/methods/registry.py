@@ -9,6 +9,7 @@
 | gradual    | magnitude, during training              |                 | global       | θ0                       |
 | random     | random                                  |                 | uniform      | θ0                       |
 | ERK-random | random                                  |                 | ERK          | θ0                       |
+| magnitude-at-init | magnitude                        | θ0              | global       | θ0                       |
 | SNIP       | sensitivity                             | θ0              | global       | θ0                       |
 | GraSP      | gradient flow                           | θ0              | global       | θ0                       |
 | SynFlow    | synaptic flow, in 100 rounds, without data | θ0           | global       | θ0                       |
@@ -27,6 +28,7 @@ from collections.abc import Sequence
 
 from dilt_hf.masks.algebra import ticket_formula
 from dilt_hf.pruning.allocation import ERK, UNIFORM
+from dilt_hf.pruning.at_init import magnitude_scores
 from dilt_hf.pruning.grasp import grasp_scores
 from dilt_hf.pruning.snip import snip_scores
 from dilt_hf.pruning.synflow import ITERATIONS, synflow_scores
@@ -50,6 +52,7 @@ METHODS: Sequence[Method] = (
     ByMagnitude("magnitude", rewinds=False),
     Gradual(),
     RandomMask("random", UNIFORM),
+    AtInitialisation("magnitude-at-init", magnitude_scores, passes=0, is_data_free=True),
     RandomMask("ERK-random", ERK),
     AtInitialisation("SNIP", snip_scores),
     AtInitialisation("GraSP", grasp_scores, passes=3),

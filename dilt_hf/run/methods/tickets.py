@@ -132,7 +132,8 @@ class Ticket(Method):
             return compose(self.name, drawn)
 
         origin = [search.removal_order(name).address for name in own]
-        return Found(mask, rounds_cost(search, own, rounds), rounds, origin)
+        longest = max(rounds_cost(search, [name], rounds).steps for name in own)
+        return Found(mask, rounds_cost(search, own, rounds), rounds, origin, sequential_steps=longest)
 
     def label(self, density: float | None) -> str:
         return Method(f"{self.name}, sibling" if self.siblings else self.name).label(density)
