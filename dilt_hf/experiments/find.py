@@ -21,6 +21,7 @@ from dilt_hf.engine.process_groups import ProcessGroup
 from dilt_hf.engine.progress import Board
 from dilt_hf.engine.scheduler import Job, complete
 from dilt_hf.masks.algebra import compose
+from dilt_hf.results.chance import at_chance
 from dilt_hf.results.results import Results
 from dilt_hf.run.context import RunContext, open_run
 from dilt_hf.run.cost_estimate import describe_plan
@@ -84,7 +85,13 @@ def find_tickets(config: DiltConfig, group: ProcessGroup | None = None, progress
             if config.run.push_to_hub:
                 jobs += [publishing_job(ctx, seed, folder) for seed in config.run.seeds]
         goes_on = complete(jobs, group)
-    return load_results(folder) if goes_on else None
+    if not goes_on:
+        return None
+    results = load_results(folder)
+    doubt = at_chance(results)
+    if doubt is not None:
+        logger.warning("%s", doubt)
+    return results
 
 
 def jobs_of(search: Search) -> list[Job]:

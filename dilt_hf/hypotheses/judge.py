@@ -10,6 +10,7 @@ and a margin: the claim is that its mean lies above, and anything below is, for 
 | refuted     | some criterion lies below: the smallest of their one-sided p, times how many there are           |
 | not decided | neither at any look so far; more seeds may decide it                                             |
 | not tested  | a number is missing, or there are fewer than two seeds                                           |
+| withheld    | the networks have learnt nothing                                                                 |
 
 *Looks.* Whoever looks after every new seed until something shows is wrong far more often than the level says. So the
 data are looked at when there are 5, 8, 12 and 20 seeds, and never between; the level of 2.5 % in each direction is
@@ -49,6 +50,7 @@ from dilt_hf.utils.errors import RunError
 from dilt_hf.utils.stats import CONFIDENCE
 
 SUPPORTED, REFUTED, UNDECIDED, UNTESTED = "supported", "refuted", "not decided", "not tested"
+WITHHELD = "withheld"
 LEVEL = (1 - CONFIDENCE) / 2
 LOOKS = {5: 0.005, 8: 0.005, 12: 0.006, 20: 0.009}  # seeds, and the part of LEVEL that is spent there
 FEWEST_SEEDS = 2

@@ -13,8 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from dilt_hf.hypotheses.inference import ImageNoise
-from dilt_hf.hypotheses.judge import LOOKS, UNTESTED, Judged, Measured, Verdict, verdicts
+from dilt_hf.hypotheses.judge import LOOKS, UNTESTED, WITHHELD, Judged, Measured, Verdict, verdicts
 from dilt_hf.hypotheses.registry import HYPOTHESES
+from dilt_hf.results.chance import at_chance
+from dilt_hf.results.results import RESULTS_FILE
+from dilt_hf.run.folder import load_results
 from dilt_hf.utils.checksums import read_result, write_result
 from dilt_hf.utils.errors import RunError, reading
 from dilt_hf.utils.files import json_values, pretty_json
@@ -65,13 +68,29 @@ def _number(value: Any, least: float, most: float = LARGEST) -> float:
     return float(value)
 
 
+def folder_verdicts(folder: Path) -> list[Verdict]:
+    """Judge everything that has been measured in a run's folder; verdicts on networks at chance are withheld.
+
+    Raises:
+        RunError: when evidence or results are damaged.
+    """
+    found = verdicts(HYPOTHESES, load_evidence(folder))
+    doubt = at_chance(load_results(folder)) if (folder / RESULTS_FILE).is_file() else None
+    if doubt is None or not doubt.withholds:
+        return found
+    return [
+        each if each.verdict == UNTESTED else dataclasses.replace(each, verdict=WITHHELD, reason=str(doubt))
+        for each in found
+    ]
+
+
 def judge_folder(folder: Path) -> list[Verdict]:
     """Judge everything that has been measured in a run's folder, and write the verdicts there.
 
     Raises:
         RunError: when evidence is damaged.
     """
-    found = verdicts(HYPOTHESES, load_evidence(folder))
+    found = folder_verdicts(folder)
     write_result(folder, VERDICTS_FILE, pretty_json(json_values([dataclasses.asdict(each) for each in found])))
     write_result(folder, VERDICTS_TEXT, verdict_text(found))
     return found
@@ -96,7 +115,7 @@ def verdict_lines(found: Sequence[Verdict], width: int = 100) -> str:
             lines.append(f"{each.hypothesis.key:<4}  {each.verdict:<11}  {each.hypothesis.claim}")
             indent = " " * 19
             p = f" (p {p_words(each.p)})" if each.look else ""
-            reason = f"{each.reason[:1].upper()}{each.reason[1:]}{p}."
+            reason = f"{each.reason[:1].upper()}{each.reason[1:].removesuffix('.')}{p}."
             lines += textwrap.wrap(reason, width, initial_indent=indent, subsequent_indent=indent)
     untested = [each.hypothesis.key for each in found if each.verdict == UNTESTED]
     if untested:

@@ -20,9 +20,8 @@ from dilt_hf.experiments.analyze import NUMBERS_FILE as ANALYSIS_FILE
 from dilt_hf.experiments.specialise import NUMBERS_FILE as SPECIALISTS_FILE
 from dilt_hf.experiments.specialise import Specialists
 from dilt_hf.experiments.transfer import Transfer
-from dilt_hf.hypotheses.judge import Verdict, verdicts
-from dilt_hf.hypotheses.registry import HYPOTHESES
-from dilt_hf.hypotheses.verdict_files import MOST_EVIDENCE_BYTES, load_evidence
+from dilt_hf.hypotheses.judge import Verdict
+from dilt_hf.hypotheses.verdict_files import MOST_EVIDENCE_BYTES, folder_verdicts
 from dilt_hf.report.sanitise import sanitised
 from dilt_hf.results.results import RESULTS_FILE, Results
 from dilt_hf.run.folder import METHODS_TABLE, MOST_RUN_BYTES, RUN_FILE, load_results
@@ -111,7 +110,7 @@ def gather(folder: Path) -> Content:
     stored = read_result(folder, RUN_FILE, MOST_RUN_BYTES)
     with reading(f"{folder / RUN_FILE}", RunError):
         settings = migrate({name: dict(values) for name, values in stored.items() if name != VERSION_KEY})
-    found = verdicts(HYPOTHESES, load_evidence(folder))
+    found = folder_verdicts(folder)
     results = load_results(folder) if (folder / RESULTS_FILE).is_file() else None
     specialists, transfers = _specialists(folder), _transfers(folder)
     every = {stage.address: stage for stage in _stages(folder)}

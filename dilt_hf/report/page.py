@@ -18,7 +18,7 @@ from dilt_hf._version import __version__
 from dilt_hf.analysis.figures import short_names
 from dilt_hf.experiments.specialise import Specialists
 from dilt_hf.experiments.transfer import Transfer
-from dilt_hf.hypotheses.judge import REFUTED, SUPPORTED, UNDECIDED, UNTESTED, Verdict
+from dilt_hf.hypotheses.judge import REFUTED, SUPPORTED, UNDECIDED, UNTESTED, WITHHELD, Verdict
 from dilt_hf.hypotheses.verdict_files import CRITERION_CAPTION, VERDICT_CAPTION, interval_words, p_words
 from dilt_hf.report.content import Content, Layers, gather
 from dilt_hf.report.drawings import colour_scale, heat_map, interval_bar, themed
@@ -33,7 +33,7 @@ from dilt_hf.utils.stats import estimate
 
 REPORT_FILE = "report.html"
 HERE = Path(__file__).parent
-SIGNS = {SUPPORTED: "✓", REFUTED: "✗", UNDECIDED: "?", UNTESTED: "–"}
+SIGNS = {SUPPORTED: "✓", REFUTED: "✗", UNDECIDED: "?", UNTESTED: "–", WITHHELD: "!"}
 ACCURACY = "of the test images are classified correctly"
 
 
@@ -100,7 +100,8 @@ def _environment() -> Any:
 
 
 def _tally(verdicts: Sequence[Verdict]) -> dict[str, int]:
-    return {kind: sum(each.verdict == kind for each in verdicts) for kind in SIGNS}
+    counts = {kind: sum(each.verdict == kind for each in verdicts) for kind in SIGNS}
+    return {kind: count for kind, count in counts.items() if count or kind != WITHHELD}
 
 
 def _facts(content: Content) -> list[tuple[str, str]]:

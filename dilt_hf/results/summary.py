@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from dilt_hf.results.chance import at_chance
 from dilt_hf.results.results import RESULTS_FILE, Entry, Results
 from dilt_hf.utils.checksums import write_result
 from dilt_hf.utils.files import canonical_json
@@ -48,8 +49,14 @@ def results_caption(results: Results) -> str:
 
 
 def results_sentences(results: Results) -> list[str]:
-    """Say what the run shows and does not show, each sentence from paired differences."""
-    return [_on_core(results), *_on_theta0(results), _on_union(results), _on_specialists(results)]
+    """Say what the run shows and does not show, each sentence from paired differences; nothing of networks that have
+    learnt nothing.
+    """
+    doubt = at_chance(results)
+    if doubt is not None and doubt.withholds:
+        return [str(doubt)]
+    warned = [] if doubt is None else [str(doubt)]
+    return [*warned, _on_core(results), *_on_theta0(results), _on_union(results), _on_specialists(results)]
 
 
 def _on_core(results: Results) -> str:

@@ -4,10 +4,13 @@ import json
 
 import pytest
 
+from dilt_hf.experiments.find import find_tickets
 from dilt_hf.hypotheses.inference import ImageNoise
-from dilt_hf.hypotheses.judge import SUPPORTED, UNTESTED, Measured, verdicts
+from dilt_hf.hypotheses.judge import SUPPORTED, UNTESTED, WITHHELD, Measured, verdicts
 from dilt_hf.hypotheses.registry import HYPOTHESES
 from dilt_hf.hypotheses.verdict_files import judge_folder, load_evidence, save_evidence
+from dilt_hf.report.page import write_report
+from dilt_hf.results.summary import results_sentences
 from dilt_hf.utils.errors import RunError
 
 GAIN = {
@@ -48,3 +51,24 @@ def test_damaged_evidence_is_named(tmp_path, content):
     with pytest.raises(RunError, match=r"comparison\.json"):
         judge_folder(tmp_path)
     assert not (tmp_path / "verdicts.json").exists()
+
+
+def test_verdicts_on_networks_at_chance_are_withheld(tmp_path, quick_config, change):
+    """A whole run that learns nothing: one warning on the screen, in results, verdicts and report, and no verdict."""
+    config = change(quick_config, "training", learning_rate=1e-9)
+    config = change(config, "run", output_dir=str(tmp_path), controls=True, seeds=[0, 1])
+    results = find_tickets(config, progress=False)
+    doubt = "Nothing is concluded: the dense network of seeds 0, 1 is not shown to be above chance"
+    assert doubt in (tmp_path / "results.md").read_text()
+    keys = [criterion.key for hypothesis in HYPOTHESES[:2] for criterion in hypothesis.criteria]
+    save_evidence(tmp_path, "comparison", {key: Measured(dict.fromkeys(range(5), 9.0), step=0.1) for key in keys})
+    found = {each.hypothesis.key: each for each in judge_folder(tmp_path)}
+    assert {found[key].verdict for key in ("H1", "H2")} == {WITHHELD}
+    assert {each.verdict for each in found.values()} == {WITHHELD, UNTESTED}
+    assert doubt in (tmp_path / "verdicts.md").read_text()
+    page = write_report(tmp_path).read_text()
+    assert doubt in page
+    assert page.count("withheld") > 1
+    assert doubt in str(results_sentences(results))
+    card = (tmp_path / "tickets/seed_0/README.md").read_text()
+    assert doubt in card
