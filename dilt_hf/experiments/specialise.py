@@ -40,7 +40,7 @@ from dilt_hf.utils.checksums import write_result
 from dilt_hf.utils.files import json_values, pretty_json
 from dilt_hf.utils.seeding import generator_for
 
-LESION = Kind("lesion", version=1, code=(*EVALUATION_CODE, "experiments.specialise", "training.masking"))
+LESION = Kind("lesion", version=2, code=(*EVALUATION_CODE, "experiments.specialise", "training.masking"))
 ALONE = Kind("alone", version=1, code=(*EVALUATION_CODE, "experiments.specialise"))
 NUMBERS_FILE = "specialists.json"
 DRAWS = 3  # random lesions of each specialist's size
