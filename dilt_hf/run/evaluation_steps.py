@@ -59,7 +59,7 @@ def scores_of(ctx: RunContext, model: nn.Module, split: str) -> dict[str, Any]:
     for k, each in enumerate(partitioning.classes):
         classes[k, list(each)] = True
     free, within = predict_within(
-        model, ctx.data.feed(split), batch, ctx.accelerator, torch.from_numpy(partition), classes
+        model, ctx.data.feed(split), batch, ctx.accelerator, group=torch.from_numpy(partition), classes=classes
     )
     found = PartitionScores().compute(predictions=free, references=rows.labels, partitions=partition)
     among = PartitionScores().compute(predictions=within, references=rows.labels, partitions=partition)

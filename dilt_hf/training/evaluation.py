@@ -37,7 +37,7 @@ def predict(
 
 
 def predict_within(
-    model: nn.Module, feed: Feed, batch_size: int, accelerator: Accelerator, group: Tensor, classes: Tensor
+    model: nn.Module, feed: Feed, batch_size: int, accelerator: Accelerator, *, group: Tensor, classes: Tensor
 ) -> tuple[np.ndarray, np.ndarray]:
     """Predict the class of each row as `predict` does, and again among the classes of its group.
 
