@@ -36,7 +36,7 @@ def reporting_errors() -> Iterator[None]:
     except KeyboardInterrupt:
         sys.exit("stopped; the same command continues from the last finished step.")
     except Exception as error:
-        about = _of_the_hub(error)
+        about = _of_the_hub(error) or _of_memory(error)
         if about is None:
             raise
         sys.exit(visible(f"error: {about}"))
@@ -51,6 +51,19 @@ def _of_the_hub(error: Exception) -> str | None:
     if isinstance(error, HfHubHTTPError.__bases__):  # of the HTTP client, which is not the same in every version
         return f"the Hub does not answer ({error}); check the network, and HF_ENDPOINT if it is set."
     return None
+
+
+def _of_memory(error: Exception) -> str | None:
+    """Say that memory does not suffice, on the processor or an accelerator; None for all other errors."""
+    text = " ".join(str(error).split())
+    is_torch = isinstance(error, RuntimeError) and ("allocate memory" in text or "out of memory" in text)
+    if not is_torch and not isinstance(error, MemoryError):
+        return None
+    detail = f" ({text[:200].rstrip('.')})" if text else ""
+    return (
+        f"memory does not suffice{detail}; pass batches in parts (--gradient_accumulation_steps), or take smaller images "
+        "or a smaller network."
+    )
 
 
 class _Visible(logging.Formatter):
