@@ -61,8 +61,8 @@ def _of_memory(error: Exception) -> str | None:
         return None
     detail = f" ({text[:200].rstrip('.')})" if text else ""
     return (
-        f"memory does not suffice{detail}; pass batches in parts (--gradient_accumulation_steps), or take smaller images "
-        "or a smaller network."
+        f"memory does not suffice{detail}; pass batches in parts (--gradient_accumulation_steps), or take smaller "
+        "images or a smaller network."
     )
 
 

@@ -16,7 +16,7 @@ from dilt_hf.utils.console import reporting_errors
     ids=lambda error: type(error).__name__,
 )
 def test_too_little_memory_is_one_sentence(error):
-    with pytest.raises(SystemExit, match="error: memory does not suffice.*--gradient_accumulation_steps"):
+    with pytest.raises(SystemExit, match=r"error: memory does not suffice.*--gradient_accumulation_steps"):
         fail(error)
 
 
