@@ -114,7 +114,7 @@ def draw_distances(findings: Findings) -> tuple[Any, dict[str, Any]]:
 
 def draw_modules(findings: Findings) -> tuple[Any, dict[str, Any]]:
     """Draw the networks layer by layer, one row per network, coloured by module. Layers whose copies share a module
-    (core) stand on a common ground.
+    (shared) stand on a common ground.
     """
     from matplotlib.patches import FancyBboxPatch, Patch
 

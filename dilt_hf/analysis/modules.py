@@ -1,8 +1,8 @@
 """Layers that belong together: spectral clustering of the layers of several networks at once.
 
 All layers of N networks, N·L of them, are points at the distances d = √G; the affinity is exp(−d²/2σ²) with σ the
-median distance. A module that holds the copies of a layer in all networks is *core*: the networks do the same there. A
-module of one network's copies alone is *specialist*.
+median distance. A module that holds the copies of a layer in all networks is *shared*: the networks do the same there.
+A module of one network's copies alone is *private*.
 
 How many modules there are is the user's to say. What is proposed rests on two figures for each k: the stability, which
 is the adjusted Rand index between the modules found with all probes and those found with a random half of them (at the
@@ -27,7 +27,7 @@ from dilt_hf.utils.errors import AnalysisError
 TRUSTED = 0.8  # stability of modules that another sample of probes would give again
 SEPARATE = 1.0  # separation of modules between which there is a step, not just another layer
 MOST_MODULES = 8
-CORE, SPECIALIST, MIXED, UNPAIRED = "core", "specialist", "mixed", "unpaired"
+SHARED, PRIVATE, MIXED, UNPAIRED = "shared", "private", "mixed", "unpaired"
 JOINT, CROSS = FORMS = ("joint", "cross")
 
 
@@ -37,7 +37,7 @@ class Modules:
 
     Attributes:
         labels: int (N, L), the module of each network's copy of each layer; -1 for constant layers.
-        names: of the modules, such as "early-core" and "specialist-1".
+        names: of the modules, such as "early-shared" and "private-1".
         stability: mean adjusted Rand index over half samples of the probes; NaN where it was not measured.
         separation: the least G between two modules over the widest link within one (the longest edge of its minimum
             spanning tree); NaN where every module is one layer.
@@ -86,7 +86,7 @@ def affinity_of(values: np.ndarray) -> np.ndarray:
 def cross_affinity(values: np.ndarray) -> np.ndarray:
     """Compute 1/G between two networks' layers, symmetrised, (L, L).
 
-    Both copies of a layer are one point, so it cannot tell core from specialist modules (`find_modules` with
+    Both copies of a layer are one point, so it cannot tell shared from private modules (`find_modules` with
     form="cross").
 
     Args:
@@ -272,8 +272,8 @@ def contiguity(labels: np.ndarray) -> float:
 
 
 def kinds_of(labels: np.ndarray) -> list[str]:
-    """Return the kind of each module: "core" where at least half of its layers are there with the copies of all
-    networks, "specialist" where all are one network's, else "mixed"; "unpaired" where no layer is alive in all
+    """Return the kind of each module: "shared" where at least half of its layers are there with the copies of all
+    networks, "private" where all are one network's, else "mixed"; "unpaired" where no layer is alive in all
     networks.
     """
     kinds = []
@@ -285,14 +285,14 @@ def kinds_of(labels: np.ndarray) -> list[str]:
             kinds.append(UNPAIRED)
             continue
         if inside[:, layers].all(axis=0).mean() >= 0.5 and len(labels) > 1:
-            kinds.append(CORE)
+            kinds.append(SHARED)
         else:
-            kinds.append(SPECIALIST if inside.any(axis=1).sum() == 1 else MIXED)
+            kinds.append(PRIVATE if inside.any(axis=1).sum() == 1 else MIXED)
     return kinds
 
 
 def name_modules(labels: np.ndarray) -> tuple[str, ...]:
-    """Return names by kind and depth: "early-core" and "late-core" where there are several cores, "specialist-1" for
+    """Return names by kind and depth: "early-shared" and "late-shared" where there are several, "private-1" for
     network 1's own, with "-block-1", "-block-2", … where it has several.
 
     Args:
@@ -300,13 +300,13 @@ def name_modules(labels: np.ndarray) -> tuple[str, ...]:
 
     Example:
         >>> name_modules(np.array([[0, 0, 1, 2], [0, 0, 1, 3]]))
-        ('early-core', 'late-core', 'specialist-0', 'specialist-1')
+        ('early-shared', 'late-shared', 'private-0', 'private-1')
     """
     depths = [float(np.mean(np.nonzero(labels == module)[1])) for module in range(labels.max() + 1)]
     plain = []
     for module, kind in enumerate(kinds_of(labels)):
         owners = np.flatnonzero((labels == module).any(axis=1))
-        plain.append(f"{SPECIALIST}-{owners[0]}" if kind == SPECIALIST else kind)
+        plain.append(f"{PRIVATE}-{owners[0]}" if kind == PRIVATE else kind)
     names = list(plain)
     for name in set(plain):
         twins = sorted((module for module, each in enumerate(plain) if each == name), key=lambda module: depths[module])
@@ -316,7 +316,7 @@ def name_modules(labels: np.ndarray) -> tuple[str, ...]:
 
 
 def _among(name: str, rank: int, count: int) -> str:
-    if name.startswith(SPECIALIST):
+    if name.startswith(PRIVATE):
         return f"{name}-block-{rank + 1}"
     places = {2: ("early", "late"), 3: ("early", "middle", "late")}
     return f"{places[count][rank]}-{name}" if count in places else f"{name}-{rank + 1}"

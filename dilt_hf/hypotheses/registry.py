@@ -100,7 +100,7 @@ HYPOTHESES = (
     ),
     Hypothesis(
         "H5",
-        "Early and middle modules are core, late ones specialist.",
+        "Early and middle modules are shared, late ones private.",
         DISENTANGLEMENT,
         (
             Criterion(

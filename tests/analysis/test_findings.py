@@ -11,7 +11,7 @@ from dilt_hf.analysis.figures import save_figures
 @pytest.mark.slow
 def test_the_numbers_of_planted_networks():
     found = findings()
-    assert found.modules.names == ("core", "specialist-0", "specialist-1")
+    assert found.modules.names == ("shared", "private-0", "private-1")
     assert found.seed_agreement == 1
     assert found.break_point.after == 3
     excess, distance = found.of_module(0)

@@ -29,7 +29,7 @@ def clear():
 def test_planted_modules_are_found_named_and_trusted(clear):
     modules = find_modules(clear.values, 2, 3, list(clear.halves))
     assert adjusted_rand_score(PLANTED.ravel(), modules.labels.ravel()) == 1
-    assert modules.names == ("core", "specialist-0", "specialist-1")
+    assert modules.names == ("shared", "private-0", "private-1")
     assert modules.stability == 1
     assert modules.trusted
     assert modules.contiguity == 1
@@ -104,13 +104,13 @@ def test_the_gap_is_after_the_number_of_separate_groups():
 @pytest.mark.parametrize(
     ("labels", "names"),
     [
-        ([[0, 0, 1, 1], [0, 0, 1, 1]], ("early-core", "late-core")),
-        ([[0, 1, 1, 2], [0, 1, 1, 3]], ("early-core", "late-core", "specialist-0", "specialist-1")),
-        ([[0, 1, 0, 2], [0, 3, 0, 3]], ("core", "specialist-0-block-1", "specialist-0-block-2", "specialist-1")),
+        ([[0, 0, 1, 1], [0, 0, 1, 1]], ("early-shared", "late-shared")),
+        ([[0, 1, 1, 2], [0, 1, 1, 3]], ("early-shared", "late-shared", "private-0", "private-1")),
+        ([[0, 1, 0, 2], [0, 3, 0, 3]], ("shared", "private-0-block-1", "private-0-block-2", "private-1")),
         ([[0, 0, 1, 1], [1, 1, 0, 0]], ("early-mixed", "late-mixed")),
-        ([[0, 1, 2, 3], [0, 1, 2, 3]], ("core-1", "core-2", "core-3", "core-4")),
-        ([[-1, 0, 1], [-1, 0, 2]], ("core", "specialist-0", "specialist-1")),
-        ([[-1, -1, 1], [0, 0, 1]], ("unpaired", "core")),
+        ([[0, 1, 2, 3], [0, 1, 2, 3]], ("shared-1", "shared-2", "shared-3", "shared-4")),
+        ([[-1, 0, 1], [-1, 0, 2]], ("shared", "private-0", "private-1")),
+        ([[-1, -1, 1], [0, 0, 1]], ("unpaired", "shared")),
     ],
 )
 def test_names(labels, names):
@@ -122,7 +122,7 @@ def test_names(labels, names):
 
 
 def test_kinds_and_contiguity():
-    assert kinds_of(PLANTED) == ["core", "specialist", "specialist"]
+    assert kinds_of(PLANTED) == ["shared", "private", "private"]
     assert contiguity(np.array([[0, 1, 0, 1]])) == pytest.approx(1 / 3)
     assert contiguity(np.array([[-1, 0, 0]])) == 1
 

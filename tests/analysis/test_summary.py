@@ -9,7 +9,7 @@ def test_planted_networks_are_described():
     found = findings()
     text = " ".join(sentences(found))
     assert "before and after layer 3 of 6" in text
-    assert "3 proposed (core, specialist-0, specialist-1)" in text
+    assert "3 proposed (shared, private-0, private-1)" in text
     assert "No sibling networks" in text
     assert layer_table(found).count("\n") == 7
     assert [line.split("|")[1].strip() for line in module_table(found).splitlines()[2:]] == list(found.modules.names)
