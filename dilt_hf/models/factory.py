@@ -40,7 +40,6 @@ from dilt_hf.utils.seeding import derive_seed
 logger = logging.getLogger(__name__)
 TIMM = "timm:"
 QUANTISED = ("I8", "U8", "I4", "U4", "F8_E4M3", "F8_E5M2", "F8_E8M0", "F4")  # as safetensors calls them
-_DTYPES = {torch.int8: "I8", torch.uint8: "U8", torch.float8_e4m3fn: "F8_E4M3", torch.float8_e5m2: "F8_E5M2"}
 _UNNAMED = re.compile(r"LABEL_\d+")  # what transformers calls classes that have no names
 PROCESSOR_FILE, CODE_FILE = "preprocessor_config.json", "architectures.py"
 
@@ -132,8 +131,8 @@ def _from_checkpoint(config: ModelConfig, num_labels: int, labels: dict[str, Any
                 f"{what}: its config does not describe its weights; correct it, or pass --reset_head true."
             )
         logger.warning("%s: they are left out.", what)
-    for path, kinds in _stored_kinds(where, config.model_revision).items():
-        _check_plain(path, kinds)
+    for path in _weights_files(where, config.model_revision):
+        _check_plain(path)
     new = set(head_parameters(model))
     filled = {*report["missing_keys"], *(key if isinstance(key, str) else key[0] for key in report["mismatched_keys"])}
     if filled - (new if config.reset_head else set()):
@@ -243,23 +242,22 @@ def _set_image_size(settings: Any, image_size: int, chosen: Mapping[str, Any]) -
         inner.image_size = wanted
 
 
-def _stored_kinds(where: str, revision: str | None) -> dict[str, dict[str, str]]:
-    """Return how each tensor is stored in the weights files of a checkpoint."""
-    import safetensors
+def _weights_files(where: str, revision: str | None) -> list[Path]:
+    """Return the weights files of a checkpoint that has been loaded."""
     from transformers.utils import cached_file
 
     folder = where
     if not os.path.isdir(where):
         folder = os.path.dirname(cached_file(where, MODEL_CONFIG_FILE, revision=revision, local_files_only=True) or "")
-    found: dict[str, dict[str, str]] = {}
-    for path in sorted(Path(folder).glob("model*.safetensors")):
-        with safetensors.safe_open(path, framework="pt") as file:
-            found[str(path)] = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
-    return found
+    return sorted(Path(folder).glob("model*.safetensors"))
 
 
-def _check_plain(path: str, kinds: Mapping[str, str]) -> None:
+def _check_plain(path: str | os.PathLike) -> None:
     """Refuse quantised weights: without their scales they are other numbers."""
+    import safetensors
+
+    with safetensors.safe_open(path, framework="pt") as file:
+        kinds = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
     quantised = next((name for name, kind in kinds.items() if kind in QUANTISED), None)
     if quantised is not None:
         raise ModelError(
@@ -291,7 +289,7 @@ def _fill(model: nn.Module, config: ModelConfig) -> None:
     stored = read_weights(path)
     if not needed <= set(stored):  # timm's own names
         stored = {TIMM_PREFIX + name: tensor for name, tensor in stored.items()}
-    _check_plain(path, {name: _DTYPES.get(tensor.dtype, "") for name, tensor in stored.items()})
+    _check_plain(path)
     homeless = sorted(set(stored) - set(tensors))
     if homeless:
         raise ModelError(

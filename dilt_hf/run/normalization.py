@@ -31,10 +31,9 @@ def check_normalization(model: ModelConfig, data: DataConfig) -> None:
         widest = max(len(given), len(wanted))
         pairs = zip(_repeated(given, widest), _repeated(wanted, widest), strict=True)
         if any(abs(one - other) > CLOSE for one, other in pairs):
-            shown = " ".join(f"{each:g}" for each in wanted)
             raise ConfigError(
-                f"{model.model_name_or_path} was trained on images with --{option} {shown}, and would see others with "
-                f"{' '.join(f'{each:g}' for each in given)}; pass --image_mean {_words(known[0])} --image_std "
+                f"{model.model_name_or_path} was trained on images with --{option} {_words(wanted)}, and would see "
+                f"others with {_words(given)}; pass --image_mean {_words(known[0])} --image_std "
                 f"{_words(known[1])}."
             )
 
