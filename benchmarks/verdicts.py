@@ -18,10 +18,11 @@ from tqdm.auto import tqdm
 
 from dilt_hf.hypotheses import simulation as planted
 from dilt_hf.hypotheses.judge import REFUTED, SUPPORTED, verdicts
-from dilt_hf.hypotheses.registry import HYPOTHESES
+from dilt_hf.hypotheses.registry import hypotheses
 from dilt_hf.utils.markdown import markdown_table
 from dilt_hf.utils.threads import cores
 
+HYPOTHESES = hypotheses()
 WORLDS = {"true": planted.TRUE, "by chance alone": planted.NOTHING, "explained away": planted.EXPLAINED}
 
 

@@ -93,6 +93,11 @@ class Findings:
         """Overlap beyond chance of each layer, one row per seed, (S, L); NaN for a layer without weights."""
         return self._beyond_chance(self.overlaps)
 
+    def whole_excess(self, siblings: bool = False) -> list[float]:
+        """Return the overlap beyond chance of whole masks, all compared weights taken together, of each seed."""
+        every = {"": [weight for weights in self.weights.values() for weight in weights]}
+        return [_beyond(each.overlap_of(every).get("")) for each in (self.siblings if siblings else self.compared)]
+
     def _beyond_chance(self, overlaps: Sequence[Overlap]) -> np.ndarray:
         return np.array([[_beyond(overlap.get(name)) for name in self.layers] for overlap in overlaps])
 

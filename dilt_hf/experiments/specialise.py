@@ -1,18 +1,21 @@
 """Do the weights of a specialist do the work of its classes? Two tests of it by intervention.
 
     trained union ─> without one specialist's weights ─> what that costs on its classes, and on the others'
-                 └─> without as many others in every layer: the control
+                 ├─> without as many weights of every layer, drawn from the whole union ┐
+                 └─> … drawn from the core                                             ├─> the controls
     every specialist trained on the classes of every partition ─> accuracy there, among the classes of that partition
 
 A lesion is what Meyes et al. (2019, arXiv 1901.08644) call an ablation: nothing is trained after it, only the
-statistics of batch norm are taken anew, for the network that nothing was removed from too.
+statistics of batch norm are taken anew, for the network that nothing was removed from too. Weights drawn from the rest
+of the union would be no control: they hold the other specialists, so that each draw is a lesion of those.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +28,11 @@ from dilt_hf.engine.process_groups import ProcessGroup
 from dilt_hf.engine.scheduler import Job, complete
 from dilt_hf.engine.stages import Stage
 from dilt_hf.experiments.find import check_requests, jobs_of
+from dilt_hf.experiments.specialist_scores import FROM_CORE, FROM_UNION, Specialists
 from dilt_hf.masks.algebra import Masks, compose
 from dilt_hf.masks.topk import keep_largest_per_tensor
 from dilt_hf.models.weights import WEIGHTS_FILE
+from dilt_hf.results.outcomes import Outcome, packed, unpacked
 from dilt_hf.run.evaluation_steps import EVALUATION_CODE, recalibrate, scores_of
 from dilt_hf.run.fingerprints import of_mask, of_pixels
 from dilt_hf.run.folder import open_run_folder
@@ -41,26 +46,10 @@ from dilt_hf.utils.files import json_values, pretty_json
 from dilt_hf.utils.seeding import generator_for
 
 LESION = Kind("lesion", version=2, code=(*EVALUATION_CODE, "experiments.specialise", "training.masking"))
-ALONE = Kind("alone", version=1, code=(*EVALUATION_CODE, "experiments.specialise"))
+ALONE = Kind("alone", version=2, code=(*EVALUATION_CODE, "experiments.specialise"))
 NUMBERS_FILE = "specialists.json"
-DRAWS = 3  # random lesions of each specialist's size
-
-
-@dataclasses.dataclass(frozen=True)
-class Specialists:
-    """What one seed's specialists are worth, in percent of the test images.
-
-    Attributes:
-        lesions: accuracy that removing specialist k costs on the classes of partition j, (N, N).
-        random: the same for as many other weights of the union in every layer, the mean of several draws, (N, N).
-        alone: accuracy of specialist k trained on the classes of partition j, among those, (N, N).
-        sources: addresses of the stages.
-    """
-
-    lesions: Sequence[Sequence[float]]
-    random: Sequence[Sequence[float]]
-    alone: Sequence[Sequence[float]]
-    sources: tuple[str, ...]
+DRAWN_FROM = {FROM_UNION: "union", FROM_CORE: "core"}
+DRAWS = 3  # random lesions of each specialist's size, from each of these
 
 
 def specialise(
@@ -78,7 +67,13 @@ def specialise(
     group = group or ProcessGroup()
     folder = Path(config.run.output_dir)
     run = dataclasses.replace(
-        config.run, tickets=["union"], materialise=[], methods=[], matched_density=[], controls=False
+        config.run,
+        tickets=["union"],
+        materialise=[],
+        methods=[],
+        equal_budget=False,
+        matched_density=[],
+        controls=False,
     )
     config = dataclasses.replace(config, run=run)
     ctx = open_run_folder(config, group, progress, check_requests)
@@ -90,7 +85,7 @@ def specialise(
     if not complete([job for run in runs for job in run.jobs()], group):
         return None
     found = {run.search.seed: run.found() for run in runs}
-    numbers = {str(seed): dataclasses.asdict(each) for seed, each in found.items()}
+    numbers = {str(seed): each.tables().to_dict() for seed, each in found.items()}
     write_result(folder, NUMBERS_FILE, pretty_json(json_values(numbers)))
     return found
 
@@ -106,8 +101,9 @@ class Specialisation:
         """Describe the work to be done."""
         training = self.ctx.config.training.for_tickets()
         steps = self.count * sum(self.ctx.steps_of(subset, training) for subset in self.ctx.subsets)
+        lesions = self.count * (1 + len(DRAWN_FROM) * DRAWS)
         return (
-            f"{self.count * (1 + DRAWS) + 1} networks with weights removed, and {self.count**2} training runs of "
+            f"{lesions + 1} networks with weights removed, and {self.count**2} training runs of "
             f"specialists on single partitions, {steps:,} steps, after the union is trained; finished ones are not "
             "repeated."
         )
@@ -130,45 +126,48 @@ class Specialisation:
         return [*before, *after]
 
     def found(self) -> Specialists:
-        """Read the numbers from their stages."""
-        stages = [self._lesions_of(k) for k in range(self.count)]
+        """Read what all networks say from their stages."""
+        lesions = [self._lesions_of(k) for k in range(self.count)]
         alone = [[self._alone(k, j) for j in range(self.count)] for k in range(self.count)]
-
-        def cost(whole: Stage, rest: Sequence[Stage]) -> list[float]:
-            after = np.mean([each.record["partition_accuracy"] for each in rest], axis=0)
-            return list(100 * (np.array(whole.record["partition_accuracy"]) - after))
-
+        partition = self.ctx.partitioning.assign(self.ctx.data.splits.test)
+        stages = [
+            stage for each in lesions for stage in (each.whole, each.own, *itertools.chain(*each.random.values()))
+        ]
+        stages += [stage for row in alone for stage in row]
         return Specialists(
-            lesions=[cost(whole, [lesion]) for whole, lesion, _ in stages],
-            random=[cost(whole, draws) for whole, _, draws in stages],
-            alone=[[100 * each.record["accuracy"] for each in row] for row in alone],
-            sources=tuple(
-                dict.fromkeys(
-                    [s.address for whole, lesion, draws in stages for s in (whole, lesion, *draws)]
-                    + [each.address for row in alone for each in row]
-                )
-            ),
+            whole=_outcome(lesions[0].whole, partition),
+            lesions=[_outcome(each.own, partition) for each in lesions],
+            random={
+                kind: [[_outcome(stage, partition) for stage in each.random[kind]] for each in lesions]
+                for kind in DRAWN_FROM
+            },
+            alone=[[unpacked(stage.record["within"], len(partition)) for stage in row] for row in alone],
+            partition=partition,
+            sources=tuple(dict.fromkeys(stage.address for stage in stages)),
         )
 
     # --- removing weights ---
 
-    def _lesions_of(self, k: int) -> tuple[Stage, Stage, list[Stage]]:
+    def _lesions_of(self, k: int) -> Lesions:
         """Evaluate the trained union as it is, without specialist k, and (repeatedly) without as many others."""
-        partitions, seed = self.search.partitions, self.search.seed
+        partitions = self.search.partitions
         whole, own = compose("union", partitions), compose(f"specialist_{k}", partitions)
-        others = {name: whole[name] & ~own[name] for name in whole}
-        counts = {name: max(0, int(others[name].sum()) - int(own[name].sum())) for name in whole}
+        counts = {name: int(mask.sum()) for name, mask in own.items()}
 
-        def without_others(draw: int) -> Masks:
-            generator = generator_for(seed, "lesion", k, draw)
-            scores = {name: torch.rand(mask.shape, generator=generator) for name, mask in whole.items()}
-            left = keep_largest_per_tensor(scores, counts, others)
-            return {name: left[name] | own[name] for name in whole}
+        def without(draw: int, ticket: str) -> Masks:
+            drawn = drawn_from(compose(ticket, partitions), counts, generator_for(self.search.seed, ticket, k, draw))
+            return {name: whole[name] & ~drawn[name] for name in whole}
 
-        return (
+        return Lesions(
             self._under(whole, "as it is"),
-            self._under(others, f"without specialist_{k}"),
-            [self._under(without_others(draw), f"without as many others as specialist_{k}") for draw in range(DRAWS)],
+            self._under({name: whole[name] & ~own[name] for name in whole}, f"without specialist_{k}"),
+            {
+                kind: [
+                    self._under(without(draw, ticket), f"without as many weights of the {ticket} as specialist_{k} has")
+                    for draw in range(DRAWS)
+                ]
+                for kind, ticket in DRAWN_FROM.items()
+            },
         )
 
     def _under(self, mask: Masks, what: str) -> Stage:
@@ -216,7 +215,9 @@ class Specialisation:
             model = ctx.network.filled(network.path / WEIGHTS_FILE)
             feed = ctx.data.feed("test", torch.from_numpy(rows))
             found = predict(model, feed, training.per_device_eval_batch_size, ctx.accelerator, subset.classes)
-            return {"accuracy": float((found == test.labels[rows]).mean())}
+            right = np.zeros(len(test), bool)
+            right[rows] = found == test.labels[rows]
+            return {"within": packed(right)}
 
         inputs = {
             "network": network.address,
@@ -233,13 +234,27 @@ class Specialisation:
         )
 
 
-def own_and_others(table: Sequence[Sequence[float]]) -> float:
-    """Average, over k, row k at its own place minus its mean at the other places.
+@dataclasses.dataclass(frozen=True)
+class Lesions:
+    """The trained union, evaluated as it is, without one specialist, and without as many other weights."""
+
+    whole: Stage
+    own: Stage
+    random: Mapping[str, Sequence[Stage]]
+
+
+def drawn_from(mask: Masks, counts: Mapping[str, int], generator: torch.Generator) -> Masks:
+    """Draw as many weights of every tensor of a mask at random; all of them where it has fewer.
 
     Example:
-        >>> own_and_others([[5.0, 1.0], [2.0, 4.0]])
-        3.0
+        >>> mask = {"w": torch.tensor([True, False, True])}
+        >>> drawn_from(mask, {"w": 5}, torch.Generator())
+        {'w': tensor([ True, False,  True])}
     """
-    values = np.array(table)
-    own, count = np.diagonal(values), len(values)
-    return float(np.mean(own - (values.sum(axis=1) - own) / (count - 1)))
+    scores = {name: torch.rand(tensor.shape, generator=generator) for name, tensor in mask.items()}
+    most = {name: min(counts[name], int(tensor.sum())) for name, tensor in mask.items()}
+    return keep_largest_per_tensor(scores, most, mask)
+
+
+def _outcome(stage: Stage, partition: np.ndarray) -> Outcome:
+    return Outcome.of_record(stage.record, len(partition))

@@ -1,32 +1,49 @@
-"""Masks that were found on one set of images, on new weights, for another: which kind of ticket is worth most there?
+"""Masks that were found on one set of images, for another: which kind of ticket is worth most there?
 
-    source run ─> masks of core, union and LTH at matched density ┐
-                  shuffled, random: the controls              ├─> θ0′ ⊙ mask ─> trained on the target ─> scored
-    target data ─> fresh θ0′ ─────────────────────────────────┘
+    source run ─> masks of core, union and LTH at matched density ┐        ┌─> the source's own θ, a new head
+                  shuffled, largest weights, random: the controls ├─> on ──┤
+                                                                  ┘        └─> fresh θ0′
+    each ⊙ mask ─> trained on the target ─> scored
 
-The weights are new, so what transfers is the mask alone (Morcos et al. 2019, arXiv 1906.02773, give winning tickets
-their own weights as well). Everything costly is a stage below the output folder.
+A winning ticket is a mask with the weights that it was found from, and that is what Morcos et al. (2019, arXiv
+1906.02773) transfer. The mask alone, on new weights, is known to lose most of it (arXiv 2505.05143); it stands beside.
+Everything costly is a stage below the output folder.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+import numpy as np
+import torch
 
 from dilt_hf.config.run import DiltConfig
+from dilt_hf.engine.kinds import Kind
 from dilt_hf.engine.process_groups import ProcessGroup
 from dilt_hf.engine.scheduler import Job, complete
 from dilt_hf.engine.stages import Stage
 from dilt_hf.masks.algebra import Masks
+from dilt_hf.models.weights import (
+    WEIGHTS_FILE,
+    checkpoint_tensors,
+    head_parameters,
+    read_weights,
+    save_weights,
+    weights_sha256,
+)
+from dilt_hf.results.outcomes import Outcome, share_of
 from dilt_hf.run.context import RunContext, open_run
 from dilt_hf.run.cost_estimate import duration
 from dilt_hf.run.evaluation_steps import evaluate
+from dilt_hf.run.fingerprints import of_weights
 from dilt_hf.run.folder import open_run_folder, stored_config
 from dilt_hf.run.labels import Label
-from dilt_hf.run.methods.controls import FRESH
+from dilt_hf.run.methods.controls import AT_INIT_LAYERS, FRESH
 from dilt_hf.run.preflight import seconds_per_step
 from dilt_hf.run.search import Search
 from dilt_hf.run.training_steps import TrainingJob, rewind_point, train_job, watched
@@ -37,25 +54,39 @@ from dilt_hf.utils.markdown import markdown_table
 from dilt_hf.utils.stats import estimate
 from dilt_hf.utils.typed import from_json
 
-CORE, SHUFFLED = "core", "core, shuffled"
+CORE, SHUFFLED, AT_INIT = "core", "core, shuffled", f"core, {AT_INIT_LAYERS}"
 COMPARED = {
     CORE: Label("core"),
     "union": Label("union"),
     "LTH": Label("LTH"),
     SHUFFLED: Label("core", "shuffled"),
+    AT_INIT: Label("core", AT_INIT_LAYERS),
     "random": Label("core", "random"),
 }
+Weights = Literal["own", "new"]
+OWN: Weights = "own"
+NEW: Weights = "new"
+TRANSPLANT = Kind("transplant", version=1, code=("experiments.transfer", "models.weights"))
 
 
 @dataclasses.dataclass(frozen=True)
 class Transferred:
-    """One network trained on the target: its accuracy on the target's test images in percent."""
+    """One network trained on the target.
+
+    Attributes:
+        accuracy: on the target's test images, in percent.
+        stage: the address of its training.
+        weights: what its mask was put on: "own", those that the mask was found from, or "new" ones.
+        outcome: for each test image; not among the numbers on disk.
+    """
 
     name: str
     seed: int
     density: float
     accuracy: float
     stage: str
+    weights: Weights = NEW
+    outcome: Outcome | None = dataclasses.field(default=None, repr=False, compare=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,31 +112,46 @@ class Transfer:
     def densities(self) -> list[float]:
         return sorted({each.density for each in self.networks}, reverse=True)
 
-    def per_seed(self, name: str, density: float) -> dict[int, float]:
+    def per_seed(self, name: str, density: float, weights: str = OWN) -> dict[int, float]:
         """Return the accuracy of one kind of mask by seed."""
-        return {each.seed: each.accuracy for each in self.networks if (each.name, each.density) == (name, density)}
+        return {each.seed: each.accuracy for each in self._networks(name, density, weights)}
+
+    def shares(self, name: str, density: float, weights: str = OWN) -> dict[int, np.ndarray]:
+        """Return what each test image adds to that accuracy, by seed, for networks that were just scored."""
+        return {
+            each.seed: share_of(each.outcome.right, self.partition)
+            for each in self._networks(name, density, weights)
+            if each.outcome is not None
+        }
+
+    @property
+    def partition(self) -> np.ndarray:
+        """Of every test image: they were all drawn together, whatever the target's partitions are."""
+        return np.zeros(self.images, int)
+
+    def _networks(self, name: str, density: float, weights: str) -> list[Transferred]:
+        return [e for e in self.networks if (e.name, e.density, e.weights) == (name, density, weights)]
 
     def table(self) -> str:
         """Return one row per density and kind: accuracy, and how far the core is ahead, paired over seeds."""
         rows = []
-        for density in self.densities:
-            core = self.per_seed(CORE, density)
+        for weights, density in itertools.product((OWN, NEW), self.densities):
+            core = self.per_seed(CORE, density, weights)
             for name in dict.fromkeys(each.name for each in self.networks if each.density == density):
-                own = self.per_seed(name, density)
-                ahead = estimate([core[seed] - own[seed] for seed in own]) if core and name != CORE else None
-                rows.append(
-                    [
-                        f"{100 * density:.4g}",
-                        name,
-                        str(estimate(list(own.values()))),
-                        "" if ahead is None else f"{ahead}",
-                    ]
-                )
-        return markdown_table(["density %", "mask", "accuracy %", "the core is ahead by"], rows)
+                own = self.per_seed(name, density, weights)
+                if not own:
+                    continue
+                both = [core[seed] - own[seed] for seed in own if seed in core]
+                ahead = str(estimate(both)) if both and name != CORE else ""
+                rows.append([name, weights, f"{100 * density:.4g}", str(estimate(list(own.values()))), ahead])
+        head = ["mask", "weights", "density %", "accuracy %", "the core is ahead by"]
+        return markdown_table(head, rows)
 
     def to_dict(self) -> dict[str, Any]:
         """Return all numbers, as JSON values."""
-        return json_values(dataclasses.asdict(self))
+        found = json_values(dataclasses.asdict(dataclasses.replace(self, networks=[])))
+        kept = [dataclasses.asdict(dataclasses.replace(each, outcome=None)) for each in self.networks]
+        return found | {"networks": [{name: each[name] for name in each if name != "outcome"} for each in kept]}
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> Transfer:
@@ -121,10 +167,11 @@ def transfer(
     group: ProcessGroup | None = None,
     progress: bool = True,
 ) -> Transfer | None:
-    """Train the masks of a run on other data. The first process gets the result.
+    """Train the masks of a run on other data, with their own weights and with new ones. The first process gets the
+    result.
 
     Leaves `transfer.json`, `transfer.md` (`transfer_theta_k` where the source was rewound to θ_k) and `stages/` in the
-    output folder; what the run lacks is found in its folder. The target's own weights are always a fresh θ0′.
+    output folder; what the run lacks is found in its folder.
 
     Args:
         source: the folder of the run that the masks are from; its network is the target's too.
@@ -177,7 +224,7 @@ class Transplants:
 
     def plan(self, seeds: int) -> str:
         """Describe the work to be done."""
-        ctx, networks = self.ctx, seeds * (1 + len(COMPARED) * len(self.densities))
+        ctx, networks = self.ctx, seeds * len(self._wanted())
         steps = networks * ctx.steps_of(ctx.everything, ctx.config.training.for_tickets())
         time = duration(steps * seconds_per_step(ctx) / ctx.group.count)
         return (
@@ -196,34 +243,58 @@ class Transplants:
         names = [job.name for job in pruning]
         return pruning + [
             Job(
-                f"seed {self.seed}: {name} at {density:g} on the target",
-                functools.partial(self._scored, name, density),
+                f"seed {self.seed}: {name} at {density:g} on the target, {weights} weights",
+                functools.partial(self._scored, name, density, weights),
                 names,
             )
-            for name, density in self._wanted()
+            for name, density, weights in self._wanted()
         ]
 
     def found(self) -> list[Transferred]:
         """Read all accuracies from their stages."""
         result = []
-        for name, density in self._wanted():
-            network, scores = self._scored(name, density)
-            result.append(Transferred(name, self.seed, density, 100 * scores.record["accuracy"], network.address))
+        for name, density, weights in self._wanted():
+            network, scores = self._scored(name, density, weights)
+            outcome = Outcome.of_record(scores.record, len(self.ctx.data.splits.test))
+            accuracy = 100 * scores.record["accuracy"]
+            result.append(Transferred(name, self.seed, density, accuracy, network.address, weights, outcome))
         return result
 
-    def _wanted(self) -> list[tuple[str, float]]:
-        return [("dense", 1.0), *((name, density) for density in self.densities for name in COMPARED)]
+    def _wanted(self) -> list[tuple[str, float, Weights]]:
+        masks = [("dense", 1.0), *((name, density) for density in self.densities for name in COMPARED)]
+        return [(*each, weights) for weights in (OWN, NEW) for each in masks]
 
-    def _scored(self, name: str, density: float) -> tuple[Stage, Stage]:
+    def _scored(self, name: str, density: float, weights: Weights) -> tuple[Stage, Stage]:
         ctx, seed, origin = self.ctx, FRESH + self.seed, self.search.ctx
         mask: Masks = {}
         sources: list[str] = []
         if name != "dense":
             method = COMPARED[name].method(origin)
             mask, sources = method.mask(self.search, density), list(self.search.found(method, density).derived_from)
-        about = f"{name} at density {density:g}"
-        training = ctx.config.training.for_tickets()
-        job = TrainingJob(rewind_point(ctx, seed), mask, ctx.everything, seed, 0, training)
+        about = f"{name} at density {density:g}, {weights} weights"
+        start = rewind_point(ctx, seed) if weights == NEW else self._transplanted(seed)
+        job = TrainingJob(start, mask, ctx.everything, seed, 0, ctx.config.training.for_tickets())
         with watched(ctx, self.seed, about, f"seed {self.seed}: {about} on the target", sources) as purpose:
             network = train_job(ctx, job, purpose)
         return network, evaluate(ctx, network)
+
+    def _transplanted(self, seed: int) -> Stage:
+        """Put the weights that the source's pruning started from into the target's network, all but its head."""
+        ctx, theirs, fresh = self.ctx, rewind_point(self.search.ctx, self.seed), rewind_point(self.ctx, seed)
+
+        def make(folder: Path) -> dict[str, Any]:
+            model = ctx.network.filled(fresh.path / WEIGHTS_FILE)
+            heads = {id(parameter) for parameter in head_parameters(model).values()}
+            own = read_weights(theirs.path / WEIGHTS_FILE)
+            with torch.no_grad():
+                for name, tensor in checkpoint_tensors(model).items():
+                    if id(tensor) not in heads:
+                        tensor.copy_(own[name])
+            save_weights(model, folder / WEIGHTS_FILE)
+            return {"sha256": weights_sha256(folder)}
+
+        inputs = {"weights": of_weights(theirs), "head": of_weights(fresh)}
+        description = f"seed {self.seed}: the source's θ with a new head"
+        return ctx.stages.get(
+            TRANSPLANT, inputs, make, description=description, derived_from=[theirs.address, fresh.address]
+        )

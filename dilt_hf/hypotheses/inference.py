@@ -18,6 +18,7 @@ import numpy as np
 
 PRIOR_SEEDS = 1.0  # φ: how many seeds the prior of an e-value is worth
 FEWEST_VARIANCES = 3  # from which a prior of variances is estimated
+FEWEST_IMAGES = 2  # from which there is a variance between images
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,11 +94,12 @@ def _below(freedom: float, value: np.ndarray) -> np.ndarray:
     return ndtr(value) if math.isinf(freedom) else stdtr(freedom, value)
 
 
-def image_noise(effects: np.ndarray) -> ImageNoise:
+def image_noise(effects: np.ndarray, strata: np.ndarray | None = None) -> ImageNoise:
     """Estimate what the images add to the error of a mean, by the analysis of variance of a crossed design.
 
     Args:
         effects: the value on every image, float (seeds, images); a seed's value is the mean of its row.
+        strata: which images were drawn together, int (images,); by default all.
 
     Example:
         >>> easy_and_hard = np.array([[1.0, 0.0, 1.0, 0.0]] * 3)  # all seeds agree on every image
@@ -105,11 +107,22 @@ def image_noise(effects: np.ndarray) -> ImageNoise:
         >>> noise.own, round(noise.shared, 4)
         (0.0, 0.0833)
     """
+    images = effects.shape[1]
+    if strata is not None and np.unique(strata, return_counts=True)[1].min() >= FEWEST_IMAGES:
+        parts = [effects[:, strata == each] for each in np.unique(strata)]
+        weights = [(part.shape[1] / images) ** 2 for part in parts]
+        each = [_crossed(part) for part in parts]
+        own, shared = (sum(w * noise[place] for w, noise in zip(weights, each, strict=True)) for place in range(2))
+        return ImageNoise(own, shared, images)
+    return ImageNoise(*_crossed(effects), images)
+
+
+def _crossed(effects: np.ndarray) -> tuple[float, float]:
     seeds, images = effects.shape
     rows, columns, mean = effects.mean(1, keepdims=True), effects.mean(0), effects.mean()
     residual = float(((effects - rows - columns + mean) ** 2).sum()) / ((seeds - 1) * (images - 1))
     between = seeds * float(((columns - mean) ** 2).sum()) / (images - 1)
-    return ImageNoise(residual / images, max(0.0, between - residual) / (seeds * images), images)
+    return residual / images, max(0.0, between - residual) / (seeds * images)
 
 
 def variance(values: np.ndarray, step: float, noise: ImageNoise | None) -> float:

@@ -68,6 +68,8 @@ class Criterion:
         least: the value that its mean must lie above; the margin of practical equivalence.
         unit: of both.
         control: whether it is there to rule out another explanation of the effect.
+        exact: whether it is no sample but a count that follows from the settings, so that there is nothing to test: it
+            holds, or it does not, "by construction".
     """
 
     key: str
@@ -75,6 +77,7 @@ class Criterion:
     least: float
     unit: str = POINTS
     control: bool = False
+    exact: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -208,6 +211,8 @@ def judge(
     values = every[:seeds]
     if len(values) < FEWEST_SEEDS or not np.isfinite(every).all():
         raise RunError(f"'{criterion.what}' needs a finite number for two seeds at least, not {every.tolist()}.")
+    if criterion.exact:
+        return _counted(criterion, measured, values)
     noise = measured.noise.get(len(values))
     error = error_of(variance(values, measured.step, noise), len(values), noise, prior)
     shared = max((math.sqrt(each.shared) for each in measured.noise.values()), default=0.0)
@@ -228,6 +233,26 @@ def judge(
         p_below=max(1 - above, measured.least_p),
         e_above=min(e_above(every, safe[0]), _ceiling(measured)),
         e_below=min(e_above(-every, safe[1]), _ceiling(measured)),
+    )
+
+
+def _counted(criterion: Criterion, measured: Measured, values: np.ndarray) -> Judged:
+    """Judge what is known exactly: above the margin in every seed, below it in every seed, or neither."""
+    low, mean, high = float(values.min()), float(values.mean()), float(values.max())
+    above, below = low > criterion.least, high <= criterion.least
+    return Judged(
+        criterion,
+        measured,
+        seeds=len(values),
+        mean=mean,
+        low=low,
+        high=high,
+        wide_low=low,
+        wide_high=high,
+        p_above=0.0 if above else 1.0,
+        p_below=0.0 if below else 1.0,
+        e_above=math.inf if above else 0.0,
+        e_below=math.inf if below else 0.0,
     )
 
 
@@ -266,7 +291,7 @@ class Family:
 
     def __init__(self, hypotheses: Sequence[Hypothesis], evidence: Mapping[str, Measured]):
         self.hypotheses, self.evidence = list(hypotheses), evidence
-        self.criteria = sum(len(each.criteria) for each in hypotheses)
+        self.criteria = sum(not criterion.exact for each in hypotheses for criterion in each.criteria)
         self._priors: dict[tuple[str, int], Prior | None] = {}
 
     def verdict(self, hypothesis: Hypothesis) -> Verdict:
@@ -302,7 +327,7 @@ class Family:
             for each in open_ones:
                 judged = self._judged(each, look)
                 above[each.key] = max(found.p_above for found in judged)
-                below[each.key] = min(1.0, len(judged) * min(found.p_below for found in judged))
+                below[each.key] = _any_below(judged)
             supports, refutes = holm(above), holm(below)
             for each in open_ones:
                 support, refute = (min(1.0, p[each.key] * LEVEL / level) for p in (supports, refutes))
@@ -318,7 +343,7 @@ class Family:
             if (seeds := self._seeds(each)) >= FEWEST_SEEDS:
                 judged = self._judged(each, seeds)
                 support[each.key] = min(found.e_above for found in judged)
-                refute[each.key] = sum(found.e_below for found in judged) / len(judged)
+                refute[each.key] = _average_below(judged)
         return closed_by_averages(support), closed_by_averages(refute)
 
     def _seeds(self, hypothesis: Hypothesis) -> int:
@@ -355,6 +380,20 @@ class Family:
         return self._priors[key]
 
 
+def _any_below(judged: Sequence[Judged]) -> float:
+    """Return the p of some criterion lying below its margin, corrected for how many were tested (Bonferroni)."""
+    tested = sum(not found.criterion.exact for found in judged)
+    return min(1.0, max(1, tested) * min(found.p_below for found in judged))
+
+
+def _average_below(judged: Sequence[Judged]) -> float:
+    """Return the e-value of the same; what is exact is not tested, and decides alone where it does not hold."""
+    if any(found.criterion.exact and found.e_below for found in judged):
+        return math.inf
+    tested = [found.e_below for found in judged if not found.criterion.exact]
+    return sum(tested) / len(tested) if tested else 0.0
+
+
 # --- reasons in words ------------------------------------------------------------------------------------------------
 
 
@@ -368,7 +407,11 @@ def _open(judged: tuple[Judged, ...], look: int, hypotheses: int) -> str:
     alone = sum(found.p_above <= LEVEL for found in judged)
     rest = f"; {alone} of {len(judged)} criteria would hold if judged alone" if alone else ""
     needed = seeds_to_decide(
-        [(found.mean - found.criterion.least, found.mean - found.low, found.seeds) for found in judged],
+        [
+            (found.mean - found.criterion.least, found.mean - found.low, found.seeds)
+            for found in judged
+            if not found.criterion.exact
+        ],
         LOOKS,
         hypotheses,
         look,
@@ -385,10 +428,9 @@ def _open(judged: tuple[Judged, ...], look: int, hypotheses: int) -> str:
 
 def _words(found: Judged) -> str:
     unit = f" {found.criterion.unit}"
-    return (
-        f"{found.criterion.what} is {found.mean:+.2f}{unit} [{found.low:+.2f}, {found.high:+.2f}], where more than "
-        f"{found.criterion.least:g}{unit} is needed"
-    )
+    certainty = "by construction" if found.criterion.exact else f"[{found.low:+.2f}, {found.high:+.2f}]"
+    asked = f"where more than {found.criterion.least:g}{unit} is needed"
+    return f"{found.criterion.what} is {found.mean:+.2f}{unit} {certainty}, {asked}"
 
 
 def _missing(hypothesis: Hypothesis, evidence: Mapping[str, Measured]) -> str:

@@ -58,6 +58,8 @@ def seeds_to_decide(
         after: only looks with more seeds.
     """
     effects = [beyond / _deviation(half, seeds) for beyond, half, seeds in criteria]
+    if not effects:
+        return None
     supports = min(effects) > 0
     effect = min(effects) if supports else -min(effects)
     family = hypotheses * (1 if supports else len(effects))

@@ -20,18 +20,18 @@ from dilt_hf.analysis.summary import module_table, sentences
 from dilt_hf.config.data import DataConfig
 from dilt_hf.config.experiments import AnalyzeConfig, LayerConfig, SourceConfig
 from dilt_hf.config.run import DiltConfig
-from dilt_hf.data.splits import load_splits
 from dilt_hf.engine.process_groups import ProcessGroup
 from dilt_hf.engine.scheduler import Job, complete
 from dilt_hf.experiments.analysis_sources import SAME_DATA
 from dilt_hf.experiments.analyze import analyze, check_layers
 from dilt_hf.experiments.find import find_tickets
-from dilt_hf.experiments.specialise import Specialists, specialise
+from dilt_hf.experiments.specialise import specialise
+from dilt_hf.experiments.specialist_scores import Specialists
 from dilt_hf.experiments.transfer import transfer
 from dilt_hf.hypotheses.evidence import of_analysis, of_comparison, of_specialists, of_transfer
 from dilt_hf.hypotheses.judge import LOOKS, Measured
 from dilt_hf.hypotheses.power import POWER, detectable
-from dilt_hf.hypotheses.registry import BENCHMARK, DISENTANGLEMENT, HYPOTHESES, SPECIALISATION, TRANSFER
+from dilt_hf.hypotheses.registry import BENCHMARK, DISENTANGLEMENT, SPECIALISATION, TRANSFER, hypotheses
 from dilt_hf.hypotheses.verdict_files import load_evidence, save_evidence
 from dilt_hf.results.methods_table import methods_caption, methods_table
 from dilt_hf.results.results import Results
@@ -49,7 +49,10 @@ def benchmark(config: DiltConfig, group: ProcessGroup) -> str | None:
     """Compare core, union and published methods at matched density. The first process gets the text."""
     methods = [*BENCHMARK_METHODS, *(STRUCTURED if (config.model.architecture or "").startswith(TRANSFORMERS) else ())]
     run = dataclasses.replace(
-        config.run, methods=config.run.methods or methods, tickets=config.run.tickets or ["core", "union"]
+        config.run,
+        methods=config.run.methods or methods,
+        tickets=config.run.tickets or ["core", "union"],
+        equal_budget=config.run.equal_budget or not config.run.methods,
     )
     results = find_tickets(dataclasses.replace(config, run=run), group)
     if results is None or not group.is_world_zero:
@@ -78,7 +81,7 @@ def disentanglement(config: DiltConfig, layers: LayerConfig, group: ProcessGroup
 
 def specialisation(config: DiltConfig, group: ProcessGroup) -> str | None:
     """Train every ticket on all classes, remove specialists from the union, and train specialists alone."""
-    run = dataclasses.replace(config.run, methods=[], tickets=[], matched_density=[], controls=True)
+    run = dataclasses.replace(config.run, methods=[], equal_budget=False, tickets=[], matched_density=[], controls=True)
     results = find_tickets(dataclasses.replace(config, run=run), group)
     found = specialise(with_known_seeds(config, "specialists"), group)
     if results is None or found is None:
@@ -165,12 +168,12 @@ def with_known_seeds(config: DiltConfig, *experiments: str) -> DiltConfig:
 
 def keep_comparison(config: DiltConfig, results: Results) -> None:
     """Keep, in the run's folder, the evidence of its trained and evaluated networks."""
-    _keep(config, "comparison", of_comparison(results, _images(config)))
+    _keep(config, "comparison", of_comparison(results))
 
 
 def keep_specialists(config: DiltConfig, found: Mapping[int, Specialists]) -> None:
     """Keep the evidence of lesions, and of specialists trained alone."""
-    _keep(config, "specialists", of_specialists(found, _images(config)))
+    _keep(config, "specialists", of_specialists(found))
 
 
 def keep_layers(config: DiltConfig, findings: Findings) -> None:
@@ -183,10 +186,10 @@ def decidable(seeds: int) -> str:
 
     Example:
         >>> print(decidable(3))
-        Verdicts: none by 3 seed(s); the first look is at 5, where effects of 5.0 standard deviations over seeds,
+        Verdicts: none by 3 seed(s); the first look is at 5, where effects of 5.1 standard deviations over seeds,
         beyond their margins, are found with a power of 0.8, and at 20 seeds of 1.0.
     """
-    family, most = sum(not each.post_hoc for each in HYPOTHESES), max(LOOKS)
+    family, most = sum(not each.post_hoc for each in hypotheses()), max(LOOKS)
     now, first = detectable(seeds, LOOKS, family), min(LOOKS)
     begin = f"the first look is at {first}, where" if now is None else f"by {seeds} seeds"
     size = detectable(first, LOOKS, family) if now is None else now
@@ -196,10 +199,6 @@ def decidable(seeds: int) -> str:
         f"Verdicts: {none}{begin} effects of {size:.1f} standard deviations over seeds,\n"
         f"beyond their margins, are found with a power of {POWER:g}{rest}."
     )
-
-
-def _images(config: DiltConfig) -> int:
-    return len(load_splits(config.data).test)
 
 
 def _keep(config: DiltConfig, experiment: str, evidence: Mapping[str, Measured]) -> None:

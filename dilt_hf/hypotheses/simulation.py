@@ -1,8 +1,8 @@
 """Simulated runs whose truth is known: what the judge is tested on, and how many seeds a verdict takes.
 
-Everything that experiments measure is simulated one step before evidence is made of it: accuracies of networks with
-what a seed does to all of them, noise, and the chance of a finite number of test images; lesions; layers as points,
-with the Gromov-Wasserstein values and the masks' overlaps between them.
+Everything that experiments measure is simulated one step before evidence is made of it: which test images each network
+gets right, with what a seed does to all networks, and what an image does to all seeds; lesions; layers as points, with
+the Gromov-Wasserstein values and the masks' overlaps between them.
 
 | world       | in it                                                                                     |
 |-------------|-------------------------------------------------------------------------------------------|
@@ -21,19 +21,24 @@ import numpy as np
 from dilt_hf.analysis.findings import Compared, Findings
 from dilt_hf.analysis.joint import JointGw
 from dilt_hf.analysis.matrix import GwMatrix
-from dilt_hf.experiments.specialise import Specialists
-from dilt_hf.experiments.transfer import CORE, SHUFFLED, Transfer, Transferred
+from dilt_hf.experiments.specialist_scores import FROM_CORE, FROM_UNION, Specialists
+from dilt_hf.experiments.transfer import AT_INIT, CORE, OWN, SHUFFLED, Transfer, Transferred
 from dilt_hf.hypotheses.evidence import of_analysis, of_comparison, of_specialists, of_transfer
 from dilt_hf.hypotheses.judge import Measured
+from dilt_hf.results.outcomes import Outcome
 from dilt_hf.results.results import Entry, Results
 from dilt_hf.run.methods.registry import BENCHMARK
 
-PICTURES, DENSITIES = 2000, (0.5, 0.1)
+IMAGES, DENSITIES = 1000, (0.5, 0.1)
 NETWORKS = ("dense", "core", "union", "specialist_0", "specialist_1", "partition_0", "partition_1")
-STEPS = {"core": 400, "LTH": 1000, "COLT": 800}
+BUDGETED = ("RigL", "CAP", "random")
+STEPS = {"core": 400, "LTH": 1000}
+ROUNDS = {"core": 4, "LTH": 10}
 LEVEL = 80.0  # accuracy in percent where nothing is added
 LAYERS, EARLY, DIMENSIONS, HALVES = 12, 8, 24, 10
 LAYER_NAMES = tuple(f"layer_{number}" for number in range(LAYERS))
+# of what decides whether a network gets an image right: the image, what it is to this kind of network, and chance
+SHARES = (0.5, 0.2, 0.3)
 
 Gains = Mapping[str, tuple[float, float]]  # points on the two partitions, by network
 
@@ -52,6 +57,7 @@ class World:
         siblings_apart: the same of sibling networks.
         chain: whether layers change smoothly, so that modules are cut anywhere.
         linked: whether masks overlap less where a layer's copies are further apart than siblings'.
+        overlap_gap: by how much masks of different classes overlap less than siblings'.
     """
 
     matched: Gains = dataclasses.field(default_factory=dict)
@@ -64,10 +70,16 @@ class World:
     siblings_apart: bool = False
     chain: bool = False
     linked: bool = False
+    overlap_gap: float = 0.03
 
 
 TRUE = World(
-    matched={"core": (8, 8), "union": (14, 14), "RigL": (4, 4), "CAP": (4, 4), "one-shot": (-2, -2)},
+    matched={
+        "core": (8, 8),
+        "union": (14, 14),
+        "one-shot": (-2, -2),
+        **dict.fromkeys(("RigL", "CAP", "RigL, equal budget", "CAP, equal budget"), (4, 4)),
+    },
     found={
         "dense": (2, 2),
         "core": (7, 7),
@@ -80,10 +92,11 @@ TRUE = World(
     alone=(90.0, 80.0),
     apart=True,
     linked=True,
+    overlap_gap=0.0,
 )
 NOTHING = World()
 EXPLAINED = World(
-    matched={"union": (-3, -3), "COLT": (-8, -8), "one-shot": (10, 10), "random": (8, 8)},
+    matched={"union": (-6, -6), "COLT": (-11, -11), "one-shot": (10, 10), "random": (8, 8)},
     found={
         "core": (5, 5),
         "core, shuffled": (9, 9),
@@ -100,6 +113,7 @@ EXPLAINED = World(
     apart=True,
     siblings_apart=True,
     chain=True,
+    overlap_gap=0.06,
 )
 
 
@@ -112,76 +126,130 @@ def evidence(world: World, rng: np.random.Generator, seeds: int = 5) -> dict[str
         True
     """
     return {
-        **of_comparison(results(world, rng, seeds), PICTURES),
-        **of_specialists(_specialists(world, rng, seeds), PICTURES),
-        **of_transfer(_transfer(world, rng, seeds, 0)),
-        **of_transfer(_transfer(world, rng, seeds, 100)),
-        **of_analysis(_findings(world, rng, seeds)),
+        **of_comparison(results(world, rng, seeds)),
+        **of_specialists(specialists(world, rng, seeds)),
+        **of_transfer(transfers(world, rng, seeds, 0)),
+        **of_transfer(transfers(world, rng, seeds, 100)),
+        **of_analysis(findings(world, rng, seeds)),
     }
+
+
+class Pictures:
+    """Test images of two partitions, some of which are hard for all networks, and some for one kind of them."""
+
+    def __init__(self, rng: np.random.Generator):
+        self.rng, self.partition = rng, np.arange(IMAGES) % 2
+        self._shared, self._own = rng.normal(size=IMAGES), dict[str, np.ndarray]()
+
+    def right(self, kind: str, percent: Sequence[float]) -> np.ndarray:
+        """Draw which images one network gets right.
+
+        Args:
+            kind: of the network: those of one kind find the same images hard, in all seeds.
+            percent: how many it gets right on the images of each partition, over all images that there could be.
+        """
+        from scipy.special import ndtri
+
+        own = self._own.setdefault(kind, self.rng.normal(size=IMAGES))
+        parts = zip(SHARES, (self._shared, own, self.rng.normal(size=IMAGES)), strict=True)
+        ease = ndtri(np.clip(percent, 0.5, 99.5) / 100)
+        return sum(np.sqrt(share) * part for share, part in parts) < ease[self.partition]
 
 
 def results(world: World, rng: np.random.Generator, seeds: int = 5) -> Results:
     """Simulate trained and evaluated networks on two partitions."""
     entries: list[Entry] = []
+    pictures = Pictures(rng)
     for seed in range(seeds):
         common = rng.normal(0, 3)
         for name, control, density in [
             *((name, "", density) for name in BENCHMARK for density in DENSITIES),
+            *((name, "equal budget", density) for name in BUDGETED for density in DENSITIES),
             *((name, "", None) for name in NETWORKS),
-            *((name, "shuffled", None) for name in NETWORKS[1:]),
+            *((name, control, None) for name in NETWORKS[1:] for control in ("shuffled", "magnitude at init by layer")),
         ]:
             gains = world.found if density is None else world.matched
-            gain = gains.get(f"{name}, {control}" if control else name, (0.0, 0.0))
-            each = [_accuracy(LEVEL + common + points, rng) for points in gain]
-            scores = {
-                "accuracy": float(np.mean(each)),
-                "partition_accuracy": each,
-                "recall": dict.fromkeys(range(10), 0.8),
-            }
+            whole = f"{name}, {control}" if control else name
+            right = pictures.right(whole, [LEVEL + common + points for points in gains.get(whole, (0.0, 0.0))])
             spent = dict.fromkeys(("steps", "examples", "dense_flops", "sparse_flops", "seconds"), 100.0)
-            search = spent | {"steps": float(STEPS.get(name, 100))}
-            address = f"train-{len(entries)}"
-            entries.append(Entry(seed, name, control, density, density or 0.1, scores, spent, search, address))
-    return Results(entries, [], 2)
+            steps, rounds = float(STEPS.get(name, 100)), ROUNDS.get(name, 1)
+            entries.append(
+                Entry(
+                    seed,
+                    name,
+                    control,
+                    density,
+                    density or 0.1,
+                    _scores(right, pictures.partition),
+                    spent,
+                    spent | {"steps": steps},
+                    f"train-{len(entries)}",
+                    rounds,
+                    sequential_steps=steps,
+                    outcome=Outcome(right, right),
+                )
+            )
+    return Results(entries, [], 2, pictures.partition)
 
 
-def _accuracy(percent: float, rng: np.random.Generator, noise: float = 0.4, images: int = PICTURES // 2) -> float:
-    """Draw the accuracy on a finite number of images, as a fraction."""
-    share = np.clip(percent + rng.normal(0, noise), 0, 100) / 100
-    return float(rng.binomial(images, share) / images)
-
-
-def _specialists(world: World, rng: np.random.Generator, seeds: int) -> dict[int, Specialists]:
-    def table(own: float, other: float) -> list[list[float]]:
-        means = np.array([[own, other], [other, own]])
-        return (means + rng.normal(0, 1.0, means.shape)).tolist()
-
+def _scores(right: np.ndarray, partition: np.ndarray) -> dict[str, object]:
     return {
-        seed: Specialists(table(*world.lesions), table(*world.random), table(*world.alone), ("lesion-planted",))
-        for seed in range(seeds)
+        "accuracy": float(right.mean()),
+        "partition_accuracy": [float(right[partition == k].mean()) for k in range(2)],
+        "recall": dict.fromkeys(range(10), 0.8),
     }
 
 
-def _transfer(world: World, rng: np.random.Generator, seeds: int, rewind_step: int) -> Transfer:
+def specialists(world: World, rng: np.random.Generator, seeds: int) -> dict[int, Specialists]:
+    """Simulate what removing specialists does, and training them alone."""
+    pictures = Pictures(rng)
+
+    def without(kind: str, costs: tuple[float, float], k: int) -> Outcome:
+        percent = [LEVEL + 10 - costs[k != j] + rng.normal() for j in range(2)]
+        right = pictures.right(f"{kind} {k}", percent)
+        return Outcome(right, right)
+
+    found = {}
+    for seed in range(seeds):
+        whole = without("whole", (0.0, 0.0), 0)
+        found[seed] = Specialists(
+            whole=whole,
+            lesions=[without("lesion", world.lesions, k) for k in range(2)],
+            random={
+                kind: [[without(kind, world.random, k) for _ in range(2)] for k in range(2)]
+                for kind in (FROM_UNION, FROM_CORE)
+            },
+            alone=[[pictures.right(f"alone {k}", [world.alone[k != j]] * 2) for j in range(2)] for k in range(2)],
+            partition=pictures.partition,
+            sources=("lesion-planted",),
+        )
+    return found
+
+
+def transfers(world: World, rng: np.random.Generator, seeds: int, rewind_step: int) -> Transfer:
+    """Simulate masks on the weights that they were found from, trained on other data."""
     networks: list[Transferred] = []
+    pictures = Pictures(rng)
     for seed in range(seeds):
         common = rng.normal(0, 3)
-        networks.append(Transferred("dense", seed, 1.0, LEVEL + common, f"train-{len(networks)}"))
-        for density in DENSITIES:
-            for name in (CORE, "union", "LTH", SHUFFLED, "random"):
-                percent = LEVEL + common + world.transferred.get(name, 0.0)
-                accuracy = 100 * _accuracy(percent, rng, images=PICTURES)
-                networks.append(Transferred(name, seed, density, accuracy, f"train-{len(networks)}"))
-    return Transfer(networks, PICTURES, rewind_step)
+        kinds = [(name, density) for density in DENSITIES for name in (CORE, "union", "LTH", SHUFFLED, AT_INIT)]
+        for name, density in [("dense", 1.0), *kinds]:
+            right = pictures.right(name, [LEVEL + common + world.transferred.get(name, 0.0)] * 2)
+            address = f"train-{len(networks)}"
+            network = Transferred(name, seed, density, 100 * float(right.mean()), address, OWN, Outcome(right, right))
+            networks.append(network)
+    return Transfer(networks, IMAGES, rewind_step)
 
 
-def _findings(world: World, rng: np.random.Generator, seeds: int) -> Findings:
+def findings(world: World, rng: np.random.Generator, seeds: int) -> Findings:
+    """Simulate the layers of networks trained on different classes, and of siblings."""
     # what is peculiar to a layer is so in every seed; it has nothing to do with being early or late
     peculiar, unrelated = (_centred(rng.normal(size=LAYERS)) for _ in range(2))
     disjoint = peculiar if world.linked else unrelated
-    own = [_compared(world.apart, world.chain, peculiar, disjoint, rng) for _ in range(seeds)]
+    gap = world.overlap_gap
+    own = [_compared(world.apart, world.chain, (peculiar, disjoint, gap), rng) for _ in range(seeds)]
     nothing = np.zeros(LAYERS)
-    null = [_compared(world.siblings_apart, world.chain, nothing, nothing, rng) for _ in range(seeds)]
+    null = [_compared(world.siblings_apart, world.chain, (nothing, nothing, 0.0), rng) for _ in range(seeds)]
     weights = {name: [f"{name}.weight"] for name in LAYER_NAMES}
     return Findings(list(range(seeds)), own, null, None, weights, {})
 
@@ -191,15 +259,18 @@ def _centred(values: np.ndarray) -> np.ndarray:
     return np.concatenate([early - early.mean(), late - late.mean()])
 
 
-def _compared(apart: bool, chain: bool, far: np.ndarray, disjoint: np.ndarray, rng: np.random.Generator) -> Compared:
+def _compared(
+    apart: bool, chain: bool, planted: tuple[np.ndarray, np.ndarray, float], rng: np.random.Generator
+) -> Compared:
     """Simulate two networks of one seed. Layers are points, between which G is the squared distance.
 
     Args:
         apart: whether late layers of the two lie apart.
         chain: whether layers follow one another in equal steps, so that nothing is a module.
-        far: by layer, by how much its copies lie further from one another, as a logarithm.
-        disjoint: by layer, by how much its masks overlap less.
+        planted: by layer, by how much its copies lie further from one another, as a logarithm; by layer, by how much
+            its masks overlap less; and by how much all of them do.
     """
+    far, disjoint, gap = planted
     late = np.arange(LAYERS) >= EARLY
     points = np.zeros((2, LAYERS, DIMENSIONS))
     if chain:
@@ -219,7 +290,8 @@ def _compared(apart: bool, chain: bool, far: np.ndarray, disjoint: np.ndarray, r
         ("one", "other"), LAYER_NAMES, {names: _matrix(values[place]) for names, place in blocks.items()}, halves
     )
     depth = np.arange(LAYERS) / LAYERS
-    jaccard = 0.7 - 0.2 * depth - 0.05 * disjoint - 0.1 * (late & apart) + 0.005 * rng.normal(size=LAYERS)
+    parted = (late & apart) - (late & apart).mean()
+    jaccard = 0.7 - 0.2 * depth - 0.05 * disjoint - 0.1 * parted - gap + 0.005 * rng.normal(size=LAYERS)
     by_name = dict(zip(LAYER_NAMES, jaccard, strict=True))
 
     def overlap_of(groups: Mapping[str, Sequence[str]]) -> dict[str, dict[str, float | None]]:

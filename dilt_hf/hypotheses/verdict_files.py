@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from dilt_hf.hypotheses.inference import ImageNoise
-from dilt_hf.hypotheses.judge import LOOKS, UNTESTED, WITHHELD, Judged, Measured, Verdict, verdicts
-from dilt_hf.hypotheses.registry import HYPOTHESES
+from dilt_hf.hypotheses.judge import LOOKS, UNTESTED, WITHHELD, Hypothesis, Judged, Measured, Verdict, verdicts
+from dilt_hf.hypotheses.registry import hypotheses
 from dilt_hf.results.chance import at_chance
 from dilt_hf.results.results import RESULTS_FILE
-from dilt_hf.run.folder import load_results
+from dilt_hf.run.folder import MOST_RUN_BYTES, RUN_FILE, load_results
 from dilt_hf.utils.checksums import read_result, write_result
 from dilt_hf.utils.errors import RunError, reading
 from dilt_hf.utils.files import json_values, pretty_json
@@ -68,13 +68,26 @@ def _number(value: Any, least: float, most: float = LARGEST) -> float:
     return float(value)
 
 
+def hypotheses_of(folder: Path) -> tuple[Hypothesis, ...]:
+    """Return what is claimed of the tickets of a run, which depends on how many partitions it has.
+
+    Raises:
+        RunError: when run.json is damaged.
+    """
+    if not (folder / RUN_FILE).is_file():
+        return hypotheses()
+    stored = read_result(folder, RUN_FILE, MOST_RUN_BYTES)
+    with reading(str(folder / RUN_FILE), RunError):
+        return hypotheses(int(stored["partition"]["num_partitions"]))
+
+
 def folder_verdicts(folder: Path) -> list[Verdict]:
     """Judge everything that has been measured in a run's folder; verdicts on networks at chance are withheld.
 
     Raises:
         RunError: when evidence or results are damaged.
     """
-    found = verdicts(HYPOTHESES, load_evidence(folder))
+    found = verdicts(hypotheses_of(folder), load_evidence(folder))
     doubt = at_chance(load_results(folder)) if (folder / RESULTS_FILE).is_file() else None
     if doubt is None or not doubt.withholds:
         return found
@@ -106,8 +119,8 @@ def verdict_lines(found: Sequence[Verdict], width: int = 100) -> str:
     ones by name.
 
     Example:
-        >>> print(verdict_lines(verdicts(HYPOTHESES, {}))[:22])
-        Not tested: H1, H2, H3
+        >>> print(verdict_lines(verdicts(hypotheses(), {}))[:22])
+        Not tested: H0, H1, H2
     """
     lines = []
     for each in found:

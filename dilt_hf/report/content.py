@@ -18,7 +18,7 @@ from dilt_hf.engine.stages import Stage, Stages, with_ancestors
 from dilt_hf.experiments.analyze import FIGURE_FOLDER, TEXT_FILE
 from dilt_hf.experiments.analyze import NUMBERS_FILE as ANALYSIS_FILE
 from dilt_hf.experiments.specialise import NUMBERS_FILE as SPECIALISTS_FILE
-from dilt_hf.experiments.specialise import Specialists
+from dilt_hf.experiments.specialist_scores import SpecialistTables
 from dilt_hf.experiments.transfer import Transfer
 from dilt_hf.hypotheses.judge import Verdict
 from dilt_hf.hypotheses.verdict_files import MOST_EVIDENCE_BYTES, folder_verdicts
@@ -28,7 +28,6 @@ from dilt_hf.run.folder import METHODS_TABLE, MOST_RUN_BYTES, RUN_FILE, load_res
 from dilt_hf.utils.checksums import check_result, read_result
 from dilt_hf.utils.errors import RunError, reading
 from dilt_hf.utils.markdown import Items, Table, read_blocks
-from dilt_hf.utils.typed import from_json
 
 Block = Table | Items | str
 logger = logging.getLogger(__name__)
@@ -92,7 +91,7 @@ class Content:
     results: Results | None
     methods: Sequence[Block]
     analyses: Sequence[Layers]
-    specialists: Mapping[int, Specialists]
+    specialists: Mapping[int, SpecialistTables]
     transfers: Sequence[Transfer]
     stages: Mapping[str, Stage]
     places: Mapping[str, str]
@@ -170,13 +169,13 @@ def _drawing(path: Path) -> str:
         return ""
 
 
-def _specialists(folder: Path) -> dict[int, Specialists]:
+def _specialists(folder: Path) -> dict[int, SpecialistTables]:
     path = folder / SPECIALISTS_FILE
     if not path.is_file():
         return {}
     stored = read_result(folder, SPECIALISTS_FILE, MOST_EVIDENCE_BYTES)
     with reading(f"the numbers in {path}", RunError):
-        return {int(seed): from_json(Specialists, numbers, seed) for seed, numbers in stored.items()}
+        return {int(seed): SpecialistTables.from_dict(numbers, seed) for seed, numbers in stored.items()}
 
 
 def _transfers(folder: Path) -> list[Transfer]:

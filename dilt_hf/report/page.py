@@ -8,7 +8,7 @@ import functools
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,8 @@ import numpy as np
 
 from dilt_hf._version import __version__
 from dilt_hf.analysis.figures import short_names
-from dilt_hf.experiments.specialise import Specialists
-from dilt_hf.experiments.transfer import Transfer
+from dilt_hf.experiments.specialist_scores import LESIONS, SpecialistTables
+from dilt_hf.experiments.transfer import NEW, OWN, Transfer, Transferred
 from dilt_hf.hypotheses.judge import REFUTED, SUPPORTED, UNDECIDED, UNTESTED, WITHHELD, Verdict
 from dilt_hf.hypotheses.verdict_files import CRITERION_CAPTION, VERDICT_CAPTION, interval_words, p_words
 from dilt_hf.report.content import Content, Layers, gather
@@ -159,22 +159,31 @@ def _seed_by_seed(
     return {"seeds": seeds, "rows": rows}
 
 
-def _lesion_tables(found: Mapping[int, Specialists]) -> list[dict[str, Any]]:
+def _lesion_tables(found: Mapping[int, SpecialistTables]) -> list[dict[str, Any]]:
     """Tabulate means over seeds, one row per specialist and one column per partition's classes."""
     if not found:
         return []
-    captions = {
-        "lesions": "Points of accuracy that the trained union loses on each partition's classes without specialist k",
-        "random": "The same for as many other weights of the union in every layer: the control",
-        "alone": "Accuracy in % of specialist k, trained on the classes of one partition alone, among those",
-    }
-    tables = []
-    for name, caption in captions.items():
-        cells = np.stack([np.array(getattr(each, name)) for each in found.values()])
+    first, tables = next(iter(found.values())), []
+
+    def add(caption: str, table_of: Callable[[SpecialistTables], Sequence[Sequence[float]]]) -> None:
+        cells = np.stack([np.array(table_of(each)) for each in found.values()])
         count = cells.shape[1]
         rows = [[str(estimate(cells[:, k, j].tolist())) for j in range(count)] for k in range(count)]
         tables.append({"caption": f"{caption}; {len(found)} seed(s).", "rows": rows})
+
+    for scored, where in (("within", "among those"), ("among_all", "among all classes")):
+        for kind in getattr(first, scored):
+            what = "specialist k" if kind == LESIONS else f"as many weights of every layer, {kind}: a control"
+            add(
+                f"Points of accuracy that the trained union loses on each partition's classes, {where}, without {what}",
+                functools.partial(_scored, scored, kind),
+            )
+    add("Accuracy in % of specialist k, trained on the classes of one partition alone, among those", lambda e: e.alone)
     return tables
+
+
+def _scored(scored: str, kind: str, tables: SpecialistTables) -> Sequence[Sequence[float]]:
+    return getattr(tables, scored)[kind]
 
 
 def _analysis(found: Layers, number: int) -> dict[str, Any]:
@@ -196,22 +205,28 @@ def _analysis(found: Layers, number: int) -> dict[str, Any]:
 
 
 def _transfer(found: Transfer) -> dict[str, Any]:
-    kinds = [name for name in dict.fromkeys(each.name for each in found.networks) if name != "dense"]
     panels = {
-        f"density {100 * density:.4g} %": {
-            name: estimate(list(found.per_seed(name, density).values())) for name in kinds
+        f"density {100 * density:.4g} %, {weights} weights": {
+            name: estimate(list(accuracies.values()))
+            for name in dict.fromkeys(each.name for each in found.networks if each.name != "dense")
+            if (accuracies := found.per_seed(name, density, weights))
         }
+        for weights in (OWN, NEW)
         for density in found.densities
         if density < 1
     }
-    dense = estimate(list(found.per_seed("dense", 1.0).values()))
-    scores = {(each.name, each.density, each.seed): (each.accuracy, each.stage) for each in found.networks}
+    dense = [each.accuracy for each in found.networks if each.name == "dense" and each.weights == NEW]
+    scores = {(_weighed(each), each.density, each.seed): (each.accuracy, each.stage) for each in found.networks}
     by_density = sorted(found.networks, key=lambda each: -each.density)
     return {
         "found": found,
-        "drawing": themed(as_svg(panels_figure(panels, dense)), found.name),
-        **_seed_by_seed(scores, {(each.name, each.density): each.density for each in by_density}),
+        "drawing": themed(as_svg(panels_figure({k: v for k, v in panels.items() if v}, estimate(dense))), found.name),
+        **_seed_by_seed(scores, {(_weighed(each), each.density): each.density for each in by_density}),
     }
+
+
+def _weighed(network: Transferred) -> str:
+    return f"{network.name}, {network.weights} weights"
 
 
 def _duration(seconds: float) -> str:

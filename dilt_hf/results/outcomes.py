@@ -36,7 +36,7 @@ class Outcome:
 
     def to_record(self) -> dict[str, str]:
         """Return it as JSON values: a bit for each image."""
-        return {name: base64.b64encode(np.packbits(getattr(self, name)).tobytes()).decode() for name in BITS}
+        return {name: packed(getattr(self, name)) for name in BITS}
 
     @classmethod
     def of_record(cls, record: Mapping[str, Any], images: int) -> Outcome:
@@ -47,7 +47,7 @@ class Outcome:
             >>> Outcome.of_record(outcome.to_record(), 3).right.tolist()
             [True, False, True]
         """
-        return cls(*(_unpacked(np.frombuffer(base64.b64decode(record[name]), np.uint8), images) for name in BITS))
+        return cls(*(unpacked(record[name], images) for name in BITS))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -60,6 +60,17 @@ class Outcomes:
 
     partition: np.ndarray
     of_network: Mapping[str, Outcome]
+
+
+def share_of(right: np.ndarray, partition: np.ndarray, k: int | None = None) -> np.ndarray:
+    """Return what each image adds to the accuracy, in percent, on all images or on those of partition k.
+
+    Example:
+        >>> share_of(np.array([True, True, False]), np.array([0, 1, 1]), 1).tolist()
+        [0.0, 50.0, 0.0]
+    """
+    of = np.ones(len(right), bool) if k is None else partition == k
+    return np.where(of & right, 100 / max(1, int(of.sum())), 0.0)
 
 
 def save_outcomes(folder: Path, outcomes: Outcomes) -> None:
@@ -98,6 +109,21 @@ def load_outcomes(folder: Path) -> Outcomes | None:
             for address in addresses
         }
     return Outcomes(partition, of_network)
+
+
+def packed(bits: np.ndarray) -> str:
+    """Write bits, bool (n,), as text for JSON."""
+    return base64.b64encode(np.packbits(bits).tobytes()).decode()
+
+
+def unpacked(text: str, images: int) -> np.ndarray:
+    """Read what `packed` returned, bool (images,).
+
+    Example:
+        >>> unpacked(packed(np.array([True, False])), 2).tolist()
+        [True, False]
+    """
+    return _unpacked(np.frombuffer(base64.b64decode(text), np.uint8), images)
 
 
 def _unpacked(bits: np.ndarray, images: int) -> np.ndarray:

@@ -73,10 +73,10 @@ def _ticket_labels(ctx: RunContext) -> Iterator[Label]:
         yield Label(name)
         if run.controls and name in derived:
             yield Label(name, SHUFFLED)
+            yield Label(name, AT_INIT_LAYERS)
             if name in ("core", "union"):
                 yield Label(name, RANDOM)
                 yield Label(name, AT_INIT)
-                yield Label(name, AT_INIT_LAYERS)
                 if ctx.has_new_weights:
                     yield Label(name, REINITIALISED)
         if run.siblings and name in ("core", "union"):

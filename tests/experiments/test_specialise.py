@@ -9,9 +9,9 @@ import torch
 from helpers.small import changed, quick_run
 from safetensors.torch import load_file
 
-from dilt_hf.experiments.specialise import DRAWS, Specialisation, Specialists, specialise
-from dilt_hf.hypotheses.evidence import of_specialists
-from dilt_hf.masks.algebra import count_kept, specialist, union
+from dilt_hf.experiments.specialise import DRAWN_FROM, DRAWS, Specialisation, drawn_from, specialise
+from dilt_hf.experiments.specialist_scores import FROM_CORE, FROM_UNION, LESIONS, SpecialistTables
+from dilt_hf.masks.algebra import core, count_kept, specialist, union
 from dilt_hf.models.batchnorm import recalibrate_batchnorm
 from dilt_hf.models.weights import WEIGHTS_FILE
 from dilt_hf.run.context import open_run
@@ -50,31 +50,63 @@ def test_a_lesion_costs_what_it_costs_a_network_put_together_by_hand(run):
 
     def accuracies(removed):
         left = weights | {name: weights[name] * ~mask for name, mask in removed.items()}
-        right = logits_by_hand(ctx, left, order).argmax(1).numpy() == labels
-        return np.array([100 * right[partitions == k].mean() for k in range(2)])
+        logits = logits_by_hand(ctx, left, order)
+        own = torch.tensor([[c in ctx.subsets[k].classes for c in range(10)] for k in partitions])
+        free, within = logits.argmax(1), logits.masked_fill(~own, -torch.inf).argmax(1)
+        return [
+            np.array([100 * (each.numpy() == labels)[partitions == k].mean() for k in range(2)])
+            for each in (free, within)
+        ]
 
+    tables = found.tables()
     whole = accuracies({})
     for k in range(2):
-        cost = whole - accuracies(specialist(search.partitions, k))
-        np.testing.assert_allclose(found.lesions[k], cost, atol=2.0)  # the order of a sum may turn an image
+        cut = accuracies(specialist(search.partitions, k))
+        for before, after, table in zip(whole, cut, (tables.among_all, tables.within), strict=True):
+            np.testing.assert_allclose(table[LESIONS][k], before - after, atol=2.0)  # a sum's order may turn an image
 
 
-def test_random_lesions_are_as_large_in_every_layer_and_spare_the_specialist(run):
+def test_random_lesions_are_as_large_in_every_layer_and_drawn_from_the_union_or_the_core(run):
     search = Search(open_run(run[0], progress=False), 0)
     seen = []
     job = Specialisation(search)
     job._under = lambda mask, what: seen.append(mask)
     job._lesions_of(0)
-    whole, own = union(search.partitions), specialist(search.partitions, 0)
-    assert len(seen) == 2 + DRAWS
+    whole, own, shared = union(search.partitions), specialist(search.partitions, 0), core(search.partitions)
+    assert len(seen) == 2 + len(DRAWN_FROM) * DRAWS
     assert count_kept(seen[0]) == count_kept(whole)
     assert count_kept(seen[1]) == count_kept(whole) - count_kept(own)
-    for drawn in seen[2:]:
+    for number, drawn in enumerate(seen[2:]):
+        origin = whole if number < DRAWS else shared
         for name in whole:
-            assert int(drawn[name].sum()) == max(int(own[name].sum()), int(whole[name].sum()) - int(own[name].sum()))
+            removed = whole[name] & ~drawn[name]
+            assert int(removed.sum()) == min(int(own[name].sum()), int(origin[name].sum()))
+            assert not bool((removed & ~origin[name]).any())
             assert not bool((drawn[name] & ~whole[name]).any())
-            assert not bool((own[name] & ~drawn[name]).any())
     assert not all(torch.equal(seen[2][name], seen[3][name]) for name in whole)
+    assert any(bool((~seen[2][name] & own[name]).any()) for name in whole), "the specialist's own may be drawn too"
+
+
+def test_random_lesions_divide_nothing_where_specialists_are_random():
+    """Accuracies that fall by a point for each hundred weights of a partition: removing specialist k costs its classes
+    more, and removing as many of the union at random costs all alike, whatever the sizes of specialists are. Weights
+    drawn from the rest of the union cost the others more, which was the bias of the earlier control.
+    """
+    generator = torch.Generator().manual_seed(0)
+    differences = {"union": [], "core": [], "rest": []}
+    for _ in range(400):
+        core_, mine, theirs = (torch.rand(3000, generator=generator) < p for p in (0.2, 0.1, 0.15))
+        mine, theirs = mine & ~core_, theirs & ~core_ & ~mine
+        parts = {"union": core_ | mine | theirs, "core": core_, "rest": core_ | theirs}
+        for name, origin in parts.items():
+            drawn = drawn_from({"w": origin}, {"w": int(mine.sum())}, generator)["w"]
+            own, others = ((drawn & each).sum() / 100 for each in (mine, theirs))
+            share_own, share_others = (each.sum() / parts["union"].sum() for each in (mine, theirs))
+            expected = (share_own - share_others) * mine.sum() / 100 if name == "union" else 0.0
+            differences[name].append(float(own - others - expected))
+    assert abs(np.mean(differences["union"])) < 0.05
+    assert np.mean(differences["core"]) == 0.0
+    assert np.mean(differences["rest"]) < -0.5
 
 
 def test_specialists_are_trained_and_scored_on_every_partition(run):
@@ -93,7 +125,7 @@ def test_specialists_are_trained_and_scored_on_every_partition(run):
                 batches = ctx.data.batches("test", torch.from_numpy(rows), 64)
                 logits = torch.cat([model.eval()(pixels).logits for pixels, _ in batches])[:, list(subset.classes)]
             right = torch.tensor(subset.classes)[logits.argmax(1)].numpy() == ctx.data.splits.test.labels[rows]
-            assert found.alone[k][j] == pytest.approx(100 * right.mean())
+            assert found.tables().alone[k][j] == pytest.approx(100 * right.mean())
 
 
 def test_what_is_there_is_found_again(run, monkeypatch):
@@ -105,18 +137,16 @@ def test_what_is_there_is_found_again(run, monkeypatch):
     monkeypatch.setattr("dilt_hf.run.training_steps.train", never)
     monkeypatch.setattr("dilt_hf.run.evaluation_steps.predict_within", never)
     monkeypatch.setattr("dilt_hf.experiments.specialise.predict", never)
-    assert specialise(config, progress=False)[0] == found
+    again = specialise(config, progress=False)[0]
+    assert again.tables() == found.tables()
     numbers = json.loads((open_run(config, progress=False).stages.root.parent / "specialists.json").read_text())
-    assert numbers["0"]["lesions"] == pytest.approx(np.array(found.lesions))
+    assert SpecialistTables.from_dict(numbers["0"]) == found.tables()
+    assert numbers["0"]["within"].keys() == {LESIONS, FROM_UNION, FROM_CORE}
 
 
-def test_evidence_is_own_less_others():
-    seeds = {
-        s: Specialists([[5 + s, 1], [0, 4]], [[1, 1], [1, 1]], [[90, 60], [70, 80]], (f"lesion-{s}",)) for s in range(3)
-    }
-    evidence = of_specialists(seeds, images=200)
-    assert evidence["lesion"].values == {0: 4.0, 1: 4.5, 2: 5.0}
-    assert evidence["lesion_random"].values == evidence["lesion"].values
-    assert evidence["specialist_alone"].values[0] == pytest.approx(((90 - 70) + (80 - 60)) / 2)
-    assert evidence["lesion"].step == 0.5
-    assert evidence["lesion"].sources == ("lesion-0", "lesion-1", "lesion-2")
+def test_numbers_of_an_earlier_version_are_read():
+    table = [[5.0, 1.0], [0.0, 4.0]]
+    stored = {"lesions": table, "random": table, "alone": table, "sources": ["lesion-a"]}
+    read = SpecialistTables.from_dict(stored)
+    assert read.within == {}
+    assert read.among_all == {LESIONS: table, "drawn from the others": table}

@@ -57,6 +57,7 @@ def programme(folder):
     from dilt_hf.experiments.rtl import route
     from dilt_hf.experiments.shrink import shrink
     from dilt_hf.experiments.specialise import specialise
+    from dilt_hf.experiments.transfer import transfer
 
     methods = ["core", "LTH", "SNIP", "SynFlow", "RigL", "COLT", "CAP"]
     config = changed(quick_run(folder / "conv"), "pruning", num_rounds=2, pruning_fraction=0.4, rewind_step=1)
@@ -68,6 +69,7 @@ def programme(folder):
     asked = {"methods": methods, "matched_density": [0.5], "tickets": ["core", "union"], "materialise": ["core"]}
     find_tickets(changed(config, "run", **asked), progress=False)
     specialise(config, progress=False)
+    transfer(folder / "conv", changed(config, "run", output_dir=str(folder / "target")), [0.5], progress=False)
     route(config, RouteConfig(sparsities=[0.5]), progress=False)
     sources = {"sources": [str(folder / "conv")], "layers": ["weights"], "num_probes": 20, "tier": "fast"}
     analyze(AnalyzeConfig(**sources), DataConfig(dataset_name=SAME_DATA), progress=False)
@@ -88,7 +90,9 @@ def programme(folder):
     )
     shrunk = ShrinkConfig(output_dir=str(folder / "shrunk"), scoring_examples=20, use_cpu=True)
     shrink(shrunk, smaller.data, vit, smaller.training)
-    return sorted(path.parent for path in folder.rglob("stage.json"))
+    stages = [path.parent for path in folder.rglob("stage.json")]
+    # of the target only what no other step does: its trainings are like all others
+    return sorted(path for path in stages if folder / "target" not in path.parents or "transplant" in path.name)
 
 
 def numbers_of(folders):

@@ -1,6 +1,5 @@
 """The folder of a run as experiments leave it, with planted numbers in place of trained networks."""
 
-import dataclasses
 import json
 
 import numpy as np
@@ -8,10 +7,10 @@ from matplotlib.figure import Figure
 
 from dilt_hf.engine.kinds import Kind
 from dilt_hf.engine.stages import Stages
-from dilt_hf.experiments.specialise import Specialists
+from dilt_hf.experiments.specialist_scores import FROM_CORE, FROM_UNION, LESIONS, SpecialistTables
 from dilt_hf.experiments.transfer import Transfer, Transferred
 from dilt_hf.hypotheses.judge import Measured
-from dilt_hf.hypotheses.registry import HYPOTHESES
+from dilt_hf.hypotheses.registry import hypotheses
 from dilt_hf.hypotheses.verdict_files import save_evidence
 from dilt_hf.results.figures import as_svg
 from dilt_hf.results.methods_table import methods_caption, methods_table
@@ -19,6 +18,8 @@ from dilt_hf.results.results import Entry, Results
 from dilt_hf.results.summary import write_results
 from dilt_hf.utils.checksums import write_result
 from dilt_hf.utils.files import json_values, pretty_json
+
+HYPOTHESES = hypotheses()
 
 SEEDS, HOSTILE = (0, 1, 2, 3, 4), "<script>alert('x')</script> & co"
 COST = {"steps": 10.0, "examples": 640.0, "dense_flops": 3e9, "sparse_flops": 1e9, "seconds": 1.5}
@@ -68,12 +69,14 @@ def make_run(folder, config, layers=4):
     }
     save_evidence(folder, "comparison", gains)
     table = [[5.0, 1.0], [2.0, 4.0]]
-    found = {str(s): dataclasses.asdict(Specialists(table, table, table, (entries[0].stage,))) for s in SEEDS}
+    tables = dict.fromkeys((LESIONS, FROM_UNION, FROM_CORE), table)
+    found = {str(s): SpecialistTables(tables, tables, table, (entries[0].stage,)).to_dict() for s in SEEDS}
     write_result(folder, "specialists.json", pretty_json(json_values(found)))
     target = Stages(folder / "transfer/target/stages")
     networks = [
-        Transferred(name, s, density, 80.0 + s, trained(target, f"{name} {density} {s} on the target"))
+        Transferred(name, s, density, 80.0 + s, trained(target, f"{name} {density} {s} {w} on the target"), w)
         for s in SEEDS
+        for w in ("own", "new")
         for name, density in (("dense", 1.0), ("core", 0.5), ("union", 0.5), ("core, shuffled", 0.5))
     ]
     for k in (0, 12):

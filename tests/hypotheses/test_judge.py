@@ -20,8 +20,10 @@ from dilt_hf.hypotheses.judge import (
     judge,
     verdicts,
 )
-from dilt_hf.hypotheses.registry import HYPOTHESES
+from dilt_hf.hypotheses.registry import hypotheses
 from dilt_hf.utils.errors import RunError
+
+HYPOTHESES = hypotheses()
 
 SIMULATIONS, SEEDS = 400, 8
 GAIN = Criterion("gain", "a gain", least=0.5)
@@ -220,7 +222,33 @@ def test_planted_falsehoods_are_refuted():
 def test_every_hypothesis_is_declared_once_and_in_words():
     keys = [criterion.key for hypothesis in HYPOTHESES for criterion in hypothesis.criteria]
     assert len(set(keys)) == len(keys)
-    order = "H1 H2 H3 H3c H4 H5 H6 H7 H8 H9 H9c H10 H10k"
+    order = "H0 H1 H2 H3 H3c H4 H5 H6 H7 H8 H9 H9c H10 H10k"
     assert [hypothesis.key for hypothesis in HYPOTHESES] == order.split()
     assert all(hypothesis.claim.endswith(".") for hypothesis in HYPOTHESES)
-    assert sum(any(c.control for c in hypothesis.criteria) for hypothesis in HYPOTHESES) == 12
+    assert sum(any(c.control for c in hypothesis.criteria) for hypothesis in HYPOTHESES) == 13
+
+
+def test_each_partition_has_criteria_of_its_own():
+    five = {each.key: each for each in hypotheses(5)}
+    two = {each.key: each for each in hypotheses(2)}
+    assert five.keys() == two.keys()
+    assert [c.key for c in two["H7"].criteria if not c.control] == ["core_dense_0", "core_dense_1"]
+    assert len(five["H7"].criteria) == 15
+    assert len(five["H8"].criteria) - len(two["H8"].criteria) == 6
+
+
+COUNT = Criterion("count", "steps saved", least=5.0, unit="%", exact=True)
+
+
+def test_what_is_counted_is_not_tested():
+    """It holds by construction or it does not, and takes nothing from the level of what is tested."""
+    claim = Hypothesis("H", "There is a gain, and it is cheap.", "benchmark", (COUNT, GAIN))
+    gain = found(3, 0)["gain"]
+    saved, lost, mixed = (Measured(dict(enumerate(v))) for v in ([20.0] * 5, [5.0] * 5, [4.0, 6.0, 6.0, 6.0, 6.0]))
+    (held,) = verdicts([claim], {"count": saved, "gain": gain})
+    (alone,) = verdicts([Hypothesis("H", "", "benchmark", (GAIN,))], {"gain": gain})
+    assert (held.verdict, held.p_support) == (SUPPORTED, alone.p_support)
+    (beaten,) = verdicts([claim], {"count": lost, "gain": gain})
+    assert (beaten.verdict, beaten.p_refute) == (REFUTED, 0.0)
+    assert beaten.reason == "not so: steps saved is +5.00 % by construction, where more than 5 % is needed"
+    assert verdicts([claim], {"count": mixed, "gain": gain})[0].verdict == UNDECIDED

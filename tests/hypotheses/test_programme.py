@@ -9,16 +9,19 @@ from dilt_hf.config.experiments import LayerConfig, SourceConfig
 from dilt_hf.engine.process_groups import ProcessGroup
 from dilt_hf.hypotheses.judge import UNTESTED
 from dilt_hf.hypotheses.programme import benchmark, disentanglement, specialisation, transferral
-from dilt_hf.hypotheses.registry import HYPOTHESES
+from dilt_hf.hypotheses.registry import hypotheses
 from dilt_hf.hypotheses.verdict_files import judge_folder, load_evidence
+
+HYPOTHESES = hypotheses()
 
 
 @pytest.fixture
 def config(quick_config, change):
-    needed = ["core", "union", "LTH", "one-shot", "COLT", "RigL", "CAP", "random"]
+    needed = ["core", "union", "LTH", "one-shot", "COLT", "RigL", "CAP", "random", "magnitude-at-init"]
     config = change(
         quick_config, "run", seeds=[0, 1, 2], tickets=[], methods=needed, controls=True, matched_density=[0.5]
     )
+    config = change(config, "run", equal_budget=True)
     sizes = {"hidden_sizes": [4, 8, 8], "embedding_size": 4}  # nine layers: enough for a link
     config = change(config, "model", architecture="resnet-micro", config_overrides=sizes)
     config = change(
@@ -38,7 +41,7 @@ def test_every_hypothesis_is_judged_on_evidence_that_names_its_stages(config, ch
     assert "Link of overlap" in disentanglement(config, LayerConfig(layers=["weights"], num_probes=60), ProcessGroup())
     target = change(config, "data", classes=["6-9"], max_train_samples=100)
     source = SourceConfig(source_classes=["0-5"], source_rewind_steps=[0, 1], densities=[0.5])
-    assert transferral(target, source, ProcessGroup()).count("| core, shuffled") == 2
+    assert transferral(target, source, ProcessGroup()).count("| core, shuffled") == 4
     known = {criterion.key for hypothesis in HYPOTHESES for criterion in hypothesis.criteria}
     evidence = load_evidence(folder)
     assert evidence.keys() == known

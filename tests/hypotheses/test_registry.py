@@ -6,20 +6,22 @@ from helpers.recipes import run_recipe
 
 from dilt_hf.hypotheses import evidence, simulation
 from dilt_hf.hypotheses.programme import EXPERIMENTS
-from dilt_hf.hypotheses.registry import HYPOTHESES, keys_of
+from dilt_hf.hypotheses.registry import hypotheses, keys_of
 from dilt_hf.run.methods.registry import NAMES, method_of
 from dilt_hf.utils.errors import ConfigError, MaskError
+
+HYPOTHESES = hypotheses()
 
 
 def produced():
     """The criteria that each experiment's evidence has numbers for, in a world where everything can be measured."""
     rng, world = np.random.default_rng(0), simulation.TRUE
-    networks = evidence.of_comparison(simulation.results(world, rng), 100)
-    transfers = [evidence.of_transfer(simulation._transfer(world, rng, 3, k)) for k in (0, 5)]
+    networks = evidence.of_comparison(simulation.results(world, rng))
+    transfers = [evidence.of_transfer(simulation.transfers(world, rng, 3, k)) for k in (0, 5)]
     return {
         "benchmark": {*networks},
-        "disentanglement": {*evidence.of_analysis(simulation._findings(world, rng, 3))},
-        "specialisation": {*networks, *evidence.of_specialists(simulation._specialists(world, rng, 3), 100)},
+        "disentanglement": {*evidence.of_analysis(simulation.findings(world, rng, 3))},
+        "specialisation": {*networks, *evidence.of_specialists(simulation.specialists(world, rng, 3))},
         "transfer": {key for each in transfers for key in each},
     }
 
@@ -43,7 +45,7 @@ def test_keys_are_unique_and_experiments_share_out_all_hypotheses():
 def test_help_lists_what_the_registries_hold(capsys):
     with pytest.raises(SystemExit, match=r"^0$"):
         run_recipe("exp2_disentanglement", ["--help"])
-    assert "H4, H5, H6" in " ".join(capsys.readouterr().out.split())
+    assert "H0, H4, H5, H6" in " ".join(capsys.readouterr().out.split())
 
 
 def test_methods_are_looked_up_by_name():

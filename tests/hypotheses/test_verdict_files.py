@@ -7,11 +7,13 @@ import pytest
 from dilt_hf.experiments.find import find_tickets
 from dilt_hf.hypotheses.inference import ImageNoise
 from dilt_hf.hypotheses.judge import SUPPORTED, UNTESTED, WITHHELD, Measured, verdicts
-from dilt_hf.hypotheses.registry import HYPOTHESES
+from dilt_hf.hypotheses.registry import hypotheses
 from dilt_hf.hypotheses.verdict_files import judge_folder, load_evidence, save_evidence
 from dilt_hf.report.page import write_report
 from dilt_hf.results.summary import results_sentences
 from dilt_hf.utils.errors import RunError
+
+HYPOTHESES = hypotheses()
 
 GAIN = {
     "union_core": Measured(
@@ -32,7 +34,7 @@ def test_what_was_kept_is_judged(tmp_path):
     assert by_key["H2"].verdict == SUPPORTED
     assert by_key["H4"].verdict == by_key["H1"].verdict == UNTESTED
     stored = json.loads((tmp_path / "verdicts.json").read_text())
-    assert stored[1]["criteria"][0]["measured"]["sources"] == ["train-a"]
+    assert stored[2]["criteria"][0]["measured"]["sources"] == ["train-a"]
     assert stored[0]["p_support"] is None
     text = (tmp_path / "verdicts.md").read_text()
     assert "| H2   | The union beats the core." in text
@@ -53,6 +55,15 @@ def test_damaged_evidence_is_named(tmp_path, content):
     assert not (tmp_path / "verdicts.json").exists()
 
 
+def test_a_run_of_more_partitions_has_more_criteria(tmp_path, quick_config, change):
+    config = change(quick_config, "partition", num_partitions=5)
+    (tmp_path / "run.json").write_text(json.dumps(config.to_dict()))
+    assert {each.hypothesis.key: each for each in judge_folder(tmp_path)}["H7"].hypothesis.criteria[-1].key[-1] == "4"
+    (tmp_path / "run.json").write_text('{"partition": []}')
+    with pytest.raises(RunError, match=r"run\.json"):
+        judge_folder(tmp_path)
+
+
 def test_verdicts_on_networks_at_chance_are_withheld(tmp_path, quick_config, change):
     """A whole run that learns nothing: one warning on the screen, in results, verdicts and report, and no verdict."""
     config = change(quick_config, "training", learning_rate=1e-9)
@@ -60,7 +71,7 @@ def test_verdicts_on_networks_at_chance_are_withheld(tmp_path, quick_config, cha
     results = find_tickets(config, progress=False)
     doubt = "Nothing is concluded: the dense network of seeds 0, 1 is not shown to be above chance"
     assert doubt in (tmp_path / "results.md").read_text()
-    keys = [criterion.key for hypothesis in HYPOTHESES[:2] for criterion in hypothesis.criteria]
+    keys = [criterion.key for hypothesis in HYPOTHESES[1:3] for criterion in hypothesis.criteria]
     save_evidence(tmp_path, "comparison", {key: Measured(dict.fromkeys(range(5), 9.0), step=0.1) for key in keys})
     found = {each.hypothesis.key: each for each in judge_folder(tmp_path)}
     assert {found[key].verdict for key in ("H1", "H2")} == {WITHHELD}

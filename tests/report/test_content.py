@@ -37,9 +37,9 @@ def test_all_that_experiments_left_is_found(run):
 
 def test_costs_are_those_of_all_stages_by_kind(run):
     costs = {cost.kind: cost for cost in gather(run[0]).costs}
-    assert costs["train"].stages == 35 + 20
-    assert costs["train"].steps == 55 * COST["steps"]
-    assert costs["train"].seconds == 55 * COST["seconds"]
+    assert costs["train"].stages == 35 + 40
+    assert costs["train"].steps == 75 * COST["steps"]
+    assert costs["train"].seconds == 75 * COST["seconds"]
     assert costs["theta0"].stages == 2
 
 

@@ -7,8 +7,10 @@ import pytest
 from helpers.browser import open_browser, sticks_out
 from helpers.run_folder import HOSTILE, make_run
 
-from dilt_hf.hypotheses.registry import HYPOTHESES
+from dilt_hf.hypotheses.registry import hypotheses
 from dilt_hf.report.page import write_report
+
+HYPOTHESES = hypotheses()
 
 VOID = {"meta", "link", "br", "img", "input", "hr", "path", "circle", "rect", "line", "stop"}
 

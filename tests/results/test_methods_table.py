@@ -82,7 +82,7 @@ def test_the_benchmark_on_a_slice(tmp_path, capsys):
     assert {"methods.md", "methods_by_sparsity.png", "methods_by_cost.png"} <= {p.name for p in tmp_path.iterdir()}
     assert not (tmp_path / "tickets").exists()
     assert printed.strip().splitlines()[-1] == f"Report: {tmp_path / 'report.html'}"
-    assert "Not tested: H1, H2" in printed, "a single seed decides nothing"
+    assert "Not tested: H0, H1, H2" in printed, "a single seed decides nothing"
     assert (tmp_path / "report.html").is_file()
     with pytest.raises(SystemExit, match=r"^error: --methods knows core, union, LTH"):
         run_recipe("benchmark", ["--output_dir", tmp_path / "other", *SLICE, "--methods", "LHT"])
