@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from dilt_hf.analysis.counterparts import FREE, PAIRED
 from dilt_hf.analysis.findings import Findings
 from dilt_hf.results.figures import COLOURS, MARKERS
 from dilt_hf.utils.files import json_values, pretty_json, write_atomically
@@ -57,9 +58,9 @@ def _figure(width: float, height: float) -> Any:
 
 
 def draw_distances(findings: Findings) -> tuple[Any, dict[str, Any]]:
-    """Draw G between all layers of two networks (the mean over pairs of networks and seeds), and the profile of each
-    layer
-    with its counterpart over depth: mean, single seeds, the floor of unpaired probes, and where it breaks.
+    """Draw the paired distance between all layers of two networks (the mean over pairs of networks and seeds), and the
+    profile of each layer with its counterpart over depth: mean, single seeds, siblings, untrained networks, G beside
+    it, and where it breaks.
     """
     count = len(findings.layers)
     networks = len(findings.networks)
@@ -69,7 +70,7 @@ def draw_distances(findings: Findings) -> tuple[Any, dict[str, Any]]:
     heat, profile = figure.subplots(1, 2, width_ratios=[1, 1.15])
     image = heat.imshow(np.sqrt(cross), cmap="cividis", origin="lower", extent=(0.5, count + 0.5, 0.5, count + 0.5))
     bar = figure.colorbar(image, ax=heat, shrink=0.85)
-    bar.set_label("√G")
+    bar.set_label("√ paired value")
     first, second = findings.networks[:2] if networks == 2 else ("one network", "another")
     heat.set_xlabel(f"layer of {second}")
     heat.set_ylabel(f"layer of {first}")
@@ -78,11 +79,14 @@ def draw_distances(findings: Findings) -> tuple[Any, dict[str, Any]]:
     for row in findings.diagonals:
         profile.plot(depth, row, color=COLOURS[1], alpha=0.35, linewidth=0.8)
     mean = findings.diagonals.mean(axis=0)
-    profile.plot(depth, mean, color=COLOURS[1], marker="o", markersize=4, label="G to counterpart")
+    profile.plot(depth, mean, color=COLOURS[1], marker="o", markersize=4, label="paired value")
+    free = findings.of_counterparts(FREE).mean(axis=0)
+    profile.plot(depth, free, color=COLOURS[1], linewidth=1, linestyle="-.", label="G, unrestricted")
     if findings.siblings:
-        null = np.mean([each.joint.diagonal() for each in findings.siblings], axis=0)
+        null = findings.of_counterparts(PAIRED, siblings=True).mean(axis=0)
         profile.plot(depth, null, color=COLOURS[2], marker="s", markersize=3.5, linestyle="--", label="siblings")
-    profile.plot(depth, findings.floor, color=GREY, linestyle=":", label="same layer, other half of the probes")
+    if findings.untrained:
+        profile.plot(depth, findings.of_untrained(PAIRED).mean(axis=0), color=GREY, linestyle=":", label="untrained")
     broken = findings.break_point
     if broken is not None and broken.clear:
         profile.axvline(broken.after + 0.5, color="#000000", linewidth=0.8)
@@ -96,7 +100,7 @@ def draw_distances(findings: Findings) -> tuple[Any, dict[str, Any]]:
         )
     profile.set_yscale("log")
     profile.set_xlabel("layer")
-    profile.set_ylabel("G (log scale)")
+    profile.set_ylabel("distance (log scale)")
     profile.set_title(f"Each layer with its counterpart, {len(findings.seeds)} seed(s)", fontsize=10)
     _tidy(profile)
     profile.legend(frameon=False, fontsize=8)
@@ -106,7 +110,8 @@ def draw_distances(findings: Findings) -> tuple[Any, dict[str, Any]]:
         "layers": list(findings.layers),
         "cross_mean": cross.tolist(),
         "counterparts": findings.diagonals.tolist(),
-        "floor": findings.floor.tolist(),
+        "siblings": findings.of_counterparts(PAIRED, siblings=True).tolist(),
+        "untrained": findings.of_untrained(PAIRED).tolist() if findings.untrained else [],
         "break_after": broken.after if broken is not None and broken.clear else None,
     }
     return figure, json_values(numbers)
@@ -187,15 +192,15 @@ def draw_modules(findings: Findings) -> tuple[Any, dict[str, Any]]:
 
 
 def draw_link(findings: Findings) -> tuple[Any, dict[str, Any]]:
-    """Draw, per module, the overlap of the masks beyond chance and G of its layers to their counterparts, with 95 %
-    intervals over seeds; and, layer by layer, one against the other, with depth as colour.
+    """Draw, per module, the overlap of the masks beyond chance and the distance of its layers to their counterparts,
+    with 95 % intervals over seeds; and, layer by layer, one against the other, with depth as colour.
     """
     modules = findings.modules
     figure = _figure(8.6, 3.7)
     bars, twin, scatter = figure.subplots(1, 3, width_ratios=[1, 1, 1.35])
     places = np.arange(modules.count)[::-1]
     found = [findings.of_module(module) for module in range(modules.count)]
-    titles = ("overlap beyond chance", "G to counterpart")
+    titles = ("overlap beyond chance", "distance to counterpart")
     for axes, title, which in ((bars, titles[0], 0), (twin, titles[1], 1)):
         for place, pair, module in zip(places, found, range(modules.count), strict=True):
             half = 0.0 if math.isnan(pair[which].half_width) else pair[which].half_width
@@ -238,7 +243,7 @@ def draw_link(findings: Findings) -> tuple[Any, dict[str, Any]]:
         scatter.legend(frameon=False, fontsize=7)
     link = findings.link
     figure.suptitle(
-        "Masks and layers" if link is None else f"Anti-correlation of overlap and distance: {link.verdict}", fontsize=10
+        "Masks and layers" if link is None else f"A link of overlap and distance is {link.verdict}", fontsize=10
     )
     numbers = {
         "modules": list(modules.names),

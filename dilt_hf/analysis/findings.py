@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from dilt_hf.analysis.counterparts import MEASURES, PAIRED, Counterparts
+from dilt_hf.analysis.dimension import FLAT
 from dilt_hf.analysis.joint import JointGw
 from dilt_hf.analysis.link import Link, measure_link
 from dilt_hf.analysis.modules import JOINT, Modules, Proposal, find_modules, propose
@@ -18,6 +20,7 @@ from dilt_hf.utils.errors import AnalysisError
 from dilt_hf.utils.files import json_values
 from dilt_hf.utils.stats import Estimate, estimate
 
+DECISIVE_SEEDS = 5  # of which layers are left out; as many as the first look at the evidence takes
 Overlap = Mapping[str, Mapping[str, float | None]]
 
 
@@ -29,14 +32,18 @@ class Compared:
         joint: their layers against each other.
         overlap_of: Jaccard index and chance level of their masks for groups of weights (`overlap.mean_overlap`).
         cka, rsa: the reference similarities, averaged over pairs of networks, (L, L).
+        dimensions: effective dimension of each layer, the mean over the networks, (L,).
         sources: addresses of the stages that the networks' layers were kept in.
+        at_chance: the networks that have not learnt their classes.
     """
 
     joint: JointGw
     overlap_of: Callable[[Mapping[str, Sequence[str]]], Overlap]
     cka: np.ndarray
     rsa: np.ndarray
+    dimensions: np.ndarray
     sources: tuple[str, ...] = ()
+    at_chance: tuple[str, ...] = ()
 
     def counterparts(self, name: str) -> np.ndarray:
         """Return a field of `GwMatrix` for each layer with its counterpart, averaged over pairs of networks, (L,)."""
@@ -55,6 +62,7 @@ class Findings:
         form: of the clustering (`modules.find_modules`).
         weights: the prunable weights that make each layer.
         facts: what the analysis was made from, in words.
+        untrained: two networks with other initial weights, by seed; may be empty.
     """
 
     seeds: Sequence[int]
@@ -64,6 +72,7 @@ class Findings:
     weights: Mapping[str, Sequence[str]]
     facts: Mapping[str, Any]
     form: str = JOINT
+    untrained: Sequence[Counterparts] = ()
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -75,13 +84,52 @@ class Findings:
 
     @cached_property
     def values(self) -> np.ndarray:
-        """G of all pairs of layers, averaged over seeds, (N·L, N·L)."""
-        return np.mean([each.joint.values for each in self.compared], axis=0)
+        """Paired values of all pairs of layers, averaged over seeds, (N·L, N·L)."""
+        return np.mean([each.joint.paired_values for each in self.compared], axis=0)
 
     @cached_property
     def diagonals(self) -> np.ndarray:
-        """G of each layer with its counterpart, one row per seed, (S, L)."""
-        return np.stack([each.joint.diagonal() for each in self.compared])
+        """Paired value of each layer with its counterpart, one row per seed, (S, L)."""
+        return self.of_counterparts(PAIRED)
+
+    def of_counterparts(self, measure: str, siblings: bool = False) -> np.ndarray:
+        """Return the value of each layer with its counterpart by one measure, one row per seed, (S, L); NaN for those
+        that are left out.
+        """
+        rows = [each.joint.of_counterparts(measure) for each in (self.siblings if siblings else self.compared)]
+        return np.where(self.flat, np.nan, np.stack(rows)) if rows else np.empty((0, len(self.layers)))
+
+    def of_untrained(self, measure: str) -> np.ndarray:
+        """Return the same of networks that have other initial weights and were not trained, (S, L)."""
+        return np.stack([each.values[measure] for each in self.untrained])
+
+    @cached_property
+    def dimensions(self) -> np.ndarray:
+        """Effective dimension of each layer, averaged over seeds, (L,)."""
+        return np.mean([each.dimensions for each in self.compared], axis=0)
+
+    @cached_property
+    def flat(self) -> np.ndarray:
+        """Which layers vary along hardly more than one axis, and are left out of all that is concluded, bool (L,).
+
+        The first seeds decide, so that what is left out does not depend on those that are added later.
+        """
+        first = [each.dimensions for each in self.compared[:DECISIVE_SEEDS]]
+        return np.mean(first, axis=0) < FLAT
+
+    @property
+    def doubt(self) -> str | None:
+        """Why nothing is concluded; None where networks have learnt their classes."""
+        failed = [(s, each.at_chance) for s, each in zip(self.seeds, self.compared, strict=True) if each.at_chance]
+        if 2 * len(failed) < len(self.seeds) or not failed:
+            return None
+        which = "; ".join(f"seed {seed}: {', '.join(names)}" for seed, names in failed)
+        return f"Nothing is concluded: networks are not shown to be above chance on their own classes ({which})."
+
+    def usable(self, values: np.ndarray) -> np.ndarray:
+        """Return a matrix of all pairs of layers, (..., N·L, N·L), without the layers that are left out (NaN)."""
+        out = np.tile(self.flat, len(self.networks))
+        return np.where(out[:, None] | out, np.nan, values)
 
     @cached_property
     def overlaps(self) -> list[Overlap]:
@@ -110,13 +158,13 @@ class Findings:
 
     @cached_property
     def _halves(self) -> np.ndarray:
-        return np.mean([each.joint.halves for each in self.compared], axis=0)
+        return self.usable(np.mean([each.joint.paired.halves for each in self.compared], axis=0))
 
     @cached_property
     def proposal(self) -> Proposal | None:
         """What speaks for each number of modules; None for too few layers."""
         try:
-            return propose(self.values, len(self.networks), list(self._halves), self.form)
+            return propose(self.usable(self.values), len(self.networks), list(self._halves), self.form)
         except AnalysisError:
             return None
 
@@ -124,7 +172,7 @@ class Findings:
     def modules(self) -> Modules:
         """Modules of the matrix averaged over seeds: as many as were asked for, else as are proposed, else two."""
         k = self.modules_wanted or (self.proposal.k if self.proposal else 2)
-        return find_modules(self.values, len(self.networks), k, list(self._halves), self.form)
+        return find_modules(self.usable(self.values), len(self.networks), k, list(self._halves), self.form)
 
     @cached_property
     def seed_agreement(self) -> float:
@@ -132,7 +180,9 @@ class Findings:
         from sklearn.metrics import adjusted_rand_score
 
         found = [
-            find_modules(each.joint.values, len(self.networks), self.modules.count, form=self.form).labels.ravel()
+            find_modules(
+                self.usable(each.joint.paired_values), len(self.networks), self.modules.count, form=self.form
+            ).labels.ravel()
             for each in self.compared
         ]
         pairs = [adjusted_rand_score(a, b) for i, a in enumerate(found) for b in found[:i]]
@@ -146,12 +196,16 @@ class Findings:
     @cached_property
     def link(self) -> Link | None:
         """Overlap against distance over layers; None where fewer than three layers have both."""
+        return self.link_of(PAIRED, len(self.compared))
+
+    def link_of(self, measure: str, seeds: int) -> Link | None:
+        """Return the link by one measure of distance, over the first seeds."""
         overlap = distance = None
         if len(self.siblings) == len(self.compared):
-            overlap = self._beyond_chance([each.overlap_of(self.weights) for each in self.siblings])
-            distance = log_of(np.stack([each.joint.diagonal() for each in self.siblings]))
+            overlap = self._beyond_chance([each.overlap_of(self.weights) for each in self.siblings[:seeds]])
+            distance = log_of(self.of_counterparts(measure, siblings=True)[:seeds])
         try:
-            return measure_link(self.excesses, log_of(self.diagonals), overlap, distance)
+            return measure_link(self.excesses[:seeds], log_of(self.of_counterparts(measure)[:seeds]), overlap, distance)
         except AnalysisError:
             return None
 
@@ -165,8 +219,8 @@ class Findings:
         return [each.overlap_of(groups) for each in self.compared]
 
     def of_module(self, module: int) -> tuple[Estimate, Estimate]:
-        """Return, over seeds, the overlap beyond chance of a module's weights and the mean G of its layers to their
-        counterparts.
+        """Return, over seeds, the overlap beyond chance of a module's weights and the mean paired value of its layers
+        to their counterparts.
         """
         layers = self.modules.layers_of(module)
         name = self.modules.names[module]
@@ -181,6 +235,10 @@ class Findings:
         dead = {name for matrix in matrices for name in (*matrix.constant_a, *matrix.constant_b)}
         return [name for name in self.layers if name in dead]
 
+    def left_out(self) -> list[str]:
+        """Return the layers that vary along hardly more than one axis."""
+        return [name for name, flat in zip(self.layers, self.flat, strict=True) if flat]
+
     def to_dict(self) -> dict[str, Any]:
         """Return all numbers as JSON values; NaN becomes null."""
         link = self.link
@@ -191,13 +249,28 @@ class Findings:
                 "networks": list(self.networks),
                 "layers": {name: list(self.weights.get(name, [])) for name in self.layers},
                 "constant_layers": self.constant_layers(),
+                "left_out": self.left_out(),
+                "effective_dimension": self.dimensions.tolist(),
+                "doubt": self.doubt,
                 "gw": {
                     "mean_over_seeds": self.values.tolist(),
-                    "counterparts": self.diagonals.tolist(),
                     "floor": self.floor.tolist(),
+                    "counterparts": {
+                        measure: {
+                            "networks": [each.joint.of_counterparts(measure).tolist() for each in self.compared],
+                            "siblings": [each.joint.of_counterparts(measure).tolist() for each in self.siblings],
+                            "untrained": [each.values[measure].tolist() for each in self.untrained],
+                        }
+                        for measure in MEASURES
+                    },
+                    "rematched": [
+                        {kind: shares.tolist() for kind, shares in each.joint.counterparts.rematched.items()}
+                        for each in self.compared
+                        if each.joint.counterparts is not None
+                    ],
                     **{
                         f"{name}_of_counterparts": [each.counterparts(name).tolist() for each in self.compared]
-                        for name in ("identity", "lower_bound", "retention", "certified")
+                        for name in ("lower_bound", "retention", "certified")
                     },
                     "cka_of_counterparts": [np.diagonal(each.cka).tolist() for each in self.compared],
                     "rsa_of_counterparts": [np.diagonal(each.rsa).tolist() for each in self.compared],
@@ -227,10 +300,7 @@ class Findings:
                 },
                 "proposal": None if self.proposal is None else dataclasses.asdict(self.proposal),
                 "link": None if link is None else dataclasses.asdict(link),
-                "siblings": [
-                    {"overlap": each.overlap_of(self.weights), "counterparts": each.joint.diagonal().tolist()}
-                    for each in self.siblings
-                ],
+                "siblings": [{"overlap": each.overlap_of(self.weights)} for each in self.siblings],
             }
         )
 

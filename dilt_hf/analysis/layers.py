@@ -139,6 +139,52 @@ def run(model: nn.Module, pixels: Tensor, layers: Iterable[str], see: Callable[[
             hook.remove()
 
 
+def ends_of(model: nn.Module, pixels: Tensor, layers: Sequence[str]) -> dict[str, str]:
+    """Return, for each layer, the layer after whose norm and activation its output counts.
+
+    What a convolution puts out before them is nearly linear in its input: that of the first is mostly the brightness of
+    the image. From a layer's own module on, modules are followed that take its output as it is, keep its shape, and
+    hold no matrix: norms, activations, dropout. Operations outside modules end the chain, but for those in place: a
+    residual that is added to the output itself is part of it.
+
+    Example:
+        >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 1))
+        >>> ends_of(net, torch.zeros(1, 3, 8, 8), ["0", "3"])
+        {'0': '2', '3': '3'}
+    """
+    model = unwrapped(model)
+    modules = dict(model.named_modules())
+    weighty = {name for name, module in modules.items() if any(p.ndim > 1 for p in module.parameters())}
+    ends = {name: name for name in layers}
+    latest: dict[str, Tensor] = {}  # the output so far, which is kept so that no other tensor takes its place
+    calls: Counter[str] = Counter()
+
+    def begin(name: str, output: Tensor) -> None:
+        if name in ends:
+            latest[name] = output
+
+    def follow(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+            calls[name] += 1
+            for layer, tensor in latest.items():
+                if len(inputs) == 1 and inputs[0] is tensor and isinstance(output, Tensor):
+                    if output.shape == tensor.shape:
+                        latest[layer] = output
+                        ends[layer] = name if calls[name] == 1 else f"{name}@{calls[name]}"
+                    break
+
+        return hook
+
+    hooks = [module.register_forward_hook(follow(name)) for name, module in modules.items() if name not in weighty]
+    try:
+        with torch.no_grad():
+            run(model, pixels, layers, begin)
+    finally:
+        for each in hooks:
+            each.remove()
+    return ends
+
+
 def _tensor(output: Any, name: str) -> Tensor:
     """Return the tensor that a module puts out; the first of several."""
     while isinstance(output, (tuple, list)) and output:

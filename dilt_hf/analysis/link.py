@@ -27,6 +27,7 @@ from dilt_hf.utils.stats import LEAST_SEEDS, Estimate, estimate
 FEWEST_LAYERS = 5
 PERMUTATIONS = 9999
 LEVEL = 0.05
+SUGGESTED, OPPOSITE, NOT_SHOWN = "suggested", "suggested the other way round", "not shown"
 RAW, PARTIAL, DIFFERENCES = "raw", "depth-partial", "first differences"
 
 
@@ -55,7 +56,8 @@ class Link:
         correlations: by "raw", "depth-partial" and "first differences".
         siblings: the same of sibling pairs, where there are any.
         beyond: the same of what is left when the siblings' values are subtracted; the verdict rests on these.
-        verdict: "supported" (overlap and distance are anti-correlated), "refuted" (correlated) or "not decided".
+        verdict: "suggested" (overlap and distance are anti-correlated), "suggested the other way round", or "not
+            shown": of this analysis alone, corrected for nothing else.
         sentence: the verdict in words.
     """
 
@@ -88,7 +90,7 @@ def measure_link(
         >>> overlap = np.array([[0.5, 0.1, 0.4, 0.2, 0.6, 0.15, 0.45]] * 3)
         >>> found = measure_link(overlap, 1 - overlap)
         >>> round(found.correlations["depth-partial"].mean.mean, 6), found.verdict
-        (-1.0, 'not decided')
+        (-1.0, 'not shown')
     """
     overlap, distance = (np.atleast_2d(np.asarray(values, float)) for values in (overlap, distance))
     correlations = _correlations(overlap, distance, permutations)
@@ -157,7 +159,7 @@ def _unit(rows: np.ndarray) -> np.ndarray:
 def _judge(correlations: dict[str, Correlation], against_siblings: bool) -> tuple[str, str]:
     partial, differences = correlations[PARTIAL], correlations[DIFFERENCES]
     if partial.p is None or differences.p is None:
-        return "not decided", f"{partial.layers} layers are too few to distinguish a link from chance."
+        return NOT_SHOWN, f"{partial.layers} layers are too few to distinguish a link from chance."
     seeds = len(partial.per_seed)
     figures = (
         f"{'beyond sibling networks, ' if against_siblings else ''}depth-partial correlation {partial.mean.mean:+.2f} "
@@ -165,14 +167,14 @@ def _judge(correlations: dict[str, Correlation], against_siblings: bool) -> tupl
         f"{seeds} seed(s) and {partial.layers} layers"
     )
     if seeds < LEAST_SEEDS:
-        return "not decided", f"{figures}: a verdict needs {LEAST_SEEDS} seeds."
+        return NOT_SHOWN, f"{figures}: a verdict needs {LEAST_SEEDS} seeds."
     if max(partial.p, differences.p) >= LEVEL or partial.mean.mean * differences.mean.mean <= 0:
-        return "not decided", f"{figures}: a link is not shown."
+        return NOT_SHOWN, f"{figures}: a link is not shown."
     if not against_siblings:
         return (
-            "not decided",
+            NOT_SHOWN,
             f"{figures}: there is one, but without sibling networks it may be the architecture's alone.",
         )
     if partial.mean.mean > 0:
-        return "refuted", f"{figures}: where the masks overlap more the layers are further apart."
-    return "supported", f"{figures}: where the masks overlap more the layers are nearer."
+        return OPPOSITE, f"{figures}: where the masks overlap more the layers are further apart."
+    return SUGGESTED, f"{figures}: where the masks overlap more the layers are nearer."

@@ -16,14 +16,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dilt_hf.analysis.layers import BLOCKS, find_layers, run, weights_of_layers
+from dilt_hf.analysis.layers import BLOCKS, WEIGHTS, ends_of, find_layers, run, weights_of_layers
 from dilt_hf.models.weights import unwrapped
 from dilt_hf.utils.errors import AnalysisError
 from dilt_hf.utils.files import canonical_json, write_atomically
 
 logger = logging.getLogger(__name__)
 FORMAT, METADATA_KEY = "dilt-representations-1", "dilt_representations"
-MEAN, CLS = "mean", "cls"
+MEAN, CLS, AUTO = "mean", "cls", "auto"
+MOST_CELLS = 4  # on a side of the grid that "auto" is
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,10 +89,12 @@ def collect(
     Args:
         model: a transformers model (TimmWrapper too), a timm model, or any other whose forward takes pixels.
         batches: pixels (B, C, H, W) on the model's device, in a fixed order; only one batch is held at a time.
-        layers: see `layers.find_layers`.
+        layers: see `layers.find_layers`. Those of kind "weights" are kept after their norm and activation.
         pooling: of feature maps (B, C, H, W), or square (B, H, W, C), "mean" is the mean over space and "grid_k" the
             means over a k x k grid. Of tokens (B, T, D), "mean" is the mean over the patches, not the class tokens,
-            "cls" the first token, and "grid_k" as above. Outputs (B, D) stay as they are.
+            "cls" the first token, and "grid_k" as above. Outputs (B, D) stay as they are. "auto" is a grid of 4 x 4, or
+            of as many cells as the map has, and the mean where places are not known (windows, tokens that are no
+            square).
 
     Raises:
         AnalysisError: for layers that do not exist or cannot be pooled so, values that are not finite, or a probe that
@@ -106,21 +109,25 @@ def collect(
     model = unwrapped(model)
     names: tuple[str, ...] = ()
     weights: dict[str, tuple[str, ...]] = {}
+    ends: dict[str, str] = {}
     prefix = _prefix_tokens(model)
     parts: dict[str, list[Tensor]] = {}
     prints: dict[bytes, int] = {}
     digest = hashlib.sha256()
     count = 0
 
-    def see(name: str, output: Tensor) -> None:
-        if name in parts:
+    def see(end: str, output: Tensor) -> None:
+        for name in (each for each, last in ends.items() if last == end):
             together = whole(output, count, name)
-            if len(output) != count and pooling.startswith("grid"):
-                raise AnalysisError(
-                    f"layer '{name}' computes in windows, whose places are not known, so a grid has no meaning; choose "
-                    "--pooling mean."
-                )
-            pooled = pool(together, pooling, prefix, name)
+            how = pooling
+            if len(output) != count and pooling != MEAN:  # windows, whose places are not known
+                if pooling != AUTO:
+                    raise AnalysisError(
+                        f"layer '{name}' computes in windows, whose places are not known, so a grid has no meaning; "
+                        "choose --pooling mean."
+                    )
+                how = MEAN
+            pooled = pool(together, how, prefix, name)
             parts[name].append(pooled.to("cpu", copy=True))  # before an operation in place changes it
 
     for pixels in batches:
@@ -131,10 +138,11 @@ def collect(
             if isinstance(layers, str) and count > 1:
                 names = _following(model, pixels, names)
             weights = weights_of_layers(model, pixels[:1], names)
+            ends = ends_of(model, pixels[:1], names) if layers == WEIGHTS else {name: name for name in names}
             parts = {name: [] for name in names}
             _check_order(model, pixels, names)
         _note(pixels, prints, digest)
-        run(model, pixels, names, see)
+        run(model, pixels, list(ends.values()), see)
     if not names:
         raise AnalysisError("there are no probes to pass through the network.")
     return Representations(
@@ -232,12 +240,14 @@ def pool(output: Tensor, pooling: str, prefix: int | None = None, name: str = "?
     """
     check_pooling(pooling)
     output = output.float()
-    cells = 0 if pooling in (MEAN, CLS) else int(pooling.removeprefix("grid_"))
+    cells = MOST_CELLS if pooling == AUTO else 0 if pooling in (MEAN, CLS) else int(pooling.removeprefix("grid_"))
     if output.ndim == 2:
         return output
     if output.ndim == 4 and pooling != CLS:
         if output.shape[1] == output.shape[2] != output.shape[3]:  # channels last, as Swin and ConvNeXt have them
             output = output.permute(0, 3, 1, 2)
+        if pooling == AUTO:
+            cells = min(MOST_CELLS, *output.shape[2:])
         return output.mean((2, 3)) if pooling == MEAN else _cells(output, cells)
     if output.ndim == 3 and not (pooling == CLS and prefix == 0):
         if pooling == CLS:
@@ -249,7 +259,10 @@ def pool(output: Tensor, pooling: str, prefix: int | None = None, name: str = "?
             return patches.mean(1)
         side = math.isqrt(patches.shape[1])
         if side * side == patches.shape[1]:
+            cells = min(cells, side) if pooling == AUTO else cells
             return _cells(patches.transpose(1, 2).unflatten(2, (side, side)), cells)
+        if pooling == AUTO:
+            return patches.mean(1)
     raise AnalysisError(
         f"layer '{name}' puts out {tuple(output.shape)}, which cannot be pooled by '{pooling}'; choose another pooling "
         "or leave the layer out."
@@ -258,8 +271,8 @@ def pool(output: Tensor, pooling: str, prefix: int | None = None, name: str = "?
 
 def check_pooling(pooling: str) -> None:
     """Raise `AnalysisError` for a pooling that there is not."""
-    if not re.fullmatch(r"mean|cls|grid_[1-9]\d{0,2}", pooling):
-        raise AnalysisError(f"there is no pooling '{pooling}'; use mean, cls or grid_2, grid_3, ….")
+    if not re.fullmatch(r"auto|mean|cls|grid_[1-9]\d{0,2}", pooling):
+        raise AnalysisError(f"there is no pooling '{pooling}'; use auto, mean, cls or grid_2, grid_3, ….")
 
 
 def _cells(maps: Tensor, side: int) -> Tensor:

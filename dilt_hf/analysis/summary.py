@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
+from dilt_hf.analysis.counterparts import FREE, MEASURES, PAIRED, WITHIN
 from dilt_hf.analysis.findings import Findings, known_mean
 from dilt_hf.analysis.link import RAW
 from dilt_hf.utils.markdown import markdown_table
@@ -15,15 +16,25 @@ from dilt_hf.utils.stats import Estimate
 LAYER_COLUMNS = [
     "",
     "layer",
-    "lower bound",
+    "dimension",
+    "paired",
+    "siblings",
+    "untrained",
+    "within classes",
     "G",
-    "G identity",
-    "retention",
-    "floor",
+    "lower bound",
+    "to another class",
+    "to another partition",
     "CKA",
     "RSA",
     "overlap beyond chance",
 ]
+LAYER_CAPTION = (
+    "Dimension: effective, below 2 marked ↓ and left out of all that is concluded. Paired, within classes, G: mean "
+    "squared difference of distances where an image is matched to itself, to any of its class, to any; siblings: the "
+    "paired value of networks trained on the same classes; untrained: of two with other initial weights. To another "
+    "class, partition: the share of images that G matches so."
+)
 
 
 def report(findings: Findings) -> str:
@@ -37,6 +48,7 @@ def report(findings: Findings) -> str:
                 said,
                 "Each layer with its counterpart:",
                 layer_table(findings),
+                LAYER_CAPTION,
                 "The weights that make each layer:",
                 markdown_table(["", "layer", "weights"], rows),
             ]
@@ -47,46 +59,72 @@ def report(findings: Findings) -> str:
 
 def sentences(findings: Findings) -> list[str]:
     """Return what was found, in words."""
+    if findings.doubt is not None:
+        return [findings.doubt]
     said = [*_of_the_profile(findings), _of_the_modules(findings), *_of_the_link(findings)]
+    if findings.left_out():
+        which = ", ".join(findings.left_out())
+        said.append(f"Left out, as they vary along hardly more than one axis (brightness, say): {which}.")
     if findings.constant_layers():
         said.append(f"Constant on the probes, and left out: {', '.join(findings.constant_layers())}.")
     return said
 
 
 def module_table(findings: Findings) -> str:
-    """Return one row per module."""
+    """Return one row per module; what speaks against modules, where the networks have learnt nothing."""
+    if findings.doubt is not None:
+        return findings.doubt
     rows = []
     for module, name in enumerate(findings.modules.names):
         excess, distance = findings.of_module(module)
         layers = _stretches(findings.modules.layers_of(module))
         rows.append([name, layers, _interval(excess, 3), _interval(distance, 4)])
-    return markdown_table(["module", "layers", "overlap beyond chance", "G to counterpart"], rows)
+    return markdown_table(["module", "layers", "overlap beyond chance", "distance to counterpart"], rows)
 
 
 def layer_table(findings: Findings) -> str:
-    """Return one row per layer: G to its counterpart, in [lower bound, value of the identity]; means over seeds."""
-    seeds = findings.compared
-    low, value, identity, retention = (
-        np.mean([each.counterparts(name) for each in seeds], axis=0)
-        for name in ("lower_bound", "value", "identity", "retention")
+    """Return one row per layer with its counterpart, by all measures; means over seeds."""
+    count = len(findings.layers)
+    own, siblings = (
+        {measure: _column(each.joint.of_counterparts(measure) for each in found) for measure in MEASURES}
+        for found in (findings.compared, findings.siblings)
     )
-    cka, rsa = (np.mean([np.diagonal(getattr(each, name)) for each in seeds], axis=0) for name in ("cka", "rsa"))
-    rows = [
-        [
-            str(i + 1),
-            layer,
-            _number(low[i], 4),
-            _number(value[i], 4),
-            _number(identity[i], 4),
-            f"{_number(100 * retention[i], 0)} %",
-            _number(findings.floor[i], 4),
-            _number(cka[i]),
-            _number(rsa[i]),
-            _number(known_mean(findings.excesses[:, i]), 3),
-        ]
-        for i, layer in enumerate(findings.layers)
-    ]
+    bounds = _column(each.counterparts("lower_bound") for each in findings.compared)
+    untrained = _column(each.values[PAIRED] for each in findings.untrained)
+    known = [each.joint.counterparts.rematched for each in findings.compared if each.joint.counterparts is not None]
+    moved = {kind: _column(each[kind] for each in known if kind in each) for kind in ("class", "partition")}
+    cka, rsa = (_column(np.diagonal(getattr(each, name)) for each in findings.compared) for name in ("cka", "rsa"))
+
+    def cell(column: np.ndarray, layer: int, digits: int = 4) -> str:
+        return _number(column[layer], digits) if len(column) else "–"
+
+    rows = []
+    for i in range(count):
+        share = [f"{_number(100 * moved[kind][i], 0)} %" if len(moved[kind]) else "–" for kind in moved]
+        rows.append(
+            [
+                str(i + 1),
+                findings.layers[i],
+                f"{_number(findings.dimensions[i], 1)}{' ↓' if findings.flat[i] else ''}",
+                cell(own[PAIRED], i),
+                cell(siblings[PAIRED], i),
+                cell(untrained, i),
+                cell(own[WITHIN], i),
+                cell(own[FREE], i),
+                cell(bounds, i),
+                *share,
+                cell(cka, i, 2),
+                cell(rsa, i, 2),
+                _number(known_mean(findings.excesses[:, i]), 3),
+            ]
+        )
     return markdown_table(LAYER_COLUMNS, rows)
+
+
+def _column(rows: Iterable[np.ndarray]) -> np.ndarray:
+    """Average over seeds; empty where there are none."""
+    found = list(rows)
+    return np.mean(found, axis=0) if found else np.empty(0)
 
 
 def _of_the_profile(findings: Findings) -> Iterator[str]:
@@ -95,7 +133,7 @@ def _of_the_profile(findings: Findings) -> Iterator[str]:
         return
     levels = (
         f"two levels, before and after layer {found.after} of {len(findings.layers)} "
-        f"({_short(findings.layers[found.after - 1])}), explain {found.share:.0%} of the variance of log G, "
+        f"({_short(findings.layers[found.after - 1])}), explain {found.share:.0%} of the variance of the log distance, "
         f"a straight line {found.of_a_line:.0%} (p = {found.p:.3f})"
     )
     if found.clear:

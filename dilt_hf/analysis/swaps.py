@@ -56,14 +56,14 @@ def exchange(one, other, product, columns):  # type: ignore[no-untyped-def]
         if gains[i] <= LEAST_GAIN:
             break
         j = partners[i]
-        if _gain(one, other, columns, i, j) > LEAST_GAIN:
+        if exchange_gain(one, other, columns, i, j) > LEAST_GAIN:
             columns[i], columns[j] = columns[j], columns[i]
             made += 1
     return made
 
 
 @_compiled
-def _gain(one, other, columns, i, j):  # type: ignore[no-untyped-def]
+def exchange_gain(one, other, columns, i, j):  # type: ignore[no-untyped-def]
     """Compute what the exchange of columns i and j adds to the sum."""
     first, second = other[columns[i]], other[columns[j]]
     total = 0.0

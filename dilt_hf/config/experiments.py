@@ -39,11 +39,13 @@ class LayerConfig(Options):
     _argument_group_name: ClassVar[str] = "layers"
 
     layers: list[str] = option(["blocks"], "Residual 'blocks', all 'weights', 'hidden_states', or names of modules.")
-    pooling: str = option("mean", "Of maps and tokens: mean, cls, or grid_2, grid_3, …")
+    pooling: str = option(
+        "auto", "Of maps and tokens: mean, cls, grid_2, grid_3, …; or auto, the finest grid up to 4 x 4."
+    )
     num_probes: int = option(
         512, "Held-out images that are passed through the networks, evenly from each class.", least=2, most=10**6
     )
-    probe_split: Literal["test", "validation"] = option("test", "The split that they are taken from.")
+    probe_split: Literal["test", "validation"] = option("validation", "The split that they are taken from.")
     probe_seed: int = option(0, "Seed of their choice.", least=0, most=MOST_SEED)
     tier: Literal["fast", "default", "thorough"] = option("default", "How hard Gromov-Wasserstein is tried.")
     num_modules: int | None = option(
@@ -56,8 +58,8 @@ class LayerConfig(Options):
 
     def check(self) -> None:
         require(
-            re.fullmatch(r"mean|cls|grid_([1-9]|[12]\d|3[0-2])", self.pooling) is not None,
-            f"--pooling must be mean, cls, or grid_1 to grid_32, not {self.pooling}.",
+            re.fullmatch(r"auto|mean|cls|grid_([1-9]|[12]\d|3[0-2])", self.pooling) is not None,
+            f"--pooling must be auto, mean, cls, or grid_1 to grid_32, not {self.pooling}.",
         )
         require(bool(self.layers), "--layers must name something.")
 

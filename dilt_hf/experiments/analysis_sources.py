@@ -9,23 +9,27 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dilt_hf.analysis.counterparts import CLASS
 from dilt_hf.analysis.probes import choose_probes
 from dilt_hf.config.data import DataConfig
 from dilt_hf.config.experiments import AnalyzeConfig
 from dilt_hf.data.opened import OpenData, open_data
+from dilt_hf.data.splits import Split
 from dilt_hf.engine.stages import Stage
 from dilt_hf.models.factory import PROCESSOR_FILE
 from dilt_hf.models.weights import WEIGHTS_FILE
 from dilt_hf.run.context import Subset, open_run
 from dilt_hf.run.fingerprints import of_pixels
 from dilt_hf.run.folder import MOST_RUN_BYTES, RUN_FILE, stored_config
+from dilt_hf.run.methods.controls import FRESH
 from dilt_hf.run.methods.registry import method_of
 from dilt_hf.run.pruning_steps import prune
 from dilt_hf.run.search import Search
-from dilt_hf.run.training_steps import TrainingJob, rewind_point, train_job, watched
+from dilt_hf.run.training_steps import TrainingJob, rewind_point, theta0, train_job, watched
 from dilt_hf.tickets.tickets import Tickets
 from dilt_hf.utils.errors import AnalysisError, ConfigError, reading
 from dilt_hf.utils.files import read_json, sha256_of_json
@@ -44,6 +48,7 @@ class Network:
         load: returns it, on its device; it may be overwritten when the next is loaded.
         mask: its mask, or that of the partition it was trained on.
         derived_from: addresses of the stages of its weights and of its mask, where it is of a run.
+        classes: what it was trained on; None for all classes.
     """
 
     name: str
@@ -51,18 +56,34 @@ class Network:
     load: Callable[[], nn.Module]
     mask: Mapping[str, Tensor]
     derived_from: Sequence[str] = ()
+    classes: Sequence[int] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class Probes:
-    """Images to pass through networks: `batches()` yields their pixel values, normalized, on the networks' device."""
+    """Images to pass through networks.
+
+    Attributes:
+        identity: what tells them from all others.
+        rows: int64 (n,), of their split.
+        labels: their classes, int64 (n,).
+        partitions: of which partition each is, int64 (n,); None where that is not known.
+        batches: yields their pixel values, normalized, on the networks' device.
+    """
 
     identity: str
     rows: Tensor
+    labels: np.ndarray
+    partitions: np.ndarray | None
     batches: Callable[[], Iterator[Tensor]]
 
+    @property
+    def kinds(self) -> dict[str, np.ndarray]:
+        """What each is of, by what the kinds are."""
+        return {CLASS: self.labels} | ({} if self.partitions is None else {"partition": self.partitions})
 
-def _probes(config: AnalyzeConfig, data: OpenData) -> Probes:
+
+def _probes(config: AnalyzeConfig, data: OpenData, partition_of: Callable[[Split], np.ndarray] | None = None) -> Probes:
     """Choose the probes of the configured split; return them with everything that determines their pixels as their
     identity.
     """
@@ -73,7 +94,10 @@ def _probes(config: AnalyzeConfig, data: OpenData) -> Probes:
         for pixels, _ in data.batches(name, rows, config.eval_batch_size):
             yield pixels
 
-    return Probes(sha256_of_json([of_pixels(data, name), rows.tolist(), data.channels]), rows, batches)
+    identity = sha256_of_json([of_pixels(data, name), rows.tolist(), data.channels])
+    split = data.split(name)
+    partitions = None if partition_of is None else partition_of(split)[rows.numpy()]
+    return Probes(identity, rows, split.labels[rows.numpy()], partitions, batches)
 
 
 class RunSource:
@@ -90,7 +114,12 @@ class RunSource:
 
     @cached_property
     def probes(self) -> Probes:
-        return _probes(self.config, self.ctx.data)
+        return _probes(self.config, self.ctx.data, self.ctx.partitioning.assign)
+
+    def untrained(self, seed: int) -> list[Network]:
+        """Return two networks with other initial weights: what layers have in common that nobody trained."""
+        starts = [theta0(self.ctx, each) for each in (seed, FRESH + seed)]
+        return [self._network(f"untrained_{k}", start, {}, []) for k, start in enumerate(starts)]
 
     def networks(self, seed: int) -> list[Network]:
         """Return the networks to compare."""
@@ -123,7 +152,7 @@ class RunSource:
             seed = search.seed
             stage = self._dense(subset, seed) if kind == DENSE else self._masked(subset, seed, mask)
             order = search.removal_order(subset.name).address
-            found.append(self._network(f"{kind}_{k}", stage, mask, [order]))
+            found.append(self._network(f"{kind}_{k}", stage, mask, [order], subset.classes))
         return found
 
     def _dense(self, subset: Subset, seed: int) -> Stage:
@@ -138,11 +167,18 @@ class RunSource:
         with watched(ctx, seed, f"{subset.name}/masked", description) as purpose:
             return train_job(ctx, job, purpose)
 
-    def _network(self, name: str, stage: Stage, mask: Mapping[str, Tensor], mask_from: Sequence[str]) -> Network:
+    def _network(
+        self,
+        name: str,
+        stage: Stage,
+        mask: Mapping[str, Tensor],
+        mask_from: Sequence[str],
+        classes: Sequence[int] | None = None,
+    ) -> Network:
         def load() -> nn.Module:
             return self.ctx.network.filled(stage.path / WEIGHTS_FILE)
 
-        return Network(name, stage.address, load, mask, [stage.address, *mask_from])
+        return Network(name, stage.address, load, mask, [stage.address, *mask_from], classes)
 
 
 class RepositorySource:
@@ -225,6 +261,17 @@ class RepositorySource:
     def siblings(self, seed: int) -> list[Network]:
         """Return none: repositories hold no sibling networks."""
         return []
+
+    def untrained(self, seed: int) -> list[Network]:
+        """Return θ0 of this repository and of another; none where there is one alone."""
+        if len(self.tickets) < 2:
+            return []
+        pair = (self.tickets[seed], self.tickets[(seed + 1) % len(self.tickets)])
+
+        def start(tickets: Tickets) -> Network:
+            return Network("untrained", tickets.config.theta0.sha256, lambda: tickets.load_model().to(self.device), {})
+
+        return [start(tickets) for tickets in pair]
 
     def _network(self, tickets: Tickets, name: str) -> Network:
         identity = sha256_of_json([tickets.config.materialised[name].sha256, name])

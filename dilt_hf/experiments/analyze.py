@@ -17,13 +17,17 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from torch import nn
 
+from dilt_hf.analysis.counterparts import Counterparts, Coupled
+from dilt_hf.analysis.dimension import effective_dimension
 from dilt_hf.analysis.figures import save_figures
 from dilt_hf.analysis.findings import Compared, Findings
 from dilt_hf.analysis.gromov import solve
 from dilt_hf.analysis.joint import joint_gw
 from dilt_hf.analysis.layers import GRANULARITIES
 from dilt_hf.analysis.matrix import WINNERS
+from dilt_hf.analysis.network import NetworkSpaces
 from dilt_hf.analysis.representations import Representations, check_pooling, collect
 from dilt_hf.analysis.similarity import linear_cka, rsa
 from dilt_hf.analysis.spaces import MetricSpace
@@ -34,6 +38,8 @@ from dilt_hf.engine.kinds import Kind
 from dilt_hf.engine.stages import BusyError, Stage, Stages
 from dilt_hf.experiments.analysis_sources import Network, Probes, open_source
 from dilt_hf.masks.overlap import mean_overlap
+from dilt_hf.models.anatomy import logits_of
+from dilt_hf.results.chance import is_above_chance
 from dilt_hf.run.context import RunContext
 from dilt_hf.run.folder import RUN_FILE
 from dilt_hf.utils.checksums import write_result
@@ -43,7 +49,7 @@ from dilt_hf.utils.threads import cores
 
 REPRESENTATIONS = Kind(
     "representations",
-    version=2,
+    version=3,
     code=("experiments.analyze", "analysis.representations", "analysis.layers", "data.decoding", "data.loader"),
 )
 REPRESENTATIONS_FILE = "representations.safetensors"
@@ -74,15 +80,20 @@ def analyze(config: AnalyzeConfig, data_config: DataConfig, progress: bool = Tru
         print(_extent(config, source), flush=True)
     folder.mkdir(parents=True, exist_ok=True)
     job = Analysis(config, source.probes, stages, progress)
-    compared, siblings = [], []
+    compared, siblings, untrained = [], [], []
     for seed in source.seeds:
-        found, null = _patiently(functools.partial(_compare_seed, job, source, seed))
+        found, null, begun = _patiently(functools.partial(_compare_seed, job, source, seed))
         _cite(source.name, folder, job.derived_from)
         compared.append(found)
         save_matrices(found, folder / f"gw_seed_{seed}.safetensors")
         siblings += [null] if null else []
+        untrained += [begun] if begun else []
     facts = job.facts(source.name)
-    findings = Findings(source.seeds, compared, siblings, config.num_modules, job.weights, facts, config.clustering)
+    findings = Findings(
+        source.seeds, compared, siblings, config.num_modules, job.weights, facts, config.clustering, untrained
+    )
+    if findings.doubt is not None:
+        logger.warning("%s", findings.doubt)
     write_result(folder, NUMBERS_FILE, pretty_json(findings.to_dict()))
     write_result(folder, TEXT_FILE, report(findings))
     save_figures(findings, folder / FIGURE_FOLDER)
@@ -110,10 +121,14 @@ def _extent(config: AnalyzeConfig, source: Any) -> str:
     )
 
 
-def _compare_seed(job: Analysis, source: Any, seed: int) -> tuple[Any, Any]:
-    null = source.siblings(seed)
+def _compare_seed(job: Analysis, source: Any, seed: int) -> tuple[Compared, Compared | None, Counterparts | None]:
+    null, begun = source.siblings(seed), source.untrained(seed)
     found = job.compare(source.networks(seed), f"seed {seed}", len(source.seeds) * (2 if null else 1))
-    return found, job.compare(null, f"seed {seed}, siblings") if null else None
+    return (
+        found,
+        job.compare(null, f"seed {seed}, siblings") if null else None,
+        job.counterparts(begun, f"seed {seed}, untrained") if begun else None,
+    )
 
 
 def _patiently(step: Callable[[], T]) -> T:
@@ -191,6 +206,7 @@ class Analysis:
             self._told = True
         joint = joint_gw(
             layers,
+            kinds=self.probes.kinds,
             tier=self.config.tier,
             resume_in=self.stages.root,
             progress=f"{label}: pairs of layers" if self.progress else None,
@@ -198,26 +214,50 @@ class Analysis:
         )
         cka, rsas = (self._over_pairs(measure, layers) for measure in (linear_cka, rsa))
         overlap = functools.partial(_overlap, [network.mask for network in networks])
-        return Compared(joint, overlap, cka, rsas, tuple(stage.address for stage in stages))
+        dimensions = np.mean(
+            [[effective_dimension(points.numpy()) for points in each.values()] for each in layers.values()], axis=0
+        )
+        lost = tuple(
+            network.name
+            for network, stage in zip(networks, stages, strict=True)
+            if not self._has_learnt(network, stage)
+        )
+        return Compared(joint, overlap, cka, rsas, dimensions, tuple(stage.address for stage in stages), lost)
+
+    def counterparts(self, networks: Sequence[Network], label: str) -> Counterparts:
+        """Compare the layers of two networks with their counterparts alone."""
+        one, other = (
+            NetworkSpaces.of(
+                Representations.load(self._representations(network, label).path / REPRESENTATIONS_FILE).layers
+            )
+            for network in networks
+        )
+        return Counterparts.of(one, other, Coupled.of(one, other, self.config.tier), self.probes.kinds)
+
+    def _has_learnt(self, network: Network, stage: Stage) -> bool:
+        """Return whether a network is shown to be above chance on the probes of its classes, among these."""
+        mine = np.isin(self.probes.labels, network.classes or np.unique(self.probes.labels))
+        right, count = stage.record["right"], int(mine.sum())
+        return count == 0 or is_above_chance(right / count, len(np.unique(self.probes.labels[mine])), count)
 
     def _device(self) -> str:
-        import torch
-
         return "cuda" if torch.cuda.is_available() and not self.config.use_cpu else "cpu"
 
     def _representations(self, network: Network, label: str) -> Stage:
         layers = _layers_of(self.config.layers)
 
         def make(folder: Path) -> dict[str, Any]:
-            found = collect(network.load(), self.probes.batches(), layers, self.config.pooling)
+            model = network.load()
+            found = collect(model, self.probes.batches(), layers, self.config.pooling)
             found.save(folder / REPRESENTATIONS_FILE)
-            return {"layers": len(found.layers)}
+            return {"layers": len(found.layers), "right": self._right(model, network.classes)}
 
         inputs = {
             "network": network.identity,
             "probes": self.probes.identity,
             "layers": layers,
             "pooling": self.config.pooling,
+            "classes": network.classes and list(network.classes),
         }
         return self.stages.get(
             REPRESENTATIONS,
@@ -226,6 +266,14 @@ class Analysis:
             description=f"{label}: layers of {network.name}",
             derived_from=list(network.derived_from),
         )
+
+    def _right(self, model: nn.Module, classes: Sequence[int] | None) -> int:
+        """Count the probes of some classes that a network gets right, among these."""
+        allowed = torch.tensor(sorted(classes) if classes else np.unique(self.probes.labels).tolist())
+        with torch.no_grad():
+            logits = torch.cat([logits_of(model.eval(), pixels).cpu() for pixels in self.probes.batches()])
+        found = allowed[logits[:, allowed].argmax(1)].numpy()
+        return int((found == self.probes.labels).sum())
 
     def _estimate(self, layers: Mapping[str, Mapping[str, Any]], comparisons: int) -> str:
         """Estimate the time for comparing all layers, from a few pairs solved now."""

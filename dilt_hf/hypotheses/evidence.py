@@ -14,9 +14,10 @@ from typing import TypeVar
 
 import numpy as np
 
-from dilt_hf.analysis.findings import Findings
+from dilt_hf.analysis.counterparts import PAIRED, WITHIN
+from dilt_hf.analysis.findings import Compared, Findings
 from dilt_hf.analysis.link import DIFFERENCES, PARTIAL
-from dilt_hf.analysis.modules import find_modules
+from dilt_hf.analysis.modules import Modules, find_modules, propose
 from dilt_hf.analysis.profile import log_of
 from dilt_hf.experiments.specialist_scores import FROM_CORE, FROM_UNION, Specialists
 from dilt_hf.experiments.transfer import AT_INIT, CORE, OWN, SHUFFLED, Transfer
@@ -219,32 +220,32 @@ def of_transfer(found: Transfer) -> dict[str, Measured]:
 
 def of_analysis(findings: Findings) -> dict[str, Measured]:
     """Measure the criteria that the layers of the partitions' networks allow."""
-    seeds, count = list(findings.seeds), len(findings.networks)
+    if findings.doubt is not None:
+        logger.warning("%s", findings.doubt)
+        return {}
+    seeds = list(findings.seeds)
     own = tuple(address for each in findings.compared for address in each.sources)
     every = own + tuple(address for each in findings.siblings for address in each.sources)
-    rises = _by_seed(seeds, [_late_rise(row) for row in findings.diagonals])
-    found = {"late_break": Measured(rises, sources=own)}
+    rises = {measure: _rises(findings, measure) for measure in (PAIRED, WITHIN)}
+    found = {"late_break": Measured(rises[PAIRED], sources=own)}
     if findings.siblings:
-        null = _by_seed(seeds, [_late_rise(each.joint.diagonal()) for each in findings.siblings])
-        found["late_break_siblings"] = Measured(_less(rises, null), sources=every)
+        for measure, key in ((PAIRED, "late_break_siblings"), (WITHIN, "late_break_within")):
+            null = _rises(findings, measure, siblings=True)
+            found[key] = Measured(_less(rises[measure], null), sources=every)
         excess = [_by_seed(seeds, each) for each in (findings.whole_excess(), findings.whole_excess(siblings=True))]
         found["overlap_no_less"] = Measured(_less(*excess), sources=every)
         found["overlap_no_more"] = Measured(_less(*reversed(excess)), sources=every)
-    modules = [
-        find_modules(each.joint.values, count, findings.modules.count, list(each.joint.halves), findings.form)
-        for each in findings.compared
-    ]
+    modules = [_modules_of(findings, each) for each in findings.compared]
     found |= {
         "parted_depth": Measured(_by_seed(seeds, [parted_depth(each.labels) for each in modules]), sources=own),
         "modules_stable": Measured(_by_seed(seeds, [each.stability for each in modules]), sources=own),
         # modules of single layers have no links within, and no step to speak of
         "modules_apart": Measured(_by_seed(seeds, [np.nan_to_num(each.separation) for each in modules]), sources=own),
     }
-    beyond = None if findings.link is None else findings.link.beyond
-    for key, kind in (("link_depth", PARTIAL), ("link_steps", DIFFERENCES)):
-        if beyond is not None and beyond[kind].p is not None:
-            values = _by_seed(seeds, [-each for each in beyond[kind].per_seed])
-            found[key] = Measured(values, sources=every, least_p=beyond[kind].p / 2)  # type: ignore[operator]
+    for measure, suffix in ((PAIRED, ""), (WITHIN, "_within")):
+        for key, kind in (("link_depth", PARTIAL), ("link_steps", DIFFERENCES)):
+            linked = _linked(findings, measure, kind, every)
+            found |= {} if linked is None else {f"{key}{suffix}": linked}
     return {key: each for key, each in found.items() if np.isfinite(list(each.values.values())).all()}
 
 
@@ -264,6 +265,33 @@ def parted_depth(labels: np.ndarray) -> float:
     depth = np.linspace(0, 1, labels.shape[1])
     parted, joined = depth[alive & ~together], depth[alive & together]
     return float(parted.mean() - joined.mean()) if len(parted) and len(joined) else 0.0
+
+
+def _rises(findings: Findings, measure: str, *, siblings: bool = False) -> PerSeed:
+    return _by_seed(findings.seeds, [_late_rise(row) for row in findings.of_counterparts(measure, siblings)])
+
+
+def _modules_of(findings: Findings, seed: Compared) -> Modules:
+    """Find the modules of one seed: how many is chosen on half of the probes, and which they are on the other half."""
+    networks, samples = len(findings.networks), seed.joint.paired
+    selection, test = (findings.usable(each) for each in (samples.selection, samples.test))
+    count = findings.modules_wanted
+    if count is None:
+        count = propose(selection[0], networks, list(selection[1:]), findings.form).k
+    return find_modules(test[0], networks, count, list(test[1:]), findings.form)
+
+
+def _linked(findings: Findings, measure: str, kind: str, sources: tuple[str, ...]) -> Measured | None:
+    """Measure the link beyond siblings by one measure of distance; None where it has none."""
+    count = len(findings.seeds)
+    looks = sorted({look for look in LOOKS if look <= count} | {count})
+    links = {seeds: findings.link_of(measure, seeds) for seeds in looks}
+    found = {seeds: link.beyond[kind] for seeds, link in links.items() if link is not None and link.beyond is not None}
+    if count not in found or found[count].p is None:
+        return None
+    least = {seeds: each.p / 2 for seeds, each in found.items() if each.p is not None}
+    values = _by_seed(findings.seeds, [-each for each in found[count].per_seed])
+    return Measured(values, sources=sources, least_p=least)
 
 
 def _late_rise(diagonal: np.ndarray) -> float:

@@ -104,16 +104,20 @@ class Measured:
         step: the least by which a value can differ from another, such as one image's share of the accuracy: values
             that agree exactly are known no better than that.
         sources: addresses of the stages that the values come from.
-        least_p: of a test whose sample is not the seeds (layers in another order): what all seeds share is not taken
-            for evidence, and no one-sided p falls below this.
+        least_p: of a test whose sample is not the seeds (layers in another order), by how many seeds it looked at: what
+            all seeds share is not taken for evidence, and no one-sided p falls below this.
         noise: what the test images add to the error, by how many seeds (the first of them) it was estimated from.
     """
 
     values: Mapping[int, float]
     step: float = 0.0
     sources: tuple[str, ...] = ()
-    least_p: float = 0.0
+    least_p: Mapping[int, float] = dataclasses.field(default_factory=dict)
     noise: Mapping[int, ImageNoise] = dataclasses.field(default_factory=dict)
+
+    def least_p_of(self, seeds: int) -> float:
+        """Return the least p of the first seeds, by the largest number of them that was looked at."""
+        return self.least_p.get(max((each for each in self.least_p if each <= seeds), default=0), 0.0)
 
     def first(self, seeds: int) -> np.ndarray:
         """Return the values of the first seeds, in the order of their numbers."""
@@ -229,8 +233,8 @@ def judge(
         high=mean + half,
         wide_low=mean - wide,
         wide_high=mean + wide,
-        p_above=max(above, measured.least_p),
-        p_below=max(1 - above, measured.least_p),
+        p_above=max(above, measured.least_p_of(len(values))),
+        p_below=max(1 - above, measured.least_p_of(len(values))),
         e_above=min(e_above(every, safe[0]), _ceiling(measured)),
         e_below=min(e_above(-every, safe[1]), _ceiling(measured)),
     )
@@ -257,7 +261,8 @@ def _counted(criterion: Criterion, measured: Measured, values: np.ndarray) -> Ju
 
 
 def _ceiling(measured: Measured) -> float:
-    return 1 / measured.least_p if measured.least_p else math.inf
+    least = measured.least_p_of(len(measured.values))
+    return 1 / least if least else math.inf
 
 
 def verdicts(hypotheses: Sequence[Hypothesis], evidence: Mapping[str, Measured]) -> list[Verdict]:
@@ -291,7 +296,6 @@ class Family:
 
     def __init__(self, hypotheses: Sequence[Hypothesis], evidence: Mapping[str, Measured]):
         self.hypotheses, self.evidence = list(hypotheses), evidence
-        self.criteria = sum(not criterion.exact for each in hypotheses for criterion in each.criteria)
         self._priors: dict[tuple[str, int], Prior | None] = {}
 
     def verdict(self, hypothesis: Hypothesis) -> Verdict:
@@ -359,7 +363,9 @@ class Family:
             count = there if seeds is None else seeds
             if measured is None or there < max(count, FEWEST_SEEDS):
                 continue
-            level = LOOKS[next((look for look in LOOKS if look >= count), max(LOOKS))] / self.criteria
+            tested = sum(not each.exact for each in hypothesis.criteria)
+            look = next((look for look in LOOKS if look >= count), max(LOOKS))
+            level = LOOKS[look] / len(self.hypotheses) / max(1, tested)  # so that all intervals hold together
             prior = self._prior(hypothesis.experiment, count) if criterion.unit == POINTS else None
             judged.append(judge(criterion, measured, count, level, prior))
         return tuple(judged)

@@ -18,6 +18,7 @@ GAIN, CLOSE, DECENT, NEAR_CHANCE = 0.5, 1.0, 5.0, 10.0  # points
 ALIKE = 0.03  # of the Jaccard index
 
 BENCHMARK, DISENTANGLEMENT, SPECIALISATION, TRANSFER = "benchmark", "disentanglement", "specialisation", "transfer"
+LOG = "log distance"
 MATCHED = "at matched density"
 
 
@@ -29,7 +30,7 @@ def hypotheses(partitions: int = 2) -> tuple[Hypothesis, ...]:
         >>> [each.key for each in hypotheses()][:3]
         ['H0', 'H1', 'H2']
         >>> [sum(len(each.criteria) for each in hypotheses(partitions)) for partitions in (2, 5)]
-        [53, 68]
+        [56, 71]
     """
     return (
         Hypothesis(
@@ -103,15 +104,22 @@ def hypotheses(partitions: int = 2) -> tuple[Hypothesis, ...]:
             (
                 Criterion(
                     "late_break",
-                    "rise of log G to the counterpart, from the first two thirds of the layers to the last",
+                    "rise of the log paired distance to the counterpart from the first two thirds of the layers on",
                     0.1,
-                    "log G",
+                    LOG,
                 ),
                 Criterion(
                     "late_break_siblings",
                     "that rise minus the one between networks trained on the same classes",
                     0.1,
-                    "log G",
+                    LOG,
+                    control=True,
+                ),
+                Criterion(
+                    "late_break_within",
+                    "the same of distances where images are matched within their classes",
+                    0.1,
+                    LOG,
                     control=True,
                 ),
             ),
@@ -127,7 +135,7 @@ def hypotheses(partitions: int = 2) -> tuple[Hypothesis, ...]:
                     0.1,
                     "of the depth",
                 ),
-                Criterion("modules_stable", "agreement of the modules found on half of the probes", 0.8, "Rand index"),
+                Criterion("modules_stable", "agreement of the modules found on other probes", 0.8, "Rand index"),
                 Criterion(
                     "modules_apart", "step between modules over the widest link within one", 1.0, "ratio", control=True
                 ),
@@ -140,16 +148,26 @@ def hypotheses(partitions: int = 2) -> tuple[Hypothesis, ...]:
             (
                 Criterion(
                     "link_depth",
-                    "minus the correlation of overlap and distance beyond siblings, depth taken out",
+                    "minus the correlation of overlap and paired distance beyond siblings, depth taken out",
                     0.1,
                     CORRELATION,
                 ),
                 Criterion(
-                    "link_steps",
-                    "minus the correlation of their steps from layer to layer, beyond siblings",
+                    "link_depth_within",
+                    "the same of distances where images are matched within their classes",
                     0.1,
                     CORRELATION,
-                    control=True,
+                ),
+                *(
+                    Criterion(
+                        f"link_steps{suffix}",
+                        f"minus the correlation of the steps of overlap and {distance} from layer to layer, beyond "
+                        "siblings",
+                        0.1,
+                        CORRELATION,
+                        control=True,
+                    )
+                    for suffix, distance in (("", "paired distance"), ("_within", "distance within classes"))
                 ),
             ),
         ),

@@ -18,8 +18,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from dilt_hf.analysis.counterparts import MEASURES, Counterparts
 from dilt_hf.analysis.findings import Compared, Findings
-from dilt_hf.analysis.joint import JointGw
+from dilt_hf.analysis.joint import JointGw, PairedSamples
 from dilt_hf.analysis.matrix import GwMatrix
 from dilt_hf.experiments.specialist_scores import FROM_CORE, FROM_UNION, Specialists
 from dilt_hf.experiments.transfer import AT_INIT, CORE, OWN, SHUFFLED, Transfer, Transferred
@@ -286,8 +287,15 @@ def _compared(
     values = _squared(points)
     one, other = slice(0, LAYERS), slice(LAYERS, None)
     blocks = {("one", "one"): (one, one), ("one", "other"): (one, other), ("other", "other"): (other, other)}
+    samples = np.stack([values, *halves[: HALVES // 2]]), np.stack([values, *halves[HALVES // 2 :]])
+    diagonal = np.diagonal(values[one, other])
     joint = JointGw(
-        ("one", "other"), LAYER_NAMES, {names: _matrix(values[place]) for names, place in blocks.items()}, halves
+        ("one", "other"),
+        LAYER_NAMES,
+        {names: _matrix(values[place]) for names, place in blocks.items()},
+        halves,
+        PairedSamples(halves, *samples),
+        Counterparts(dict.fromkeys(MEASURES, diagonal), {}),
     )
     depth = np.arange(LAYERS) / LAYERS
     parted = (late & apart) - (late & apart).mean()
@@ -300,7 +308,7 @@ def _compared(
             for name, weights in groups.items()
         }
 
-    return Compared(joint, overlap_of, np.eye(LAYERS), np.eye(LAYERS))
+    return Compared(joint, overlap_of, np.eye(LAYERS), np.eye(LAYERS), np.full(LAYERS, float(DIMENSIONS)))
 
 
 def _squared(points: np.ndarray) -> np.ndarray:

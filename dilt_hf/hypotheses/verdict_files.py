@@ -54,7 +54,11 @@ def _measured(stored: Mapping[str, Any]) -> Measured:
     values = {int(seed): _number(value, -LARGEST) for seed, value in stored["values"].items()}
     sources = tuple(str(source) for source in stored["sources"])
     noise = {int(seeds): _noise(each) for seeds, each in stored.get("noise", {}).items()}  # not in earlier versions
-    return Measured(values, _number(stored["step"], 0), sources, _number(stored["least_p"], 0, 1), noise)
+    least = stored["least_p"]
+    if not isinstance(least, Mapping):  # one number in earlier versions
+        least = {len(values): least} if least else {}
+    bounds = {int(seeds): _number(p, 0, 1) for seeds, p in least.items()}
+    return Measured(values, _number(stored["step"], 0), sources, bounds, noise)
 
 
 def _noise(stored: Mapping[str, Any]) -> ImageNoise:

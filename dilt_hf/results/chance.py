@@ -67,6 +67,16 @@ def at_chance(results: Results) -> AtChance | None:
     return AtChance([entry.seed for entry in failed], len(seeds), 100 * mean, 100 / len(failed[0].scores["recall"]))
 
 
+def is_above_chance(accuracy: float, classes: int, images: int) -> bool:
+    """Return whether an accuracy, a fraction of so many images, is surely better than a guess among the classes.
+
+    Example:
+        >>> is_above_chance(0.3, 10, 100), is_above_chance(0.2, 10, 100)
+        (True, False)
+    """
+    chance = 1 / classes
+    return accuracy > chance + SURELY * math.sqrt(chance * (1 - chance) / images)
+
+
 def _learnt(entry: Entry, images: int) -> bool:
-    chance = 1 / len(entry.scores["recall"])
-    return entry.scores["balanced_accuracy"] > chance + SURELY * math.sqrt(chance * (1 - chance) / images)
+    return is_above_chance(entry.scores["balanced_accuracy"], len(entry.scores["recall"]), images)

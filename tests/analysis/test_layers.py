@@ -4,8 +4,10 @@ import pytest
 import timm
 import torch
 from helpers.layers import PIXELS, Odd, network
+from torch import nn
 
-from dilt_hf.analysis.layers import find_layers, run, weights_of_layers
+from dilt_hf.analysis.layers import ends_of, find_layers, run, weights_of_layers
+from dilt_hf.analysis.representations import collect
 from dilt_hf.models.weights import prunable_parameters
 from dilt_hf.utils.errors import AnalysisError
 
@@ -93,3 +95,37 @@ def test_frozen_parameters_stay_frozen_and_the_mode_stays():
 def test_layers_that_cannot_be_had(layers, message):
     with pytest.raises(AnalysisError, match=message):
         find_layers(Odd(), PIXELS, layers)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "layer", "end"),
+    [
+        ("resnet-micro", "resnet.embedder.embedder.convolution", "resnet.embedder.embedder.activation"),
+        ("vit-micro", "vit.layers.0.mlp.fc1", "vit.layers.0.mlp.activation_fn"),
+        ("vit-micro", "vit.layers.0.attention.q_proj", "vit.layers.0.attention.q_proj"),
+    ],
+)
+def test_layers_end_after_their_norm_and_activation(architecture, layer, end):
+    model = network(architecture)
+    names = find_layers(model, PIXELS[:1], "weights")
+    assert ends_of(model, PIXELS[:1], names)[layer] == end
+
+
+def test_a_shared_activation_ends_each_layer_at_its_own_call():
+    class Shared(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.two, self.act = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3), nn.ReLU()
+
+        def forward(self, pixels):
+            return self.act(self.two(self.act(self.one(pixels)))).mean((2, 3))
+
+    model = Shared()
+    assert ends_of(model, PIXELS, ["one", "two"]) == {"one": "act", "two": "act@2"}
+    found = collect(model, [PIXELS], layers="weights", pooling="mean")
+    with torch.no_grad():
+        first = model.act(model.one(PIXELS))
+        expected = {"one": first.mean((2, 3)), "two": model.act(model.two(first)).mean((2, 3))}
+    for name, points in expected.items():
+        torch.testing.assert_close(found.layers[name], points)
+    assert found.weights == {"one": ("one.weight",), "two": ("two.weight",)}

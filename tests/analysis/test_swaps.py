@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 
 from dilt_hf.analysis.spaces import MetricSpace
-from dilt_hf.analysis.swaps import _gain, exchange, mean_square_difference
+from dilt_hf.analysis.swaps import exchange, exchange_gain, mean_square_difference
 
 
 def drawn(seed, n):
@@ -27,7 +27,7 @@ def test_the_gain_of_an_exchange_is_what_it_adds(seed, n):
     moved = columns.copy()
     moved[[i, j]] = moved[[j, i]]
     added = total(one, other, moved) - total(one, other, columns)
-    assert _gain(one.distances, other.distances, columns, i, j) == pytest.approx(added, abs=1e-9)
+    assert exchange_gain(one.distances, other.distances, columns, i, j) == pytest.approx(added, abs=1e-9)
 
 
 @given(seed=st.integers(0, 1000), n=st.integers(3, 30))
@@ -39,7 +39,7 @@ def test_exchanges_end_where_none_gains(seed, n):
         assert better < value
         value = better
     assert sorted(columns) == list(range(n))
-    gains = [_gain(one.distances, other.distances, columns, i, j) for i in range(n) for j in range(i)]
+    gains = [exchange_gain(one.distances, other.distances, columns, i, j) for i in range(n) for j in range(i)]
     assert max(gains) < 1e-3
     moved = other.distances[np.ix_(columns, columns)]
     assert value == pytest.approx(((one.distances - moved) ** 2).mean())

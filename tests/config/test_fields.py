@@ -90,7 +90,7 @@ def assert_is(value, hint):
         (PruningConfig, {"num_rounds": 10**20}, "--num_rounds must be at most 1000, not a longer number"),
         (RunConfig, {"seeds": [-1]}, "--seeds must be at least 0, not -1"),
         (RunConfig, {"seeds": "0"}, "--seeds must be a list, not '0'"),
-        (LayerConfig, {"pooling": "grid_999"}, "--pooling must be mean, cls, or grid_1 to grid_32, not grid_999"),
+        (LayerConfig, {"pooling": "grid_999"}, "--pooling must be auto, mean, cls, or grid_1 to grid_32, not grid_999"),
         (ModelConfig, {"config_overrides": {"depths": [-1, 1, 1]}}, r"\(depths\) must not be negative"),
         (DataConfig, {"image_size": 10**9}, "--image_size must be at most 4096"),
     ],

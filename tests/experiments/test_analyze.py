@@ -38,7 +38,13 @@ def run(tmp_path_factory):
 
 
 def settings(run, tmp_path, **changes):
-    defaults = {"layers": ["weights"], "num_probes": 40, "tier": "fast", "output_dir": str(tmp_path / "out")}
+    defaults = {
+        "layers": ["weights"],
+        "num_probes": 40,
+        "probe_split": "test",
+        "tier": "fast",
+        "output_dir": str(tmp_path / "out"),
+    }
     return AnalyzeConfig(**({"sources": [str(run)]} | defaults | changes))
 
 
@@ -54,7 +60,11 @@ def test_a_run_is_analysed_and_the_work_is_found_again(run, tmp_path, monkeypatc
     assert findings.link.siblings is not None
     assert len(findings.siblings) == 2
     numbers = json.loads((out / "analysis.json").read_text())
-    np.testing.assert_allclose(numbers["gw"]["counterparts"], findings.diagonals)
+    paired = np.array(numbers["gw"]["counterparts"]["paired"]["networks"], dtype=float)
+    np.testing.assert_allclose(paired[:, ~findings.flat], findings.diagonals[:, ~findings.flat])
+    assert len(numbers["gw"]["counterparts"]["within classes"]["siblings"]) == 2
+    assert np.array(numbers["gw"]["counterparts"]["paired"]["untrained"]).shape == (2, 7)
+    assert numbers["gw"]["rematched"][0].keys() == {"class", "partition"}
     assert numbers["layers"]["layer2.0.conv1"] == ["layer2.0.conv1.weight"]
     for name in ("distances", "modules", "link"):
         assert (out / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
@@ -80,7 +90,7 @@ def test_masked_networks_and_tickets_of_a_run(run, tmp_path):
     masked = analyze(settings(run, tmp_path, networks=["masked"], seeds=[1]), SAME, progress=False)
     assert masked.networks == ("masked_0", "masked_1")
     assert masked.seeds == [1]
-    assert masked.link.verdict == "not decided"
+    assert masked.link.verdict == "not shown"
     tickets = analyze(
         settings(run, tmp_path, networks=["core", "union"], seeds=[0], layers=["blocks"]), SAME, progress=False
     )
@@ -144,7 +154,7 @@ def test_repositories_that_do_not_belong_together(run, tmp_path):
 def test_bad_settings_are_refused_before_any_work(run, tmp_path):
     for changes, message in (
         ({"num_modules": 1000}, "14 layers in all cannot form --num_modules 1000"),
-        ({"pooling": "max"}, "--pooling must be mean, cls, or grid_1 to grid_32, not max"),
+        ({"pooling": "max"}, "--pooling must be auto, mean, cls, or grid_1 to grid_32, not max"),
     ):
         with pytest.raises((AnalysisError, ConfigError), match=message):
             analyze(settings(run, tmp_path, **changes), SAME, progress=False)

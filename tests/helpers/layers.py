@@ -36,7 +36,7 @@ def compared(seed, dead=False):
         depths = {name: [int(w[2:]) for w in weights if w != "w_5"] for name, weights in groups.items()}
         return {name: {"jaccard": 0.9 - 0.1 * np.mean(d), "chance": 0.2} for name, d in depths.items() if d}
 
-    return Compared(joint, overlap_of, np.eye(6), np.eye(6))
+    return Compared(joint, overlap_of, np.eye(6), np.eye(6), np.full(6, 8.0))
 
 
 def findings(seeds=3, **options):

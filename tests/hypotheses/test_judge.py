@@ -87,7 +87,7 @@ def test_seeds_that_agree_to_the_image_are_known_no_better_than_an_image():
 def test_what_all_seeds_share_is_no_evidence_beyond_its_own_test():
     alike = {seed: 2 + 0.01 * seed for seed in range(5)}
     assert judge(GAIN, Measured(alike)).p_above < 1e-6
-    shared = judge(GAIN, Measured(alike, least_p=0.3))
+    shared = judge(GAIN, Measured(alike, least_p={5: 0.3}))
     assert shared.p_above == 0.3
     assert shared.e_above < 4
 

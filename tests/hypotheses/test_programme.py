@@ -33,6 +33,9 @@ def config(quick_config, change):
 @pytest.mark.slow
 def test_every_hypothesis_is_judged_on_evidence_that_names_its_stages(config, change, monkeypatch):
     folder = Path(config.run.output_dir)
+    # what the programme keeps is looked at, of networks that learn nothing in a few steps
+    monkeypatch.setattr("dilt_hf.experiments.analyze.is_above_chance", lambda *_: True)
+    monkeypatch.setattr("dilt_hf.analysis.findings.FLAT", 0.0)
     assert "| union" in benchmark(config, ProcessGroup())
     assert {"H1", "H2", "H3"} <= {each.hypothesis.key for each in judge_folder(folder) if each.verdict != UNTESTED}
     said = specialisation(config, ProcessGroup())

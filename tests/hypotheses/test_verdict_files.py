@@ -19,7 +19,7 @@ GAIN = {
     "union_core": Measured(
         dict(enumerate([3.0, 3.5, 3.2, 3.1, 3.3])), 0.1, ("train-a",), noise={5: ImageNoise(0.01, 0.002, 360)}
     ),
-    "union_core_matched": Measured(dict(enumerate([2.0, 2.2, 2.1, 2.15, 2.05])), 0.05, ("train-b",), 1e-6),
+    "union_core_matched": Measured(dict(enumerate([2.0, 2.2, 2.1, 2.15, 2.05])), 0.05, ("train-b",), {5: 1e-6}),
 }
 
 
