@@ -6,7 +6,7 @@ python recipes/analyze.py user/tickets-seed_{0,1,2}  # ticket repositories with 
 
 import sys
 
-from dilt_hf.cli.commands import run_analysis
+from dilt_hf.cli.commands import renew
 from dilt_hf.cli.parsing import parse_sections
 from dilt_hf.config.data import DataConfig
 from dilt_hf.config.experiments import AnalyzeConfig
@@ -20,4 +20,4 @@ if __name__ == "__main__":
     if arguments and not arguments[0].startswith("-"):
         arguments = ["--sources", *arguments]
     with reporting_errors():
-        run_analysis(**parse_sections(SECTIONS, arguments, {"dataset_name": SAME_DATA}, __doc__))
+        renew(**parse_sections(SECTIONS, arguments, {"dataset_name": SAME_DATA}, __doc__))

@@ -43,6 +43,7 @@ def run_recipe(
         from dilt_hf.experiments.find import find_tickets
         from dilt_hf.experiments.specialise import specialise
         from dilt_hf.hypotheses import programme
+        from dilt_hf.hypotheses.registry import BENCHMARK, DISENTANGLEMENT, SPECIALISATION
         from dilt_hf.results.methods_table import has_methods, methods_caption, methods_table
         from dilt_hf.results.summary import results_caption, results_sentences, results_table
         from dilt_hf.run.folder import METHOD_FIGURES, PICTURE, ticket_folder
@@ -51,33 +52,34 @@ def run_recipe(
         group = join_process_group(config.partition.num_partitions, config.run.use_cpu)
         if group.is_world_zero:
             print(programme.decidable(len(config.run.seeds)), flush=True)
-        results = find_tickets(config, group)
-        asked = lesions and not config.run.dry_run
-        removed = specialise(programme.with_known_seeds(config, "specialists"), group) if asked else None
-        if results is None or not group.is_world_zero:
-            return
-        folder = Path(config.run.output_dir)
-        if has_methods(results):
-            print("", methods_table(results), "", methods_caption(results, STRUCTURED), "", sep="\n")
-            print("Figures:", *(folder / image for image in METHOD_FIGURES))
-        else:
-            print(
-                "", results_table(results), "", results_caption(results), "", *results_sentences(results), "", sep="\n"
-            )
-            print(f"Figure: {folder / PICTURE}")
-        if ticket_folder(folder, config.run.seeds[0]).exists():
-            print(f"Tickets: {ticket_folder(folder, config.run.seeds[0])}", flush=True)
-        programme.keep_comparison(config, results)
-        if removed is not None:
-            programme.keep_specialists(config, removed)
-        if analysis is not None:
-            seeds = programme.with_known_seeds(config, "layers").run.seeds
-            findings = run_analysis(
-                AnalyzeConfig(sources=[str(folder)], seeds=seeds, use_cpu=config.run.use_cpu, **analysis)
-            )
-            if findings is not None:
-                programme.keep_layers(config, findings)
-        conclude(folder)
+        tested = [BENCHMARK, SPECIALISATION, *([] if analysis is None else [DISENTANGLEMENT])]
+        for now in programme.looked_at(config, group, tested):
+            results = find_tickets(now, group, begin=programme.registering(programme.RECIPE, now))
+            asked = lesions and not now.run.dry_run
+            removed = specialise(programme.with_known_seeds(now, "specialists"), group) if asked else None
+            if results is None or not group.is_world_zero:
+                continue
+            folder = Path(now.run.output_dir)
+            if has_methods(results):
+                print("", methods_table(results), "", methods_caption(results, STRUCTURED), "", sep="\n")
+                print("Figures:", *(folder / image for image in METHOD_FIGURES))
+            else:
+                said = [results_table(results), "", results_caption(results), "", *results_sentences(results)]
+                print("", *said, "", sep="\n")
+                print(f"Figure: {folder / PICTURE}")
+            if ticket_folder(folder, now.run.seeds[0]).exists():
+                print(f"Tickets: {ticket_folder(folder, now.run.seeds[0])}", flush=True)
+            programme.keep_comparison(now, results)
+            if removed is not None:
+                programme.keep_specialists(now, removed)
+            if analysis is not None:
+                seeds = programme.with_known_seeds(now, "layers").run.seeds
+                findings = run_analysis(
+                    AnalyzeConfig(sources=[str(folder)], seeds=seeds, use_cpu=now.run.use_cpu, **analysis)
+                )
+                if findings is not None:
+                    programme.keep_layers(now, findings)
+            conclude(folder)
 
 
 def run_experiment(description: str, experiment: str) -> None:
@@ -113,16 +115,18 @@ def run_experiment(description: str, experiment: str) -> None:
         group = join_process_group(config.partition.num_partitions, config.run.use_cpu)
         if group.is_world_zero:
             print(programme.decidable(len(config.run.seeds)), flush=True)
-        said = programme.EXPERIMENTS[experiment](config, *more, group)
-        if said is not None:
-            print("", said, sep="\n")
-            conclude(Path(config.run.output_dir))
+        for now in programme.looked_at(config, group, [experiment]):
+            said = programme.EXPERIMENTS[experiment](now, *more, group)
+            if said is not None:
+                print("", said, sep="\n")
+                conclude(Path(config.run.output_dir))
 
 
 def conclude(folder: Path) -> None:
     """Judge the hypotheses on all evidence in the folder of a run, write its report, and say so."""
     from dilt_hf.hypotheses.verdict_files import VERDICTS_TEXT, judge_folder, verdict_lines
     from dilt_hf.report.page import write_report
+    from dilt_hf.run.folder import RUN_FILE
 
     print(
         "\nWhat this says about the hypotheses, all that the folder holds taken together",
@@ -131,7 +135,8 @@ def conclude(folder: Path) -> None:
         sep="\n\n",
     )
     print(f"Verdicts: {folder / VERDICTS_TEXT}")
-    print(f"Report: {write_report(folder)}", flush=True)
+    if (folder / RUN_FILE).is_file():  # which experiment 4 has only beside others
+        print(f"Report: {write_report(folder)}", flush=True)
 
 
 def run_analysis(config: AnalyzeConfig, data: DataConfig | None = None) -> Findings | None:
@@ -149,3 +154,22 @@ def run_analysis(config: AnalyzeConfig, data: DataConfig | None = None) -> Findi
     print("", module_table(findings), "", *(f"- {sentence}" for sentence in sentences(findings)), "", sep="\n")
     print(f"Figures: {output_folder(config) / FIGURE_FOLDER}", flush=True)
     return findings
+
+
+def renew(config: AnalyzeConfig, data: DataConfig | None = None) -> None:
+    """Analyse the layers of networks, and where they are those that the hypotheses of a run speak of, renew its
+    evidence, verdicts and report.
+    """
+    from dilt_hf.experiments.analysis_sources import DENSE
+    from dilt_hf.hypotheses.programme import completed, keep_layers_of
+    from dilt_hf.run.folder import RUN_FILE
+
+    folder = Path(config.sources[0])
+    findings = run_analysis(completed(config, folder), data)
+    if findings is None or not (folder / RUN_FILE).is_file():
+        return
+    if config.networks not in ([], [DENSE]):
+        print(f"The hypotheses are about dense networks, so the evidence in {folder} is what it was.", flush=True)
+        return
+    keep_layers_of(folder, findings)
+    conclude(folder)

@@ -32,6 +32,11 @@ class RunConfig(Options):
     seeds: list[int] = option(
         [0], "One whole repetition per seed: its own θ0, order of the data, and masks.", least=0, most=MOST_SEED
     )
+    until_decided: bool = option(
+        False,
+        "Add seeds, look by look (5, 8, 12, 20 in all), until every hypothesis of the experiment is decided that can "
+        "be.",
+    )
     tickets: list[str] = option(
         [], "Tickets to train and score; by default core, union, each partition and each specialist."
     )

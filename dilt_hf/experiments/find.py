@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -40,7 +41,12 @@ from dilt_hf.utils.errors import ConfigError, PartitionError
 logger = logging.getLogger(__name__)
 
 
-def find_tickets(config: DiltConfig, group: ProcessGroup | None = None, progress: bool = True) -> Results | None:
+def find_tickets(
+    config: DiltConfig,
+    group: ProcessGroup | None = None,
+    progress: bool = True,
+    begin: Callable[[RunContext], object] = lambda ctx: None,
+) -> Results | None:
     """Run the whole job that a configuration describes.
 
     Leaves in `config.run.output_dir`: `run.json` and `inputs.json` (the configuration, and the sha256 of what it
@@ -50,6 +56,7 @@ def find_tickets(config: DiltConfig, group: ProcessGroup | None = None, progress
     Args:
         group: this process among those launched together; by default it is alone.
         progress: whether to show progress bars.
+        begin: is called in the first process once the folder is opened, before anything is trained.
 
     Returns:
         The results, in the first process; None in the others, and in all after a dry run.
@@ -72,6 +79,7 @@ def find_tickets(config: DiltConfig, group: ProcessGroup | None = None, progress
         return None
     if opened is not None:
         opened.begin(ctx.inputs)
+        begin(ctx)
         if config.run.push_to_hub:  # who may not publish should know before the work, not after
             for seed in config.run.seeds:
                 make_repository(config.run.hub_id(seed), private=config.run.hub_private_repo)

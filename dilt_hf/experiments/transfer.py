@@ -15,7 +15,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -165,7 +165,9 @@ def transfer(
     config: DiltConfig,
     densities: Sequence[float],
     group: ProcessGroup | None = None,
+    *,
     progress: bool = True,
+    begin: Callable[[RunContext], object] = lambda ctx: None,
 ) -> Transfer | None:
     """Train the masks of a run on other data, with their own weights and with new ones. The first process gets the
     result.
@@ -177,6 +179,7 @@ def transfer(
         source: the folder of the run that the masks are from; its network is the target's too.
         config: the target's data and training, and the folder of the result; seeds are those of masks.
         densities: kept fractions, at each of which all masks have equal counts.
+        begin: is called in the first process once the target's folder is opened, before anything is trained.
 
     Raises:
         RunError: when a folder holds something else, masks do not fit the target's network, or steps failed.
@@ -189,7 +192,7 @@ def transfer(
     folder = Path(config.run.output_dir)
     here = progress and group.is_world_zero
     origin = open_run(run, group, here)
-    ctx = open_run_folder(target, group, progress, functools.partial(_check_alike, origin))
+    ctx = open_run_folder(target, group, progress, functools.partial(_check_alike, origin), begin)
     runs = [Transplants(Search(origin, seed), ctx, densities) for seed in run.run.seeds]
     if here:
         print(runs[0].plan(len(runs)), flush=True)

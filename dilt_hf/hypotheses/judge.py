@@ -164,6 +164,8 @@ class Verdict:
             moment one stops.
         look: the number of seeds at that look; 0 where there was none.
         criteria: what was measured; those that are missing are not among them.
+        needed: where it is open, the number of seeds that would decide it, if its effects are as they look now; None
+            where no look would.
     """
 
     hypothesis: Hypothesis
@@ -175,6 +177,7 @@ class Verdict:
     e_refute: float
     look: int
     criteria: tuple[Judged, ...]
+    needed: int | None = None
 
     @property
     def p(self) -> float:
@@ -301,22 +304,24 @@ class Family:
     def verdict(self, hypothesis: Hypothesis) -> Verdict:
         """Return the verdict on one of them."""
         seeds, at = self._seeds(hypothesis), self._last.get(hypothesis.key)
-        judged = self._judged(hypothesis, at.look if at else None)
+        judged, needed = self._judged(hypothesis, at.look if at else None), None
         e_support, e_refute = (each[hypothesis.key] for each in self._e_values)
         if at is None:
             verdict, support, refute, look = UNTESTED, math.nan, math.nan, 0
             reason = _missing(hypothesis, self.evidence)
             if seeds >= FEWEST_SEEDS:
+                needed = min(LOOKS)
                 verdict, reason = UNDECIDED, f"the first look is at {min(LOOKS)} seeds, and there are {seeds}"
         else:
             verdict, support, refute, look = at.verdict, at.p_support, at.p_refute, at.look
             if verdict == SUPPORTED:
                 reason = "all that was asked for was found"
             else:
-                reason = _against(judged) if verdict == REFUTED else _open(judged, look, len(self.hypotheses))
+                needed = None if verdict == REFUTED else _needed(judged, look, len(self.hypotheses))
+                reason = _against(judged) if verdict == REFUTED else _open(judged, look, needed)
         if hypothesis.post_hoc and verdict in (SUPPORTED, REFUTED):
             reason = f"{reason} (declared when data were known: to be confirmed on others)"
-        return Verdict(hypothesis, verdict, reason, support, refute, e_support, e_refute, look, judged)
+        return Verdict(hypothesis, verdict, reason, support, refute, e_support, e_refute, look, judged, needed)
 
     @cached_property
     def _last(self) -> dict[str, _Decided]:
@@ -408,20 +413,17 @@ def _against(judged: tuple[Judged, ...]) -> str:
     return f"{'explained away' if worst.criterion.control else 'not so'}: {_words(worst)}"
 
 
-def _open(judged: tuple[Judged, ...], look: int, hypotheses: int) -> str:
+def _needed(judged: tuple[Judged, ...], look: int, hypotheses: int) -> int | None:
+    """Return the number of seeds that would decide effects as large as they were found to be."""
+    tested = [found for found in judged if not found.criterion.exact]
+    effects = [(found.mean - found.criterion.least, found.mean - found.low, found.seeds) for found in tested]
+    return seeds_to_decide(effects, LOOKS, hypotheses, look)
+
+
+def _open(judged: tuple[Judged, ...], look: int, needed: int | None) -> str:
     weakest = max(judged, key=lambda found: found.p_above)
     alone = sum(found.p_above <= LEVEL for found in judged)
     rest = f"; {alone} of {len(judged)} criteria would hold if judged alone" if alone else ""
-    needed = seeds_to_decide(
-        [
-            (found.mean - found.criterion.least, found.mean - found.low, found.seeds)
-            for found in judged
-            if not found.criterion.exact
-        ],
-        LOOKS,
-        hypotheses,
-        look,
-    )
     most = list(LOOKS)[-1]
     if look == most:
         more = f"; it was looked at with {most} seeds, the last look"

@@ -12,14 +12,17 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from dilt_hf._version import __version__
 from dilt_hf.analysis.findings import Findings
 from dilt_hf.analysis.summary import module_table, sentences
 from dilt_hf.config.data import DataConfig
 from dilt_hf.config.experiments import AnalyzeConfig, LayerConfig, SourceConfig
 from dilt_hf.config.run import DiltConfig
+from dilt_hf.engine.kinds import code_fingerprint
 from dilt_hf.engine.process_groups import ProcessGroup
 from dilt_hf.engine.scheduler import Job, complete
 from dilt_hf.experiments.analysis_sources import SAME_DATA
@@ -29,11 +32,12 @@ from dilt_hf.experiments.specialise import specialise
 from dilt_hf.experiments.specialist_scores import Specialists
 from dilt_hf.experiments.transfer import transfer
 from dilt_hf.hypotheses.evidence import of_analysis, of_comparison, of_specialists, of_transfer
-from dilt_hf.hypotheses.judge import LOOKS, Measured
+from dilt_hf.hypotheses.judge import LEVEL, LOOKS, UNDECIDED, Measured, Verdict
 from dilt_hf.hypotheses.power import POWER, detectable
 from dilt_hf.hypotheses.registry import BENCHMARK, DISENTANGLEMENT, SPECIALISATION, TRANSFER, hypotheses
-from dilt_hf.hypotheses.verdict_files import load_evidence, save_evidence
+from dilt_hf.hypotheses.verdict_files import folder_verdicts, load_evidence, save_evidence
 from dilt_hf.results.methods_table import methods_caption, methods_table
+from dilt_hf.results.registration import register
 from dilt_hf.results.results import Results
 from dilt_hf.results.summary import results_caption, results_sentences, results_table
 from dilt_hf.run.context import RunContext
@@ -42,6 +46,7 @@ from dilt_hf.run.methods.registry import BENCHMARK as BENCHMARK_METHODS
 from dilt_hf.run.methods.registry import STRUCTURED
 from dilt_hf.run.pruning_steps import removal_order
 
+RECIPE = "recipe"  # what is found and compared outside the four experiments
 TRANSFORMERS = ("vit", "deit")  # whose names mark networks that a structured method can cut
 
 
@@ -54,7 +59,8 @@ def benchmark(config: DiltConfig, group: ProcessGroup) -> str | None:
         tickets=config.run.tickets or ["core", "union"],
         equal_budget=config.run.equal_budget or not config.run.methods,
     )
-    results = find_tickets(dataclasses.replace(config, run=run), group)
+    config = dataclasses.replace(config, run=run)
+    results = find_tickets(config, group, begin=registering(BENCHMARK, config))
     if results is None or not group.is_world_zero:
         return None
     keep_comparison(config, results)
@@ -64,7 +70,12 @@ def benchmark(config: DiltConfig, group: ProcessGroup) -> str | None:
 def disentanglement(config: DiltConfig, layers: LayerConfig, group: ProcessGroup) -> str | None:
     """Compare the layers of the partitions' networks with those of networks trained on the same classes."""
     config = with_known_seeds(config, "layers")
-    _prune(config, group, check=functools.partial(check_layers, layers=layers.layers, pooling=layers.pooling))
+    _prune(
+        config,
+        group,
+        check=functools.partial(check_layers, layers=layers.layers, pooling=layers.pooling),
+        begin=registering(DISENTANGLEMENT, config, layers=dataclasses.asdict(layers)),
+    )
     if config.run.dry_run or not group.is_world_zero:
         return None
     analysis = AnalyzeConfig(
@@ -82,7 +93,7 @@ def disentanglement(config: DiltConfig, layers: LayerConfig, group: ProcessGroup
 def specialisation(config: DiltConfig, group: ProcessGroup) -> str | None:
     """Train every ticket on all classes, remove specialists from the union, and train specialists alone."""
     run = dataclasses.replace(config.run, methods=[], equal_budget=False, tickets=[], matched_density=[], controls=True)
-    results = find_tickets(dataclasses.replace(config, run=run), group)
+    results = find_tickets(dataclasses.replace(config, run=run), group, begin=registering(SPECIALISATION, config))
     found = specialise(with_known_seeds(config, "specialists"), group)
     if results is None or found is None:
         return None
@@ -107,9 +118,12 @@ def transferral(config: DiltConfig, source: SourceConfig, group: ProcessGroup) -
     folder = Path(config.run.output_dir) / "transfer"
     config = with_known_seeds(config, "transfer", "rewound")
     run = dataclasses.replace(config.run, output_dir=str(folder / "target"))
-    said = []
-    for where in _found_on_source(config, source, folder, group) if source.source_classes else [Path(source.source)]:
-        found = transfer(where, dataclasses.replace(config, run=run), source.densities, group)
+    begin = registering(TRANSFER, config, source=dataclasses.asdict(source))
+    target, said = dataclasses.replace(config, run=run), []
+    found_here = bool(source.source_classes)
+    origins = _found_on_source(config, source, folder, group, begin) if found_here else iter([Path(source.source)])
+    for where in origins:
+        found = transfer(where, target, source.densities, group, begin=_nothing if found_here else begin)
         if found is not None:
             _keep(config, "rewound" if found.rewind_step else "transfer", of_transfer(found))
             start = f"θ_{found.rewind_step}, trained for that many steps" if found.rewind_step else "strict θ0"
@@ -117,14 +131,21 @@ def transferral(config: DiltConfig, source: SourceConfig, group: ProcessGroup) -
     return "\n\n".join(said) or None
 
 
-def _found_on_source(config: DiltConfig, source: SourceConfig, folder: Path, group: ProcessGroup) -> Iterator[Path]:
+def _found_on_source(
+    config: DiltConfig,
+    source: SourceConfig,
+    folder: Path,
+    group: ProcessGroup,
+    begin: Callable[[RunContext], object],
+) -> Iterator[Path]:
     """Yield the folders of searches on the source's classes, each once its pruning is done."""
     data = dataclasses.replace(config.data, classes=source.source_classes)
     for k in source.source_rewind_steps:
         where = folder / (f"source_theta_{k}" if k else "source")
         run = dataclasses.replace(config.run, output_dir=str(where))
         pruning = dataclasses.replace(config.pruning, rewind_step=k)
-        _prune(dataclasses.replace(config, data=data, run=run, pruning=pruning), group, siblings=False)
+        _prune(dataclasses.replace(config, data=data, run=run, pruning=pruning), group, siblings=False, begin=begin)
+        begin = _nothing
         if not config.run.dry_run:  # without masks nothing can be said of what they do elsewhere
             yield where
 
@@ -134,11 +155,12 @@ def _prune(
     group: ProcessGroup,
     siblings: bool = True,
     check: Callable[[RunContext], object] = lambda ctx: None,
+    begin: Callable[[RunContext], object] = lambda ctx: None,
 ) -> None:
-    """Do the IMP runs of a run, shared by all processes; `check` raises what speaks against it."""
+    """Do the IMP runs of a run, shared by all processes; `check` and `begin` are as for `open_run_folder`."""
     run = dataclasses.replace(config.run, siblings=siblings)
     config = dataclasses.replace(config, run=run)
-    ctx = open_run_folder(config, group, check=check)
+    ctx = open_run_folder(config, group, check=check, begin=begin)
     every = [*ctx.subsets, ctx.everything, *(ctx.siblings if siblings else [])]
     jobs = [
         Job(f"seed {seed}: pruning on {subset.name}", functools.partial(removal_order, ctx, subset, seed))
@@ -149,6 +171,38 @@ def _prune(
         print(f"{len(jobs)} IMP runs of {len(ctx.kept_per_round)} rounds each.", flush=True)
     if not config.run.dry_run:
         complete(jobs, group)
+
+
+def _nothing(ctx: RunContext) -> None:
+    """Do nothing: the experiment is registered already."""
+
+
+def registering(experiment: str, config: DiltConfig, **more: Any) -> Callable[[RunContext], object]:
+    """Return what registers an experiment's plan, in the run's folder, once its data are opened: what is going to be
+    tested and how, or how that deviates from what was registered.
+
+    Args:
+        more: further settings of the experiment.
+    """
+    return functools.partial(_register, experiment, config, more)
+
+
+def _register(experiment: str, config: DiltConfig, more: Mapping[str, Any], ctx: RunContext) -> None:
+    folder = Path(config.run.output_dir)
+    settings = {name: values for name, values in config.to_dict().items() if name != "run"}
+    plan = {
+        "hypotheses": {each.key: dataclasses.asdict(each) for each in hypotheses(config.partition.num_partitions)},
+        "level": LEVEL,
+        "looks": {str(seeds): level for seeds, level in LOOKS.items()},
+        "seeds": "in the order of their numbers",
+        "settings": settings | {"densities": config.run.matched_density, "methods": config.run.methods} | more,
+        "inputs": dataclasses.asdict(ctx.inputs),
+        "code": {"version": __version__, "sha256": code_fingerprint(("",))},
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    late = any(load_evidence(folder, name) for name in EVIDENCE_OF[experiment])
+    found = register(folder, experiment, plan, late)
+    print(f"{experiment.capitalize()}: {found.sentence}", flush=True)
 
 
 def with_known_seeds(config: DiltConfig, *experiments: str) -> DiltConfig:
@@ -166,6 +220,15 @@ def with_known_seeds(config: DiltConfig, *experiments: str) -> DiltConfig:
     return dataclasses.replace(config, run=dataclasses.replace(config.run, seeds=seeds))
 
 
+def completed(config: AnalyzeConfig, folder: Path) -> AnalyzeConfig:
+    """Return an analysis with all that the evidence of a run has already: it would be lost otherwise."""
+    known = load_evidence(folder, "layers")
+    seeds = sorted({seed for measured in known.values() for seed in measured.values} | set(config.seeds))
+    return dataclasses.replace(
+        config, seeds=seeds or config.seeds, siblings=config.siblings or "overlap_no_less" in known
+    )
+
+
 def keep_comparison(config: DiltConfig, results: Results) -> None:
     """Keep, in the run's folder, the evidence of its trained and evaluated networks."""
     _keep(config, "comparison", of_comparison(results))
@@ -178,7 +241,46 @@ def keep_specialists(config: DiltConfig, found: Mapping[int, Specialists]) -> No
 
 def keep_layers(config: DiltConfig, findings: Findings) -> None:
     """Keep the evidence of an analysis of the layers."""
-    _keep(config, "layers", of_analysis(findings))
+    keep_layers_of(Path(config.run.output_dir), findings)
+
+
+def keep_layers_of(folder: Path, findings: Findings) -> None:
+    """Keep, in the folder of a run, the evidence of an analysis of its layers."""
+    save_evidence(folder, "layers", of_analysis(findings))
+
+
+def looked_at(config: DiltConfig, group: ProcessGroup, experiments: Sequence[str]) -> Iterator[DiltConfig]:
+    """Yield a configuration as it is; or else, where it is to go on until all is decided, with the seeds of one look
+    after the other, until no hypothesis of these experiments is open that more seeds would decide.
+
+    What is yielded is to be run, and its evidence kept, before the next is asked for.
+    """
+    if not config.run.until_decided:
+        yield config
+        return
+    given = sorted(config.run.seeds)
+    every = [*given, *(seed for seed in range(given[0], given[0] + max(LOOKS) + len(given)) if seed not in given)]
+    for look in LOOKS:
+        yield dataclasses.replace(config, run=dataclasses.replace(config.run, seeds=every[: max(look, len(given))]))
+        group.wait_for_all()
+        found = folder_verdicts(Path(config.run.output_dir))
+        opened = [e for e in found if e.hypothesis.experiment in experiments and e.verdict == UNDECIDED]
+        more = [each for each in opened if each.needed is not None]
+        if group.is_world_zero:
+            print(_after_look(look, opened), flush=True)
+        if not more or config.run.dry_run:
+            return
+
+
+def _after_look(look: int, opened: Sequence[Verdict]) -> str:
+    """Say what is open after a look, and what each would still need."""
+    if not opened:
+        return f"After {look} seeds every hypothesis that was tested is decided."
+    each = ", ".join(
+        f"{found.hypothesis.key} ({f'{found.needed} seeds' if found.needed else f'more than {max(LOOKS)}'})"
+        for found in opened
+    )
+    return f"After {look} seeds still open, and how many seeds would decide effects as they look now: {each}."
 
 
 def decidable(seeds: int) -> str:
@@ -205,6 +307,14 @@ def _keep(config: DiltConfig, experiment: str, evidence: Mapping[str, Measured])
     save_evidence(Path(config.run.output_dir), experiment, evidence)
 
 
+# what experiments keep their evidence under
+EVIDENCE_OF: Mapping[str, tuple[str, ...]] = {
+    BENCHMARK: ("comparison",),
+    DISENTANGLEMENT: ("layers",),
+    SPECIALISATION: ("specialists",),
+    TRANSFER: ("transfer", "rewound"),
+    RECIPE: ("comparison",),
+}
 EXPERIMENTS: Mapping[str, Callable[..., str | None]] = {
     BENCHMARK: benchmark,
     DISENTANGLEMENT: disentanglement,

@@ -16,6 +16,7 @@ from dilt_hf.hypotheses.inference import ImageNoise
 from dilt_hf.hypotheses.judge import LOOKS, UNTESTED, WITHHELD, Hypothesis, Judged, Measured, Verdict, verdicts
 from dilt_hf.hypotheses.registry import hypotheses
 from dilt_hf.results.chance import at_chance
+from dilt_hf.results.registration import registration_sentences
 from dilt_hf.results.results import RESULTS_FILE
 from dilt_hf.run.folder import MOST_RUN_BYTES, RUN_FILE, load_results
 from dilt_hf.utils.checksums import read_result, write_result
@@ -109,13 +110,14 @@ def judge_folder(folder: Path) -> list[Verdict]:
     """
     found = folder_verdicts(folder)
     write_result(folder, VERDICTS_FILE, pretty_json(json_values([dataclasses.asdict(each) for each in found])))
-    write_result(folder, VERDICTS_TEXT, verdict_text(found))
+    write_result(folder, VERDICTS_TEXT, verdict_text(found, registration_sentences(folder)))
     return found
 
 
-def verdict_text(found: Sequence[Verdict]) -> str:
-    """Write the verdicts and the criteria that they rest on, as Markdown."""
-    return f"{verdict_table(found)}\n\n{VERDICT_CAPTION}\n\n{criterion_table(found)}\n\n{CRITERION_CAPTION}\n"
+def verdict_text(found: Sequence[Verdict], registered: Sequence[str] = ()) -> str:
+    """Write the verdicts and the criteria that they rest on, and what is said of their registration, as Markdown."""
+    parts = [verdict_table(found), VERDICT_CAPTION, *registered, criterion_table(found), CRITERION_CAPTION]
+    return "\n\n".join(parts) + "\n"
 
 
 def verdict_lines(found: Sequence[Verdict], width: int = 100) -> str:

@@ -23,6 +23,7 @@ from dilt_hf.experiments.transfer import Transfer
 from dilt_hf.hypotheses.judge import Verdict
 from dilt_hf.hypotheses.verdict_files import MOST_EVIDENCE_BYTES, folder_verdicts
 from dilt_hf.report.sanitise import sanitised
+from dilt_hf.results.registration import registration_sentences
 from dilt_hf.results.results import RESULTS_FILE, Results
 from dilt_hf.run.folder import METHODS_TABLE, MOST_RUN_BYTES, RUN_FILE, load_results
 from dilt_hf.utils.checksums import check_result, read_result
@@ -76,6 +77,7 @@ class Content:
     Attributes:
         settings: the run's, by section.
         verdicts: on every hypothesis.
+        registered: what is said of the plans that were registered before.
         results: trained and scored networks.
         methods: the table of published methods, where some were compared.
         analyses: of layers.
@@ -88,6 +90,7 @@ class Content:
 
     settings: Mapping[str, Mapping[str, Any]]
     verdicts: Sequence[Verdict]
+    registered: Sequence[str]
     results: Results | None
     methods: Sequence[Block]
     analyses: Sequence[Layers]
@@ -120,6 +123,7 @@ def gather(folder: Path) -> Content:
     return Content(
         settings=settings,
         verdicts=found,
+        registered=registration_sentences(folder),
         results=results,
         methods=_blocks(folder, METHODS_TABLE),
         analyses=[_layers(path.parent) for path in sorted((folder / "analysis").glob(f"*/{ANALYSIS_FILE}"))],

@@ -64,7 +64,7 @@ def render(content: Content, title: str) -> str:
         content=content,
         facts=_facts(content),
         tally=_tally(content.verdicts),
-        verdict_caption=VERDICT_CAPTION,
+        verdict_caption=" ".join([VERDICT_CAPTION, *content.registered]),
         criterion_caption=CRITERION_CAPTION,
         methods=_methods_drawings(content.results),
         comparison=None if content.results is None else _comparison_drawing(content.results),

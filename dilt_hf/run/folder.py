@@ -5,6 +5,7 @@ stages/                   all finished steps
 tickets/seed_<s>/         a ticket repository per seed
 results.{jsonl,md,png}    the comparison: for notebooks, for reading, as an image
 outcomes.safetensors      which test images each network gets right
+registrations/            the plan of each experiment, hashed before it trained anything
 methods.md, methods_by_{sparsity,cost}.png    published methods compared, where some were asked for
 """
 
@@ -24,6 +25,7 @@ from dilt_hf.engine.stages import Stages
 from dilt_hf.results.figures import as_png, comparison_figure, cost_figure, methods_figure
 from dilt_hf.results.methods_table import has_methods, methods_caption, methods_table
 from dilt_hf.results.outcomes import Outcomes, load_outcomes, save_outcomes
+from dilt_hf.results.registration import REGISTRATIONS, registration_sentences
 from dilt_hf.results.results import RESULTS_FILE, Entry, Results
 from dilt_hf.results.summary import comparison_text, write_results
 from dilt_hf.run.context import RunContext, open_run
@@ -32,7 +34,7 @@ from dilt_hf.run.methods.registry import STRUCTURED
 from dilt_hf.run.preflight import check_run
 from dilt_hf.tickets.format import read_config
 from dilt_hf.tickets.tickets import Tickets
-from dilt_hf.utils.checksums import check_result, read_result, write_result
+from dilt_hf.utils.checksums import SUMS_FILE, check_result, read_result, write_result
 from dilt_hf.utils.errors import ConfigError, RunError
 from dilt_hf.utils.files import PARTIAL, pretty_json
 
@@ -40,6 +42,8 @@ RUN_FILE, PICTURE, TICKET_FOLDER = "run.json", "results.png", "tickets"
 MOST_RUN_BYTES = 2**20
 METHODS_TABLE = "methods.md"
 METHOD_FIGURES = {"methods_by_sparsity.png": methods_figure, "methods_by_cost.png": cost_figure}
+# What experiment 4 leaves in a folder where none of the others has begun: its own runs lie below `transfer`.
+BEFORE_A_RUN = {"transfer", "evidence", REGISTRATIONS, "verdicts.json", "verdicts.md", SUMS_FILE}
 # Where a run is kept and what else it compares does not change what any stage holds.
 FREE_SECTION = "run"
 
@@ -75,7 +79,7 @@ def open_folder(folder: Path, config: DiltConfig) -> RunFolder:
     if not folder.is_dir():
         raise RunError(f"{folder} is a file; choose another --output_dir.")
     if not recorded.is_file():
-        if any(not entry.name.endswith(PARTIAL) for entry in folder.iterdir()):
+        if any(not entry.name.endswith(PARTIAL) and entry.name not in BEFORE_A_RUN for entry in folder.iterdir()):
             raise RunError(f"{folder} holds something that is no run; choose a new or empty --output_dir.")
         return RunFolder(folder, config)
     try:
@@ -109,11 +113,13 @@ def open_run_folder(
     group: ProcessGroup,
     progress: bool = True,
     check: Callable[[RunContext], object] = lambda ctx: None,
+    begin: Callable[[RunContext], object] = lambda ctx: None,
 ) -> RunContext:
     """Open the folder of a run by all processes together, once data, model and settings are found to go together.
 
     Args:
         check: raises what else speaks against it; nothing is written then.
+        begin: is called in the first process once the folder is opened, before anything is trained.
 
     Raises:
         RunError: when the folder holds something else, or another run.
@@ -125,6 +131,7 @@ def open_run_folder(
     check(ctx)
     if opened is not None and not config.run.dry_run:
         opened.begin(ctx.inputs)
+        begin(ctx)
     group.wait_for_all()
     return ctx
 
@@ -175,9 +182,11 @@ def save_results(folder: Path, entries: Sequence[Entry], partition: np.ndarray) 
         write_result(folder, METHODS_TABLE, f"{methods_table(results)}\n\n{methods_caption(results, STRUCTURED)}\n")
         for image, draw in METHOD_FIGURES.items():
             write_result(folder, image, as_png(draw(results)))
+    text = comparison_text(results)
+    text["sentences"] = [*text["sentences"], *registration_sentences(folder)]
     for seed in sorted({entry.seed for entry in results.entries}):
         if ticket_folder(folder, seed).exists():
-            Tickets.from_pretrained(ticket_folder(folder, seed)).document(comparison_text(results), folder / PICTURE)
+            Tickets.from_pretrained(ticket_folder(folder, seed)).document(text, folder / PICTURE)
 
 
 def load_results(folder: Path) -> Results:

@@ -7,10 +7,22 @@ import pytest
 
 from dilt_hf.config.experiments import LayerConfig, SourceConfig
 from dilt_hf.engine.process_groups import ProcessGroup
-from dilt_hf.hypotheses.judge import UNTESTED
-from dilt_hf.hypotheses.programme import benchmark, disentanglement, specialisation, transferral
+from dilt_hf.hypotheses import programme
+from dilt_hf.hypotheses.judge import LOOKS, UNTESTED
+from dilt_hf.hypotheses.programme import (
+    benchmark,
+    disentanglement,
+    looked_at,
+    registering,
+    specialisation,
+    transferral,
+)
 from dilt_hf.hypotheses.registry import hypotheses
 from dilt_hf.hypotheses.verdict_files import judge_folder, load_evidence
+from dilt_hf.report.page import write_report
+from dilt_hf.results.registration import registrations
+from dilt_hf.run.context import open_run
+from dilt_hf.utils.errors import RunError
 
 HYPOTHESES = hypotheses()
 
@@ -70,3 +82,61 @@ def test_every_hypothesis_is_judged_on_evidence_that_names_its_stages(config, ch
         same = dataclasses.replace(measured, sources=evidence[key].sources)
         assert same == evidence[key], "what is known of other seeds stays"
         assert set(measured.sources) == set(evidence[key].sources)
+
+
+def test_an_experiment_is_registered_before_it_trains_and_says_so_everywhere(quick_config, change, monkeypatch, capsys):
+    config = change(quick_config, "run", tickets=["core", "union"], controls=True, seeds=[0, 1])
+    folder = open_run(config, progress=False).stages.root.parent
+    seen = []
+    monkeypatch.setattr(
+        "dilt_hf.run.training_steps.train",
+        lambda *_, **__: seen.append((folder / "registrations/specialisation.json").is_file()) or 1 / 0,
+    )
+    with pytest.raises(RunError):
+        specialisation(config, ProcessGroup())
+    assert seen
+    assert all(seen)
+    monkeypatch.undo()
+    assert "Specialisation: plan registered on" in capsys.readouterr().out
+    specialisation(config, ProcessGroup())
+    found = registrations(folder)["specialisation"]
+    assert found.deviations == []
+    assert found.plan["looks"] == {str(seeds): level for seeds, level in LOOKS.items()}
+    assert len(found.plan["inputs"]["training_images"]) > 10
+    judge_folder(folder)
+    for place in (folder / "verdicts.md", folder / "tickets/seed_0/README.md", write_report(folder)):
+        assert found.sha256 in place.read_text(), place
+    registering("specialisation", change(config, "training", num_train_epochs=7))(open_run(config, progress=False))
+    deviation = "settings, training, num_train_epochs: 7 in place of"
+    judge_folder(folder)
+    assert deviation in (folder / "verdicts.md").read_text()
+    assert deviation in write_report(folder).read_text()
+
+
+def test_seeds_are_added_look_by_look_until_all_is_decided(quick_config, change, monkeypatch, capsys):
+    decided_at = {"H1": 8, "H2": 5}
+
+    def verdicts_of(folder):
+        now = asked[-1]
+        return [
+            programme.Verdict(
+                each, "not decided" if now < decided_at[each.key] else "refuted", "", *[1.0] * 4, now, (), 8
+            )
+            for each in programme.hypotheses()
+            if each.key in decided_at
+        ]
+
+    asked = []
+    monkeypatch.setattr(programme, "folder_verdicts", verdicts_of)
+    config = change(quick_config, "run", seeds=[3], until_decided=True)
+    for now in looked_at(config, ProcessGroup(), ["benchmark"]):
+        asked.append(len(now.run.seeds))
+        assert now.run.seeds[0] == 3
+        assert len(set(now.run.seeds)) == len(now.run.seeds)
+    assert asked == [5, 8]
+    printed = capsys.readouterr().out
+    assert (
+        "After 5 seeds still open, and how many seeds would decide effects as they look now: H1 (8 seeds)." in printed
+    )
+    assert "After 8 seeds every hypothesis that was tested is decided." in printed
+    assert [now.run.seeds for now in looked_at(quick_config, ProcessGroup(), ["benchmark"])] == [quick_config.run.seeds]
