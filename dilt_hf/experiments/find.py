@@ -31,6 +31,7 @@ from dilt_hf.run.folder import load_results, open_folder, save_results, ticket_f
 from dilt_hf.run.labels import Label, makes_tickets, network_labels, searches
 from dilt_hf.run.methods.protocol import SharedSearch
 from dilt_hf.run.methods.registry import check_names
+from dilt_hf.run.overlaps import overlap_of
 from dilt_hf.run.preflight import check_run
 from dilt_hf.run.search import Search
 from dilt_hf.run.training_steps import NETWORKS
@@ -135,10 +136,11 @@ def results_job(search: Search, folder: Path) -> Job:
     def write() -> None:
         entries = [entry_of(search, label) for label in labels]
         if ctx.group.is_group_zero:
+            overlaps = {seed: overlap_of(search)} if makes_tickets(ctx) else {}
             with ctx.stages.locks.holding("results"):
                 if makes_tickets(ctx):
                     save_tickets(search, ticket_folder(folder, seed), entries)
-                save_results(folder, entries, ctx.partitioning.assign(ctx.data.splits.test))
+                save_results(folder, entries, ctx.partitioning.assign(ctx.data.splits.test), overlaps)
             print(f"seed {seed}: {len(labels)} networks are trained and scored.", flush=True)
 
     return Job(f"seed {seed}: results", write, [job.name for job in jobs_of(search)])

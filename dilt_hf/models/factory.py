@@ -89,9 +89,16 @@ def build_model(
 
 
 def _check_finite(model: nn.Module, config: ModelConfig) -> None:
-    """Refuse a checkpoint with numbers that are none: every image would be of the first class."""
+    """Refuse a checkpoint with numbers that are none: every image would be of the first class.
+
+    A single infinite number that is no parameter is a bound, such as that of activations that are not clipped.
+    """
+    parameters = {name for name, _ in model.named_parameters()}
     for name, tensor in model.state_dict().items():
-        if isinstance(tensor, Tensor) and tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+        if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
+            continue
+        is_bound = tensor.ndim == 0 and name not in parameters and not bool(tensor.isnan())
+        if not is_bound and not bool(torch.isfinite(tensor).all()):
             where = config.weights_file or config.model_name_or_path or config.architecture
             raise ModelError(f"'{name}' of {where} is not finite (NaN or infinite); give a checkpoint that is.")
 

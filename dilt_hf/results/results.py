@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from dilt_hf.results.outcomes import Outcome
+from dilt_hf.results.overlaps import MaskOverlap
 from dilt_hf.utils.errors import RunError, reading
 from dilt_hf.utils.stats import Estimate, estimate
 from dilt_hf.utils.typed import from_json
@@ -85,7 +86,7 @@ class Results:
 
     Args:
         entries: one per seed and network.
-        overlaps: per seed with tickets, the mean Jaccard index of the partition masks and its chance level.
+        overlaps: of the masks of each seed that has tickets.
         num_partitions: N.
         partition: of every test image, int (n,); None where outcomes were not kept.
     """
@@ -93,7 +94,7 @@ class Results:
     def __init__(
         self,
         entries: Sequence[Entry],
-        overlaps: Sequence[dict[str, float | None]],
+        overlaps: Sequence[MaskOverlap],
         num_partitions: int,
         partition: np.ndarray | None = None,
     ):

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from dilt_hf.results.chance import at_chance
+from dilt_hf.results.overlaps import overlap_sentence
 from dilt_hf.results.results import RESULTS_FILE, Entry, Results
 from dilt_hf.utils.checksums import write_result
 from dilt_hf.utils.files import canonical_json
@@ -42,10 +43,7 @@ def results_caption(results: Results) -> str:
     )
     if not results.overlaps:
         return text
-    found, chance = (100 * float(np.mean([o[key] or 0.0 for o in results.overlaps])) for key in ("jaccard", "chance"))
-    return (
-        f"{text} Overlap (Jaccard) of the partition masks: {found:.1f} %, by chance at their densities {chance:.1f} %."
-    )
+    return f"{text} {overlap_sentence(results.overlaps)}"
 
 
 def results_sentences(results: Results) -> list[str]:

@@ -5,6 +5,7 @@ stages/                   all finished steps
 tickets/seed_<s>/         a ticket repository per seed
 results.{jsonl,md,png}    the comparison: for notebooks, for reading, as an image
 outcomes.safetensors      which test images each network gets right
+overlaps.json             how much the masks have in common, beside what could explain it
 registrations/            the plan of each experiment, hashed before it trained anything
 methods.md, methods_by_{sparsity,cost}.png    published methods compared, where some were asked for
 """
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ from dilt_hf.engine.stages import Stages
 from dilt_hf.results.figures import as_png, comparison_figure, cost_figure, methods_figure
 from dilt_hf.results.methods_table import has_methods, methods_caption, methods_table
 from dilt_hf.results.outcomes import Outcomes, load_outcomes, save_outcomes
+from dilt_hf.results.overlaps import MaskOverlap, load_overlaps, save_overlaps
 from dilt_hf.results.registration import REGISTRATIONS, registration_sentences
 from dilt_hf.results.results import RESULTS_FILE, Entry, Results
 from dilt_hf.results.summary import comparison_text, write_results
@@ -161,14 +163,22 @@ def stored_config(folder: Path, seeds: Sequence[int] = (), use_cpu: bool = False
     return dataclasses.replace(run, run=where)
 
 
-def save_results(folder: Path, entries: Sequence[Entry], partition: np.ndarray) -> None:
+def save_results(
+    folder: Path,
+    entries: Sequence[Entry],
+    partition: np.ndarray,
+    overlaps: Mapping[int, MaskOverlap] | None = None,
+) -> None:
     """Write these entries together with those of other seeds and networks that the run has found before.
 
     Only one process may do so at a time.
 
     Args:
         partition: of every test image, int (n,).
+        overlaps: of the masks, by seed.
     """
+    if overlaps:
+        save_overlaps(folder, overlaps)
     new = {(entry.seed, entry.name, entry.matched) for entry in entries}
     recorded = folder / RESULTS_FILE
     earlier = load_results(folder).entries if recorded.is_file() else []
@@ -210,6 +220,9 @@ def ticket_folder(folder: Path, seed: int) -> Path:
 def _with_overlaps(folder: Path, entries: Sequence[Entry], partition: np.ndarray | None) -> Results:
     """Return the entries with the overlap of the partition masks of each seed that has tickets."""
     folders = [ticket_folder(folder, seed) for seed in sorted({entry.seed for entry in entries})]
-    found = [read_config(each).overlap for each in folders if each.exists()]
-    overlaps = [dataclasses.asdict(overlap) for overlap in found if overlap is not None]
+    known = load_overlaps(folder)
+    overlaps = list(known.values())
+    if not known:  # of an earlier version
+        found = [read_config(each).overlap for each in folders if each.exists()]
+        overlaps = [MaskOverlap(overlap.jaccard, overlap.chance) for overlap in found if overlap is not None]
     return Results(entries, overlaps, len(entries[0].scores["partition_accuracy"]), partition)

@@ -225,6 +225,16 @@ def test_a_checkpoint_of_nan_is_refused(tmp_path, option):
         factory.build_model(checkpoint_as(option, tmp_path), CLASSES, 8, 0)
 
 
+def test_an_infinite_bound_is_no_damage(monkeypatch):
+    """timm's Gemma 4 keeps the limits of its activations in buffers, infinite where nothing is clipped."""
+    bounded = build()
+    bounded.register_buffer("least", torch.tensor(-torch.inf))
+    factory._check_finite(bounded, ModelConfig(architecture="conv3"))
+    bounded.register_buffer("means", torch.tensor([0.0, torch.inf]))
+    with pytest.raises(ModelError, match="'means' of conv3 is not finite"):
+        factory._check_finite(bounded, ModelConfig(architecture="conv3"))
+
+
 def checkpoint_as(option, folder):
     if option == "weights_file":
         return ModelConfig(architecture="conv3", weights_file=str(folder / WEIGHTS_FILE))

@@ -9,6 +9,7 @@ from PIL import Image
 from scipy import stats
 
 from dilt_hf.results.figures import as_png, comparison_figure
+from dilt_hf.results.overlaps import MaskOverlap
 from dilt_hf.results.results import Entry, Results
 from dilt_hf.results.summary import results_caption, results_sentences, results_table, write_results
 from dilt_hf.utils.stats import estimate
@@ -48,7 +49,7 @@ def results(effect, noise=0.002, seeds=5):
         ):
             accuracies = [0.8 + common + wobble[i] + s for s in shift]
             entries.append(entry(seed, name, accuracies, control, matched))
-    return Results(entries, [{"jaccard": 0.4, "chance": 0.1}] * seeds, 2)
+    return Results(entries, [MaskOverlap(0.4, 0.1, 0.38, 0.6, 0.75, 0.9)] * seeds, 2)
 
 
 def test_the_interval_is_students():
