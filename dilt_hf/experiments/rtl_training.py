@@ -21,7 +21,7 @@ from dilt_hf.training.masking import MaskedWeights
 from dilt_hf.training.protocols import Hooks, Route
 from dilt_hf.training.train import total_steps, train
 
-JOINT = Kind("joint", version=2, code=(*TRAINING_CODE, *EVALUATION_CODE, "experiments.rtl_training"))
+JOINT = Kind("joint", version=3, code=(*TRAINING_CODE, *EVALUATION_CODE, "experiments.rtl_training"))
 
 
 def route_file(number: int) -> str:

@@ -39,7 +39,7 @@ def save_checkpoint(
     """
     from safetensors.torch import save
 
-    state, numbers = _optimizer_state(optimizer)
+    state, numbers = optimizer_state(optimizer)
     parts = {"model": checkpoint_tensors(model), "optimizer": state, "extra": tensors}
     content = {
         f"{part}/{name}": tensor.detach().cpu().contiguous()
@@ -74,7 +74,7 @@ def load_checkpoint(
         with torch.no_grad():
             for name, tensor in live.items():
                 tensor.copy_(parts["model"][name])
-        _restore_optimizer(optimizer, parts["optimizer"], metadata["optimizer"])
+        restore_optimizer(optimizer, parts["optimizer"], metadata["optimizer"])
         return parts["extra"], metadata["values"]
     except (safetensors.SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise RunError(
@@ -86,7 +86,7 @@ def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
-def _optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return the optimizer's tensors, and its other values, by '<number of the parameter>/<name>'."""
     tensors: dict[str, Tensor] = {}
     numbers: dict[str, Any] = {}
@@ -96,9 +96,10 @@ def _optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor
     return tensors, numbers
 
 
-def _restore_optimizer(
+def restore_optimizer(
     optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]
 ) -> None:
+    """Give an optimizer the state that `optimizer_state` returned."""
     parameters = _parameters(optimizer)
     state: dict[int, dict[str, Any]] = {}
     for key, value in [*tensors.items(), *numbers.items()]:

@@ -12,6 +12,7 @@ import gc
 import os
 import time
 import warnings
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
@@ -24,7 +25,7 @@ from dilt_hf.data.loader import epoch as epoch_batches
 from dilt_hf.masks.algebra import Masks, density_per_tensor, union
 from dilt_hf.models.anatomy import logits_of
 from dilt_hf.models.weights import checkpoint_tensors
-from dilt_hf.training.checkpoints import load_checkpoint, save_checkpoint
+from dilt_hf.training.checkpoints import load_checkpoint, optimizer_state, restore_optimizer, save_checkpoint
 from dilt_hf.training.losses import ClassLoss
 from dilt_hf.training.masking import MaskedWeights
 from dilt_hf.training.optimizers import forget, make_optimizer, make_scheduler
@@ -112,6 +113,9 @@ class Loop:
         if scaler is not None:  # a run must not depend on the loss scale that another one ended with
             scaler.load_state_dict(type(scaler)().state_dict())
         self.optimizer = make_optimizer(model, config)
+        # of each route, as if it had an optimizer of its own: a momentum that another route's steps wore down would
+        # move weights that only one of them has half as far
+        self.histories: list[Any] = [self.optimizer.state, *(defaultdict(dict) for _ in self.turns[1:])]
         self.scheduler = make_scheduler(self.optimizer, config, schedule_steps)
         self.scheduler_steps = 0
         self._advance_scheduler(first_step)
@@ -156,6 +160,12 @@ class Loop:
             self.rewirings = values["rewirings"]
         for name, tensor in self.average.items():
             tensor.copy_(extra[f"average/{name}"])
+        self.histories[-1] = self.optimizer.state
+        for number, numbers in enumerate(values["histories"]):  # of the other routes
+            prefix = f"history/{number}/"
+            state = {k.removeprefix(prefix): v for k, v in extra.items() if k.startswith(prefix)}
+            restore_optimizer(self.optimizer, state, numbers)
+            self.histories[number] = self.optimizer.state
         if self.settled is not None:
             prefix = "settled/"
             self.settled.state = {k.removeprefix(prefix): v for k, v in extra.items() if k.startswith(prefix)}
@@ -193,6 +203,7 @@ class Loop:
         turn, away = self.turn(self.step), None
         if len(self.turns) > 1:
             away = turn.masked.set_aside()
+            self.optimizer.state = self.histories[self.step % len(self.turns)]
         self.losses[self.step] = self._backward(batch, turn)
         rewired = self.topology is not None and self.topology.due(self.step) and self._rewire(self.topology)
         # RigL changes the mask instead of taking a step: weights that were just grown have had no gradient yet
@@ -284,8 +295,16 @@ class Loop:
             extra |= {f"mask/{name}": mask for name, mask in self.topology.masks.items()}
         if self.settled is not None:
             extra |= {f"settled/{name}": tensor for name, tensor in self.settled.state.items()}
+        histories: list[dict[str, Any]] = []
+        for number, history in enumerate(self.histories[:-1]):
+            self.optimizer.state = history
+            state, numbers = optimizer_state(self.optimizer)
+            extra |= {f"history/{number}/{name}": tensor for name, tensor in state.items()}
+            histories.append(numbers)
+        self.optimizer.state = self.histories[-1]
         scaler = self.accelerator.scaler
         values = {
+            "histories": histories,
             "step": self.step,
             "scheduler_steps": self.scheduler_steps,
             "seconds": self.seconds,

@@ -58,6 +58,7 @@ def programme(folder):
     from dilt_hf.experiments.shrink import shrink
     from dilt_hf.experiments.specialise import specialise
     from dilt_hf.experiments.transfer import transfer
+    from dilt_hf.run.methods.controls import FRESH
 
     methods = ["core", "LTH", "SNIP", "SynFlow", "RigL", "COLT", "CAP"]
     config = changed(quick_run(folder / "conv"), "pruning", num_rounds=2, pruning_fraction=0.4, rewind_step=1)
@@ -90,7 +91,11 @@ def programme(folder):
     )
     shrunk = ShrinkConfig(output_dir=str(folder / "shrunk"), scoring_examples=20, use_cpu=True)
     shrink(shrunk, smaller.data, vit, smaller.training)
-    stages = [path.parent for path in folder.rglob("stage.json")]
+    # without the θ0 of untrained networks, which an analysis compares: it is made as all others are
+    drawn = f"seed {FRESH}: θ0"
+    stages = [
+        path.parent for path in folder.rglob("stage.json") if json.loads(path.read_text())["description"] != drawn
+    ]
     # of the target only what no other step does: its trainings are like all others
     return sorted(path for path in stages if folder / "target" not in path.parents or "transplant" in path.name)
 

@@ -28,12 +28,14 @@ def routes_of(model, feed, parts=((0, 4), (5, 9)), rows=(130, 70)):
 
 
 def by_the_formula(model, routes, config, optimizer):
-    """θ ← θ − update ⊙ m_k, without a line of the package's loop."""
+    """θ ← θ − update ⊙ m_k, an optimizer for each route, without a line of the package's loop."""
     weights = prunable_parameters(model)
     kind = {"SGD": torch.optim.SGD, "AdamW": torch.optim.AdamW}[optimizer]
     extra = {"momentum": 0.9} if optimizer == "SGD" else {}
     steps = [len(route.feed.rows) // 32 for route in routes]
-    stepper = kind(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, **extra)
+    steppers = [
+        kind(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, **extra) for _ in routes
+    ]
     with torch.no_grad():
         for name, weight in weights.items():
             weight.mul_(torch.stack([route.masks[name] for route in routes]).any(dim=0))
@@ -45,6 +47,7 @@ def by_the_formula(model, routes, config, optimizer):
             route, lap = routes[number], index // steps[number]
             feed, key = route.feed, (*KEY, number, epoch, lap)
             batch = list(loader.epoch(feed, 32, key))[index % steps[number]]
+            stepper = steppers[number]
             for group in stepper.param_groups:
                 group["lr"] = config.learning_rate * (1 - 0.5 * (done >= total // 2))
             whole = {name: weight.detach().clone() for name, weight in weights.items()}
