@@ -34,7 +34,7 @@ WINNERS = (*STARTS, "POT", "POT from identity", SELF)  # what `start` counts
 FILE = "pairs.safetensors"
 GW_PAIRS = Kind(
     "gw",
-    version=2,
+    version=3,
     code=(
         "analysis.assignment",
         "analysis.gpu",
