@@ -107,13 +107,13 @@ class Routes:
         return markdown_table(head, rows)
 
     def sentences(self) -> list[str]:
-        """Say what is shown and what is not."""
+        """Say what the numbers suggest; each interval is a 95 % one by itself."""
         said = []
         for other in (GIVEN, ALONE):
             found = {sparsity: self.difference(ROUTED, other, sparsity) for sparsity in self.sparsities}
             known = {sparsity: each for sparsity, each in found.items() if each is not None}
             if known:
-                words = {1: "better", -1: "worse", 0: "not decided"}
+                words = {1: "suggests better", -1: "suggests worse", 0: "open"}
                 listed = ", ".join(
                     f"{'' if str(each).startswith('-') else '+'}{each} at {100 * sparsity:.4g} % ({words[each.sign]})"
                     for sparsity, each in known.items()

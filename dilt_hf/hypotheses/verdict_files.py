@@ -211,8 +211,9 @@ VERDICT_CAPTION = (
 )
 CRITERION_CAPTION = (
     "One number per seed, as many seeds as at the look; Student's t over seeds, and the error of the test images where "
-    "known. Corrected interval: all of them hold together. p above, p below: one-sided, of the mean lying "
-    "above, or below, the margin, not corrected."
+    "known. Seeds vary θ0, the order of the data and what is drawn; the split of the data, the partition and the "
+    "sibling split are the same in all, so intervals are conditional on these. Corrected interval: all of them hold "
+    "together. p above, p below: one-sided, of the mean lying above, or below, the margin, not corrected."
 )
 
 

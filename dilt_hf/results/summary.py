@@ -17,6 +17,11 @@ from dilt_hf.utils.files import canonical_json
 from dilt_hf.utils.markdown import markdown_table
 from dilt_hf.utils.stats import Estimate, estimate
 
+ALONE = (
+    "Each of these intervals is a 95 % one by itself, over seeds that share one split of the data, one partition and "
+    "one set of test images: what they suggest is no verdict. Verdicts are corrected for all that is asked."
+)
+
 
 def results_table(results: Results) -> str:
     """Write the comparison as a Markdown table that also reads well in a terminal: test accuracies in percent."""
@@ -54,7 +59,8 @@ def results_sentences(results: Results) -> list[str]:
     if doubt is not None and doubt.withholds:
         return [str(doubt)]
     warned = [] if doubt is None else [str(doubt)]
-    return [*warned, _on_core(results), *_on_theta0(results), _on_union(results), _on_specialists(results)]
+    said = [_on_core(results), *_on_theta0(results), _on_union(results), _on_specialists(results)]
+    return [*warned, *said, ALONE]
 
 
 def _on_core(results: Results) -> str:
@@ -62,8 +68,8 @@ def _on_core(results: Results) -> str:
     if difference is None:
         return "Core: it was not compared with a shuffled control, so nothing is known about it."
     verdict = {
-        1: "so where its weights lie matters, and not only how many each layer has",
-        -1: "so its weights are worse than chance positions in the same layers",
+        1: "which suggests that where its weights lie matters, and not only how many each layer has",
+        -1: "which suggests that its weights are worse than chance positions in the same layers",
         0: "so whether the positions of its weights matter, or only how many each layer has, is not decided here",
     }[difference.sign]
     return (
@@ -76,8 +82,8 @@ def _on_theta0(results: Results) -> Iterator[str]:
     difference = results.difference("core", "core, re-initialised")
     if difference is not None:
         verdict = {
-            1: "so the weights it starts from matter, and not its mask alone",
-            -1: "so it would better start from others",
+            1: "which suggests that the weights it starts from matter, and not its mask alone",
+            -1: "which suggests that it would better start from others",
             0: "so whether the weights it starts from matter is not decided here",
         }[difference.sign]
         yield f"θ0: the core scores {_signed(difference)} points against its mask on new weights, {verdict}."
@@ -96,8 +102,8 @@ def _on_union(results: Results) -> str:
         return f"{text}; without a comparison at matched density, this says nothing about which weights are better."
     signs = {difference.sign for difference in differences.values()}
     verdict = {
-        1: "so the union's weights are the better ones",
-        -1: "so the core's weights are the better ones",
+        1: "which suggests that the union's weights are the better ones",
+        -1: "which suggests that the core's weights are the better ones",
         0: "so no difference beyond the number of weights is shown",
     }[next(iter(signs)) if len(signs) == 1 else 0]
     found = ", ".join(f"{_signed(each)} at density {100 * wanted:.4g} %" for wanted, each in differences.items())
@@ -121,8 +127,8 @@ def _on_specialists(results: Results) -> str:
         return "Specialists: they were not compared with shuffled controls, so nothing is known about them."
     difference = estimate([float(np.mean(values)) for values in sums.values()])
     verdict = {
-        1: "so they do favour their own classes even when trained on all",
-        -1: "so they favour the other classes",
+        1: "which suggests that they do favour their own classes even when trained on all",
+        -1: "which suggests that they favour the other classes",
         0: "so trained on all classes they are not shown to be specialists",
     }[difference.sign]
     return (

@@ -72,9 +72,11 @@ def test_the_interval_is_students():
 )
 def test_sentences_follow_the_planted_truth(effect, core, union, specialists):
     sentences = results_sentences(results(effect))
-    assert [part in sentence for part, sentence in zip((core, union, specialists), sentences, strict=True)] == [
+    assert [part in sentence for part, sentence in zip((core, union, specialists), sentences, strict=False)] == [
         True
     ] * 3
+    assert all("suggests" in sentence for sentence in sentences[:3]) == (effect != 0)
+    assert sentences[3].endswith("what they suggest is no verdict. Verdicts are corrected for all that is asked.")
 
 
 @pytest.mark.parametrize(
