@@ -118,8 +118,11 @@ EXPLAINED = World(
 )
 
 
-def evidence(world: World, rng: np.random.Generator, seeds: int = 5) -> dict[str, Measured]:
+def evidence(world: World, rng: np.random.Generator, seeds: int = 5, layers: bool = True) -> dict[str, Measured]:
     """Simulate what a programme of all four experiments would measure in this world.
+
+    Args:
+        layers: whether layers are analysed too, which takes by far the most time.
 
     Example:
         >>> found = evidence(TRUE, np.random.default_rng(0))
@@ -131,7 +134,7 @@ def evidence(world: World, rng: np.random.Generator, seeds: int = 5) -> dict[str
         **of_specialists(specialists(world, rng, seeds)),
         **of_transfer(transfers(world, rng, seeds, 0)),
         **of_transfer(transfers(world, rng, seeds, 100)),
-        **of_analysis(findings(world, rng, seeds)),
+        **(of_analysis(findings(world, rng, seeds)) if layers else {}),
     }
 
 
