@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 
-from dilt_hf.results.results import Entry, Results
+from dilt_hf.results.results import EQUAL_BUDGET, Entry, Results
 from dilt_hf.utils.markdown import markdown_table
 from dilt_hf.utils.stats import Estimate, estimate
 
@@ -21,6 +21,7 @@ class Point:
         accuracy: on the test split, in percent.
         beyond: the paired difference to random masks of the same density, in points; None where there are none.
         rounds: sequential training runs that finding the mask took.
+        sequential_steps: of finding it, where all that can run at once does, and of the final training.
         steps, dense_flops, sparse_flops, seconds: of finding it and of the final training, means over seeds.
     """
 
@@ -29,15 +30,20 @@ class Point:
     accuracy: Estimate
     beyond: Estimate | None
     rounds: float
+    sequential_steps: float
     steps: float
     dense_flops: float
     sparse_flops: float
     seconds: float
 
 
-def compared(results: Results) -> list[Point]:
-    """List every method at every density that was compared, the densest first, in the order they were named."""
-    named = {entry.name for entry in results.entries if not entry.control}
+def compared(results: Results, budgets: bool = False) -> list[Point]:
+    """List every method at every density that was compared, the densest first, in the order they were named.
+
+    Args:
+        budgets: also those that were given as many steps in all as the union.
+    """
+    named = {e.name for e in results.entries if not e.control or (budgets and e.control == EQUAL_BUDGET)}
     rows = [(name, matched) for name, matched in results.rows if matched is not None and name in named]
     return [_point(results, name, matched) for name, matched in rows]
 
@@ -52,7 +58,8 @@ def _point(results: Results, name: str, matched: float) -> Point:
     beyond = None if name == REFERENCE else results.difference(name, REFERENCE, matched=matched)
     spent = {key: _mean([_spent(entry, key) for entry in entries]) for key in entries[0].cost if key != "examples"}
     rounds = _mean([entry.rounds for entry in entries])
-    return Point(name, matched, results.estimate(name, matched), beyond, rounds, **spent)
+    sequential = _mean([entry.sequential_steps + entry.cost["steps"] for entry in entries])
+    return Point(name, matched, results.estimate(name, matched), beyond, rounds, sequential, **spent)
 
 
 def _spent(entry: Entry, key: str) -> float:
@@ -73,11 +80,14 @@ def methods_table(results: Results) -> str:
     """Write one row per method and sparsity, as a Markdown table that also reads well in a terminal."""
     rows: list[list[str]] = []
     dense = dense_accuracy(results)
-    head = ["method", "accuracy %", "beyond random", "rounds", "steps", "FLOPs", "sparse FLOPs", "seconds"]
+    head = ["method", "accuracy %", "beyond random", "rounds", "in a row", "steps", "FLOPs", "sparse FLOPs", "seconds"]
     if dense is not None:
         rows.append(["dense", str(dense), *[""] * (len(head) - 2)])
+    longer = results.per_seed(f"dense, {EQUAL_BUDGET}", None, Entry.accuracy)
+    if longer:
+        rows.append([f"dense, {EQUAL_BUDGET}", str(estimate(list(longer.values()))), *[""] * (len(head) - 2)])
     before = None
-    for point in compared(results):
+    for point in compared(results, budgets=True):
         if point.density != before:
             rows.append([f"at sparsity {100 * (1 - point.density):.4g} %:", *[""] * (len(head) - 1)])
             before = point.density
@@ -90,6 +100,7 @@ def methods_table(results: Results) -> str:
                 str(point.accuracy),
                 beyond,
                 f"{point.rounds:.3g}",
+                f"{point.sequential_steps:,.0f}",
                 f"{point.steps:,.0f}",
                 f"{point.dense_flops:.2e}",
                 f"{point.sparse_flops:.2e}",
@@ -109,8 +120,9 @@ def methods_caption(results: Results, structured: Sequence[str] = ()) -> str:
     interval = f"mean ± 95 % t-interval over {seeds} seeds" if seeds > 1 else "one seed, so no interval"
     return (
         f"Test accuracy in %, {interval}; beyond random: paired difference to random masks with the same density in "
-        "every layer, in points. Rounds: sequential training runs before the mask is found. Steps, FLOPs (as dense "
-        "hardware runs them, and of kept weights only) and seconds: of finding the mask and of the final training."
+        "every layer, in points. Rounds: sequential training runs before the mask is found. Steps in a row: where all "
+        "that can run at once does. Steps, FLOPs (as dense hardware runs them, and of kept weights only) and seconds: "
+        "of finding the mask and of the final training. Equal budget: as many steps in all as the union."
         + "".join(
             f" {method}: a smaller network with as many operations as masks of that sparsity leave, from the trained "
             "weights."

@@ -24,6 +24,7 @@ from dilt_hf.utils.typed import from_json
 
 RESULTS_FILE = "results.jsonl"
 WITHIN = "within_partition_accuracy"  # among the classes of the partition alone
+EQUAL_BUDGET = "equal budget"  # the control that has as many steps in all as finding and training the union takes
 DROPPED = {"validation_accuracy"}  # which earlier versions measured, and nothing read
 
 

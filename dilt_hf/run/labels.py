@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 
+from dilt_hf.results.results import EQUAL_BUDGET
 from dilt_hf.run.context import RunContext
-from dilt_hf.run.methods.controls import AT_INIT, AT_INIT_LAYERS, EQUAL_BUDGET, RANDOM, REINITIALISED, SHUFFLED, SIBLING
+from dilt_hf.run.methods.controls import AT_INIT, AT_INIT_LAYERS, RANDOM, REINITIALISED, SHUFFLED, SIBLING
 from dilt_hf.run.methods.protocol import Method, SharedSearch
 from dilt_hf.run.methods.registry import method_of
 from dilt_hf.run.methods.tickets import imp_search

@@ -12,6 +12,7 @@ from dilt_hf.masks.algebra import Masks, random_like, shuffle_like
 from dilt_hf.models.flops import Cost
 from dilt_hf.models.weights import WEIGHTS_FILE, read_weights
 from dilt_hf.pruning.at_init import largest_like
+from dilt_hf.results.results import EQUAL_BUDGET
 from dilt_hf.run.context import RunContext
 from dilt_hf.run.methods.protocol import Found, Method, SharedSearch
 from dilt_hf.run.methods.tickets import Ticket
@@ -158,7 +159,7 @@ def sibling(name: str, base: Method) -> Method:
 
 UNION = Ticket("union")
 RANDOM, SHUFFLED, REINITIALISED, SIBLING = "random", "shuffled", "re-initialised", "sibling"
-AT_INIT, AT_INIT_LAYERS, EQUAL_BUDGET = "magnitude at init", "magnitude at init by layer", "equal budget"
+AT_INIT, AT_INIT_LAYERS = "magnitude at init", "magnitude at init by layer"
 CONTROLS: dict[str, Callable[[str, Method], Method]] = {
     RANDOM: lambda name, base: Redrawn(name, base, random_like),
     SHUFFLED: lambda name, base: Redrawn(name, base, shuffle_like),
