@@ -166,3 +166,29 @@ def test_a_recipes_own_materialise_gives_way_to_the_tickets_that_are_typed():
     assert parse_config([], defaults).run.materialise == ["core", "union"]
     with pytest.raises(ConfigError, match="--materialise names a ticket that --tickets does not train"):
         parse_config(["--tickets", "core", "--materialise", "union"], defaults)
+
+
+def test_experiment_4_may_come_first(tmp_path, capsys):
+    """It has runs of its own, below the folder that the other three share."""
+    quick = [
+        *(each for each in SMALL if not each.startswith("--num_train_epochs")),
+        "--num_train_epochs=1",
+        "--global_train_batch_size=20",
+        "--image_size=8",
+        "--architecture=conv3",
+        '--config_overrides={"hidden_sizes": [4, 4]}',
+        "--seeds=0",
+        f"--output_dir={tmp_path}",
+    ]
+    run_recipe_file("exp4_transfer", [*quick, "--densities=0.5", "--source_rewind_steps", "0", "1"])
+    printed = capsys.readouterr().out
+    assert "Transfer: plan registered on" in printed
+    assert "Masks found from θ_1," in printed
+    assert "Report: " not in printed
+    run_recipe_file("exp3_specialisation", quick)
+    assert f"Report: {tmp_path / 'report.html'}" in capsys.readouterr().out
+    text = (tmp_path / "verdicts.md").read_text()
+    assert text.count("plan registered on") == 2
+    assert "nothing deviates" in text
+    run_recipe_file("analyze", [str(tmp_path), "--num_probes=10", "--tier=fast", "--layers=weights", "--use_cpu=true"])
+    assert f"Report: {tmp_path / 'report.html'}" in capsys.readouterr().out, "verdicts and report are renewed"

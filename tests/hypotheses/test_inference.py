@@ -109,3 +109,28 @@ def test_closing_by_averages_is_the_smallest_average_of_any_set(values):
         others = [v for j, v in enumerate(values) if j != k]
         sets = [[v for j, v in enumerate(others) if mask >> j & 1] for mask in range(2 ** len(others))]
         assert found[k] == pytest.approx(min(np.mean([own, *each]) for each in sets))
+
+
+def test_strata_take_what_differs_between_them_out_of_the_images_error():
+    """Images of two strata, drawn apart: that one is easier is no error. Against many draws of such images."""
+    rng = np.random.default_rng(0)
+    strata = np.repeat([0, 1], [60, 140])
+    means, noise = [], []
+    for _ in range(400):
+        ease = rng.normal(0, 1, 200) + np.where(strata == 0, 5.0, -1.0)
+        effects = ease + rng.normal(0, 2, (6, 200))
+        means.append(effects.mean())
+        noise.append(image_noise(effects, strata))
+    total = np.mean([each.shared + each.own / 6 for each in noise])
+    assert total == pytest.approx(np.var(means), rel=0.2)
+    pooled = image_noise(effects)
+    assert pooled.shared > 3 * noise[-1].shared
+    alone = image_noise(effects[:, :59], np.zeros(59, int))
+    assert (alone.own, alone.shared) == pytest.approx(
+        (image_noise(effects[:, :59]).own, image_noise(effects[:, :59]).shared)
+    )
+
+
+def test_a_stratum_of_one_image_is_taken_with_the_others():
+    effects = np.random.default_rng(1).normal(size=(5, 20))
+    assert image_noise(effects, np.array([1] + [0] * 19)) == image_noise(effects)
