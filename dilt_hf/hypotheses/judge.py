@@ -54,6 +54,7 @@ WITHHELD = "withheld"
 LEVEL = (1 - CONFIDENCE) / 2
 LOOKS = {5: 0.005, 8: 0.005, 12: 0.006, 20: 0.009}  # seeds, and the part of LEVEL that is spent there
 FEWEST_SEEDS = 2
+MOST_NAMED = 3  # of the criteria that are missing
 SURELY = 3.5  # standard errors that the images may be off by: e-values are of seeds alone
 POINTS, PERCENT, CORRELATION = "points", "%", "correlation"
 
@@ -443,6 +444,9 @@ def _words(found: Judged) -> str:
 
 def _missing(hypothesis: Hypothesis, evidence: Mapping[str, Measured]) -> str:
     missing = [criterion for criterion in hypothesis.criteria if criterion.key not in evidence]
+    if len(missing) == len(hypothesis.criteria):
+        return "its experiment was not run"
     if missing:
-        return "not measured: " + "; ".join(criterion.what for criterion in missing)
+        more = f"; and {len(missing) - MOST_NAMED} more" if len(missing) > MOST_NAMED else ""
+        return "not measured: " + "; ".join(criterion.what for criterion in missing[:MOST_NAMED]) + more
     return f"one seed; the first look is at {min(LOOKS)}"
