@@ -4,29 +4,26 @@
 
 For each seed a core and two specialists are drawn at random, their union is trained on all digits, and specialists are
 removed as in experiment 3. Printed: points that this costs on a specialist's own classes minus those on the others',
-the mean over seeds with its 95 % interval; for the specialists, and for as many weights drawn from the union, from the
-core, and from the rest of the union (which holds the other specialist: the control of an earlier version).
+the mean over seeds with its 95 % interval; for the specialists, and for as many weights drawn from the union and from
+the core.
 """
 
 import argparse
 import tempfile
 
-import numpy as np
 import torch
 from timing import print_table
 
 from dilt_hf.cli.parsing import parse_config
 from dilt_hf.config.presets import PRESETS
-from dilt_hf.experiments import specialise
 from dilt_hf.experiments.specialise import DRAWN_FROM, Specialisation
-from dilt_hf.experiments.specialist_scores import LESIONS
+from dilt_hf.experiments.specialist_scores import Specialists
+from dilt_hf.results.outcomes import Outcome
 from dilt_hf.run.context import open_run
 from dilt_hf.run.methods.protocol import Found
 from dilt_hf.run.search import Search
 from dilt_hf.utils.seeding import generator_for
 from dilt_hf.utils.stats import estimate
-
-REST = "drawn from the rest of the union"
 
 
 class RandomSearch(Search):
@@ -46,16 +43,27 @@ class RandomSearch(Search):
         self.found = lambda method, density: Found(lambda: union)
 
 
-def own_and_others(whole, draws, partition, bits):
-    """Points that removing weights costs on own classes minus others', the mean over specialists."""
+def removed(work):
+    """What the trained union says as it is, and without some of its weights."""
+    test = work.ctx.data.splits.test
 
-    def accuracy(outcome, j):
-        return 100 * getattr(outcome, bits)[partition == j].mean()
+    def read(stage):
+        return Outcome.of_record(stage.record, len(test))
 
-    lost = np.array(
-        [[accuracy(whole, j) - np.mean([accuracy(each, j) for each in draw]) for j in range(2)] for draw in draws]
+    lesions = [work._lesions_of(k) for k in range(2)]
+    return Specialists(
+        read(lesions[0].whole),
+        [read(each.own) for each in lesions],
+        {kind: [[read(stage) for stage in each.random[kind]] for each in lesions] for kind in DRAWN_FROM},
+        alone=[],
+        partition=work.ctx.partitioning.assign(test),
+        sources=(),
     )
-    return float(np.mean([lost[0, 0] - lost[0, 1], lost[1, 1] - lost[1, 0]]))
+
+
+def own_less_others(table):
+    """Points that removing weights costs on own classes minus others', the mean over two specialists."""
+    return (table[0][0] - table[0][1] + table[1][1] - table[1][0]) / 2
 
 
 def main():
@@ -64,32 +72,18 @@ def main():
     parser.add_argument("--seeds", type=int, default=8)
     parser.add_argument("--density", type=float, default=0.1, help="of the union")
     given = parser.parse_args()
-    DRAWN_FROM[REST] = {0: "core+specialist_1", 1: "core+specialist_0"}
-    compose = specialise.compose
     found = {}
     with tempfile.TemporaryDirectory() as folder:
         config = parse_config(["--output_dir", folder, "--use_cpu", "true"], PRESETS["digits"])
         ctx = open_run(config, progress=False)
         for seed in range(given.seeds):
-            work = Specialisation(RandomSearch(ctx, seed, given.density))
-            lesions = []
-            for k in range(2):
-                specialise.compose = lambda ticket, parts, k=k: compose(
-                    ticket[k] if isinstance(ticket, dict) else ticket, parts
-                )
-                lesions.append(work._lesions_of(k))
-            partition = ctx.partitioning.assign(ctx.data.splits.test)
-            whole = specialise._outcome(lesions[0].whole, partition)
-            kinds = {LESIONS: [[each.own] for each in lesions]}
-            kinds |= {kind: [each.random[kind] for each in lesions] for kind in DRAWN_FROM}
-            for kind, draws in kinds.items():
-                outcomes = [[specialise._outcome(stage, partition) for stage in each] for each in draws]
-                for bits in ("within", "right"):
-                    value = own_and_others(whole, outcomes, partition, bits)
-                    found.setdefault((kind, bits), []).append(value)
+            tables = removed(Specialisation(RandomSearch(ctx, seed, given.density))).tables()
+            for scored in ("within", "among_all"):
+                for kind, table in getattr(tables, scored).items():
+                    found.setdefault((kind, scored), []).append(own_less_others(table))
     rows = [["removed", "among the classes of the own partition", "among all classes"]]
     for kind in dict.fromkeys(kind for kind, _ in found):
-        rows.append([kind, *(f"{estimate(found[kind, bits])}" for bits in ("within", "right"))])
+        rows.append([kind, *(f"{estimate(found[kind, scored])}" for scored in ("within", "among_all"))])
     print_table(f"Own less others', points; {given.seeds} seeds, union of density {given.density:g}", rows)
 
 

@@ -141,6 +141,11 @@ class Findings:
         """Overlap beyond chance of each layer, one row per seed, (S, L); NaN for a layer without weights."""
         return self._beyond_chance(self.overlaps)
 
+    @cached_property
+    def sibling_excesses(self) -> np.ndarray:
+        """The same of the siblings."""
+        return self._beyond_chance([each.overlap_of(self.weights) for each in self.siblings])
+
     def whole_excess(self, siblings: bool = False) -> list[float]:
         """Return the overlap beyond chance of whole masks, all compared weights taken together, of each seed."""
         every = {"": [weight for weights in self.weights.values() for weight in weights]}
@@ -202,7 +207,7 @@ class Findings:
         """Return the link by one measure of distance, over the first seeds."""
         overlap = distance = None
         if len(self.siblings) == len(self.compared):
-            overlap = self._beyond_chance([each.overlap_of(self.weights) for each in self.siblings[:seeds]])
+            overlap = self.sibling_excesses[:seeds]
             distance = log_of(self.of_counterparts(measure, siblings=True)[:seeds])
         try:
             return measure_link(self.excesses[:seeds], log_of(self.of_counterparts(measure)[:seeds]), overlap, distance)

@@ -8,7 +8,7 @@ partition (`within`), and among all classes beside it.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -45,55 +45,40 @@ class Specialists:
 
     def lesion_shares(self) -> np.ndarray:
         """Return what each image adds to the points that lesions cost on their own classes, less those on others'."""
-        return self._own_and_others([[each] for each in self.lesions])
+        return self._own_less_others(lambda k, j: self._lost([self.lesions[k]], j, "within"))
 
     def random_shares(self, kind: str) -> np.ndarray:
         """Return the same of weights drawn at random."""
-        return self._own_and_others(self.random[kind])
+        return self._own_less_others(lambda k, j: self._lost(self.random[kind][k], j, "within"))
 
     def alone_shares(self) -> np.ndarray:
         """Return what each image adds to the lead of its partition's specialist over the others', trained on it."""
-        count = len(self.alone)
-        shares = [
-            share_of(self.alone[k][j], self.partition, j) * (1 if k == j else -1 / (count - 1))
-            for k in range(count)
-            for j in range(count)
-        ]
-        return np.sum(shares, axis=0) / count
-
-    def _own_and_others(self, lesions: Sequence[Sequence[Outcome]]) -> np.ndarray:
-        count = len(lesions)
-        total = np.zeros(len(self.partition))
-        for k, draws in enumerate(lesions):
-            left = np.mean([draw.within for draw in draws], axis=0)
-            lost = self.whole.within - left
-            for j in range(count):
-                where = self.partition == j
-                cost = np.where(where, 100 * lost / max(1, int(where.sum())), 0.0)
-                total += cost * (1 if k == j else -1 / (count - 1))
-        return total / count
+        return self._own_less_others(lambda k, j: share_of(self.alone[k][j], self.partition, j))
 
     def tables(self) -> SpecialistTables:
         """Return the numbers that a report shows."""
         kinds = {LESIONS: [[each] for each in self.lesions], **self.random}
-        count = len(self.lesions)
+        parts = range(len(self.lesions))
 
         def costs(bits: str) -> dict[str, Table]:
-            return {kind: [self._costs(draws, bits) for draws in each] for kind, each in kinds.items()}
+            return {
+                kind: [[float(self._lost(draws, j, bits).sum()) for j in parts] for draws in each]
+                for kind, each in kinds.items()
+            }
 
-        alone = [
-            [float(share_of(self.alone[k][j], self.partition, j).sum()) for j in range(count)] for k in range(count)
-        ]
+        alone = [[float(share_of(right, self.partition, j).sum()) for j, right in enumerate(row)] for row in self.alone]
         return SpecialistTables(costs("within"), costs("right"), alone, self.sources)
 
-    def _costs(self, draws: Sequence[Outcome], bits: str) -> list[float]:
-        def accuracy(outcome: Outcome, j: int) -> float:
-            return float(share_of(getattr(outcome, bits), self.partition, j).sum())
+    def _lost(self, draws: Sequence[Outcome], j: int, bits: str) -> np.ndarray:
+        """Return what each image adds to the points that networks with fewer weights lose on partition j."""
+        left = [share_of(getattr(draw, bits), self.partition, j) for draw in draws]
+        return share_of(getattr(self.whole, bits), self.partition, j) - np.mean(left, axis=0)
 
-        return [
-            accuracy(self.whole, j) - float(np.mean([accuracy(draw, j) for draw in draws]))
-            for j in range(len(self.lesions))
-        ]
+    def _own_less_others(self, shares: Callable[[int, int], np.ndarray]) -> np.ndarray:
+        """Average, over k, what specialist k's network has on partition k less the mean on the others."""
+        count = len(self.lesions)
+        weighed = [shares(k, j) * (1 if k == j else -1 / (count - 1)) for k in range(count) for j in range(count)]
+        return np.sum(weighed, axis=0) / count
 
 
 @dataclasses.dataclass(frozen=True)

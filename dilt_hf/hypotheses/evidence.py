@@ -16,7 +16,7 @@ import numpy as np
 
 from dilt_hf.analysis.counterparts import PAIRED, WITHIN
 from dilt_hf.analysis.findings import Compared, Findings
-from dilt_hf.analysis.link import DIFFERENCES, PARTIAL
+from dilt_hf.analysis.link import DIFFERENCES, PARTIAL, Link
 from dilt_hf.analysis.modules import Modules, find_modules, propose
 from dilt_hf.analysis.profile import log_of
 from dilt_hf.experiments.specialist_scores import FROM_CORE, FROM_UNION, Specialists
@@ -242,9 +242,11 @@ def of_analysis(findings: Findings) -> dict[str, Measured]:
         # modules of single layers have no links within, and no step to speak of
         "modules_apart": Measured(_by_seed(seeds, [np.nan_to_num(each.separation) for each in modules]), sources=own),
     }
+    looks = sorted({look for look in LOOKS if look <= len(seeds)} | {len(seeds)})
     for measure, suffix in ((PAIRED, ""), (WITHIN, "_within")):
+        links = {look: findings.link_of(measure, look) for look in looks}
         for key, kind in (("link_depth", PARTIAL), ("link_steps", DIFFERENCES)):
-            linked = _linked(findings, measure, kind, every)
+            linked = _linked(seeds, links, kind, every)
             found |= {} if linked is None else {f"{key}{suffix}": linked}
     return {key: each for key, each in found.items() if np.isfinite(list(each.values.values())).all()}
 
@@ -281,16 +283,19 @@ def _modules_of(findings: Findings, seed: Compared) -> Modules:
     return find_modules(test[0], networks, count, list(test[1:]), findings.form)
 
 
-def _linked(findings: Findings, measure: str, kind: str, sources: tuple[str, ...]) -> Measured | None:
-    """Measure the link beyond siblings by one measure of distance; None where it has none."""
-    count = len(findings.seeds)
-    looks = sorted({look for look in LOOKS if look <= count} | {count})
-    links = {seeds: findings.link_of(measure, seeds) for seeds in looks}
-    found = {seeds: link.beyond[kind] for seeds, link in links.items() if link is not None and link.beyond is not None}
-    if count not in found or found[count].p is None:
+def _linked(
+    seeds: Sequence[int], links: Mapping[int, Link | None], kind: str, sources: tuple[str, ...]
+) -> Measured | None:
+    """Measure one correlation beyond siblings; None where there is none.
+
+    Args:
+        links: by how many of the first seeds they are of; the last is of all.
+    """
+    found = {look: link.beyond[kind] for look, link in links.items() if link is not None and link.beyond is not None}
+    if len(seeds) not in found or found[len(seeds)].p is None:
         return None
-    least = {seeds: each.p / 2 for seeds, each in found.items() if each.p is not None}
-    values = _by_seed(findings.seeds, [-each for each in found[count].per_seed])
+    least = {look: each.p / 2 for look, each in found.items() if each.p is not None}
+    values = _by_seed(seeds, [-each for each in found[len(seeds)].per_seed])
     return Measured(values, sources=sources, least_p=least)
 
 
