@@ -16,8 +16,10 @@ import numpy as np
 from timing import print_table
 from tqdm.auto import tqdm
 
+from dilt_hf.hypotheses.criteria import Criterion, Hypothesis, Measured
+from dilt_hf.hypotheses.estimates import LOOKS
 from dilt_hf.hypotheses.inference import ImageNoise
-from dilt_hf.hypotheses.judge import LOOKS, REFUTED, SUPPORTED, Criterion, Hypothesis, Measured, verdicts
+from dilt_hf.hypotheses.judge import REFUTED, SUPPORTED, verdicts
 from dilt_hf.utils.threads import cores
 
 EXPERIMENTS = ("benchmark",) * 6 + ("specialisation",) * 4 + ("transfer",) * 3

@@ -43,7 +43,7 @@ def run_recipe(
         from dilt_hf.experiments.find import find_tickets
         from dilt_hf.experiments.specialise import specialise
         from dilt_hf.hypotheses import programme
-        from dilt_hf.hypotheses.registry import BENCHMARK, DISENTANGLEMENT, SPECIALISATION
+        from dilt_hf.hypotheses.registry import BENCHMARK, DISENTANGLEMENT, RECIPE, SPECIALISATION
         from dilt_hf.results.methods_table import has_methods, methods_caption, methods_table
         from dilt_hf.results.summary import results_caption, results_sentences, results_table
         from dilt_hf.run.folder import METHOD_FIGURES, PICTURE, ticket_folder
@@ -54,7 +54,7 @@ def run_recipe(
             print(programme.decidable(len(config.run.seeds)), flush=True)
         tested = [BENCHMARK, SPECIALISATION, *([] if analysis is None else [DISENTANGLEMENT])]
         for now in programme.looked_at(config, group, tested):
-            results = find_tickets(now, group, begin=programme.registering(programme.RECIPE, now))
+            results = find_tickets(now, group, begin=programme.registering(RECIPE, now))
             asked = lesions and not now.run.dry_run
             removed = specialise(programme.with_known_seeds(now, "specialists"), group) if asked else None
             if results is None or not group.is_world_zero:

@@ -21,8 +21,9 @@ from dilt_hf.analysis.modules import Modules, find_modules, propose
 from dilt_hf.analysis.profile import log_of
 from dilt_hf.experiments.specialist_scores import FROM_CORE, FROM_UNION, Specialists
 from dilt_hf.experiments.transfer import AT_INIT, CORE, OWN, SHUFFLED, Transfer
+from dilt_hf.hypotheses.criteria import Measured
+from dilt_hf.hypotheses.estimates import FEWEST_SEEDS, LOOKS
 from dilt_hf.hypotheses.inference import image_noise
-from dilt_hf.hypotheses.judge import FEWEST_SEEDS, LOOKS, Measured
 from dilt_hf.hypotheses.registry import NEAR_CHANCE, other_tickets
 from dilt_hf.results.outcomes import share_of
 from dilt_hf.results.results import Entry, Results

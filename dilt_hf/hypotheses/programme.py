@@ -31,10 +31,12 @@ from dilt_hf.experiments.find import find_tickets
 from dilt_hf.experiments.specialise import specialise
 from dilt_hf.experiments.specialist_scores import Specialists
 from dilt_hf.experiments.transfer import transfer
+from dilt_hf.hypotheses.criteria import Measured
+from dilt_hf.hypotheses.estimates import LEVEL, LOOKS
 from dilt_hf.hypotheses.evidence import of_analysis, of_comparison, of_specialists, of_transfer
-from dilt_hf.hypotheses.judge import LEVEL, LOOKS, UNDECIDED, Measured, Verdict
+from dilt_hf.hypotheses.judge import UNDECIDED, Verdict
 from dilt_hf.hypotheses.power import POWER, detectable
-from dilt_hf.hypotheses.registry import BENCHMARK, DISENTANGLEMENT, SPECIALISATION, TRANSFER, hypotheses
+from dilt_hf.hypotheses.registry import BENCHMARK, DISENTANGLEMENT, EVIDENCE_OF, SPECIALISATION, TRANSFER, hypotheses
 from dilt_hf.hypotheses.verdict_files import folder_verdicts, load_evidence, save_evidence
 from dilt_hf.results.methods_table import methods_caption, methods_table
 from dilt_hf.results.registration import register
@@ -46,7 +48,6 @@ from dilt_hf.run.methods.registry import BENCHMARK as BENCHMARK_METHODS
 from dilt_hf.run.methods.registry import STRUCTURED
 from dilt_hf.run.pruning_steps import removal_order
 
-RECIPE = "recipe"  # what is found and compared outside the four experiments
 TRANSFORMERS = ("vit", "deit")  # whose names mark networks that a structured method can cut
 
 
@@ -246,7 +247,7 @@ def keep_layers(config: DiltConfig, findings: Findings) -> None:
 
 def keep_layers_of(folder: Path, findings: Findings) -> None:
     """Keep, in the folder of a run, the evidence of an analysis of its layers."""
-    save_evidence(folder, "layers", of_analysis(findings))
+    save_evidence(folder, "layers", of_analysis(findings), findings.doubt)
 
 
 def looked_at(config: DiltConfig, group: ProcessGroup, experiments: Sequence[str]) -> Iterator[DiltConfig]:
@@ -307,14 +308,6 @@ def _keep(config: DiltConfig, experiment: str, evidence: Mapping[str, Measured])
     save_evidence(Path(config.run.output_dir), experiment, evidence)
 
 
-# what experiments keep their evidence under
-EVIDENCE_OF: Mapping[str, tuple[str, ...]] = {
-    BENCHMARK: ("comparison",),
-    DISENTANGLEMENT: ("layers",),
-    SPECIALISATION: ("specialists",),
-    TRANSFER: ("transfer", "rewound"),
-    RECIPE: ("comparison",),
-}
 EXPERIMENTS: Mapping[str, Callable[..., str | None]] = {
     BENCHMARK: benchmark,
     DISENTANGLEMENT: disentanglement,

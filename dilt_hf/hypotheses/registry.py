@@ -11,13 +11,23 @@ densities that were compared, at each of which both networks keep equally many w
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 
-from dilt_hf.hypotheses.judge import CORRELATION, PERCENT, Criterion, Hypothesis
+from dilt_hf.hypotheses.criteria import CORRELATION, PERCENT, Criterion, Hypothesis
 
 GAIN, CLOSE, DECENT, NEAR_CHANCE = 0.5, 1.0, 5.0, 10.0  # points
 ALIKE = 0.03  # of the Jaccard index
 
 BENCHMARK, DISENTANGLEMENT, SPECIALISATION, TRANSFER = "benchmark", "disentanglement", "specialisation", "transfer"
+RECIPE = "recipe"  # what is found and compared outside the four experiments
+# what experiments keep their evidence under
+EVIDENCE_OF: Mapping[str, tuple[str, ...]] = {
+    BENCHMARK: ("comparison",),
+    DISENTANGLEMENT: ("layers",),
+    SPECIALISATION: ("specialists",),
+    TRANSFER: ("transfer", "rewound"),
+    RECIPE: ("comparison",),
+}
 LOG = "log distance"
 MATCHED = "at matched density"
 
@@ -217,7 +227,8 @@ def hypotheses(partitions: int = 2) -> tuple[Hypothesis, ...]:
             "H9c",
             "The weights of a specialist do the work of its classes.",
             SPECIALISATION,
-            (
+            part="lesions",
+            criteria=(
                 Criterion(
                     "lesion",
                     "accuracy, among the classes of an image's own partition, that removing a specialist from the "
@@ -238,12 +249,19 @@ def hypotheses(partitions: int = 2) -> tuple[Hypothesis, ...]:
                 ),
             ),
         ),
-        Hypothesis("H10", "Found from strict θ0, the core transfers best, with its own weights.", TRANSFER, _best("")),
+        Hypothesis(
+            "H10",
+            "Found from strict θ0, the core transfers best, with its own weights.",
+            TRANSFER,
+            _best(""),
+            part="strict",
+        ),
         Hypothesis(
             "H10k",
             "Found from a shared θ_k, the core transfers best, with its own weights.",
             TRANSFER,
             _best("rewound"),
+            part="rewound",
         ),
     )
 

@@ -24,8 +24,8 @@ from dilt_hf.analysis.joint import JointGw, PairedSamples
 from dilt_hf.analysis.matrix import GwMatrix
 from dilt_hf.experiments.specialist_scores import FROM_CORE, FROM_UNION, Specialists
 from dilt_hf.experiments.transfer import AT_INIT, CORE, OWN, SHUFFLED, Transfer, Transferred
+from dilt_hf.hypotheses.criteria import Measured
 from dilt_hf.hypotheses.evidence import of_analysis, of_comparison, of_specialists, of_transfer
-from dilt_hf.hypotheses.judge import Measured
 from dilt_hf.results.outcomes import Outcome
 from dilt_hf.results.results import Entry, Results
 from dilt_hf.run.methods.registry import BENCHMARK

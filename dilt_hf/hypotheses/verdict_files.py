@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import dataclasses
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dilt_hf.hypotheses.criteria import Hypothesis, Measured
+from dilt_hf.hypotheses.estimates import LOOKS, Judged
 from dilt_hf.hypotheses.inference import ImageNoise
-from dilt_hf.hypotheses.judge import LOOKS, UNTESTED, WITHHELD, Hypothesis, Judged, Measured, Verdict, verdicts
-from dilt_hf.hypotheses.registry import hypotheses
+from dilt_hf.hypotheses.judge import UNTESTED, WITHHELD, Verdict, verdicts
+from dilt_hf.hypotheses.registry import EVIDENCE_OF, hypotheses
 from dilt_hf.results.chance import at_chance
 from dilt_hf.results.registration import registration_sentences
 from dilt_hf.results.results import RESULTS_FILE
@@ -26,14 +28,19 @@ from dilt_hf.utils.markdown import markdown_table
 
 EVIDENCE_FOLDER, VERDICTS_FILE, VERDICTS_TEXT = "evidence", "verdicts.json", "verdicts.md"
 MOST_EVIDENCE_BYTES = 2**24
+DOUBT = "doubt"
 LARGEST = 1e9  # of what criteria measure: points, shares, steps
 
 
-def save_evidence(folder: Path, experiment: str, evidence: Mapping[str, Measured]) -> None:
-    """Keep what one experiment measured, in place of what it had measured before."""
+def save_evidence(folder: Path, experiment: str, evidence: Mapping[str, Measured], doubt: str | None = None) -> None:
+    """Keep what one experiment measured, in place of what it had measured before.
+
+    Args:
+        doubt: why nothing is to be concluded from this experiment.
+    """
     place = folder / EVIDENCE_FOLDER
     place.mkdir(parents=True, exist_ok=True)
-    numbers = {key: dataclasses.asdict(each) for key, each in evidence.items()}
+    numbers = {key: dataclasses.asdict(each) for key, each in evidence.items()} | ({DOUBT: doubt} if doubt else {})
     write_result(folder, f"{EVIDENCE_FOLDER}/{experiment}.json", pretty_json(json_values(numbers)))
 
 
@@ -44,11 +51,28 @@ def load_evidence(folder: Path, experiment: str = "*") -> dict[str, Measured]:
         RunError: when a file is damaged.
     """
     found: dict[str, Measured] = {}
+    for path, stored in _stored(folder, experiment):
+        with reading(f"the evidence in {path}", RunError):
+            found |= {key: _measured(each) for key, each in stored.items() if key != DOUBT}
+    return found
+
+
+def load_doubts(folder: Path) -> dict[str, str]:
+    """Return why nothing is to be concluded from what was kept, by the name under which it was.
+
+    Raises:
+        RunError: when a file is damaged.
+    """
+    return {path.stem: str(stored[DOUBT]) for path, stored in _stored(folder, "*") if DOUBT in stored}
+
+
+def _stored(folder: Path, experiment: str) -> Iterator[tuple[Path, Mapping[str, Any]]]:
     for path in sorted((folder / EVIDENCE_FOLDER).glob(f"{experiment}.json")):
         stored = read_result(folder, f"{EVIDENCE_FOLDER}/{path.name}", MOST_EVIDENCE_BYTES)
         with reading(f"the evidence in {path}", RunError):
-            found |= {key: _measured(each) for key, each in stored.items()}
-    return found
+            if not isinstance(stored, Mapping):
+                raise TypeError("it is no table of criteria")
+        yield path, stored
 
 
 def _measured(stored: Mapping[str, Any]) -> Measured:
@@ -93,13 +117,15 @@ def folder_verdicts(folder: Path) -> list[Verdict]:
         RunError: when evidence or results are damaged.
     """
     found = verdicts(hypotheses_of(folder), load_evidence(folder))
-    doubt = at_chance(load_results(folder)) if (folder / RESULTS_FILE).is_file() else None
-    if doubt is None or not doubt.withholds:
-        return found
-    return [
-        each if each.verdict == UNTESTED else dataclasses.replace(each, verdict=WITHHELD, reason=str(doubt))
-        for each in found
-    ]
+    doubts = load_doubts(folder)
+    networks = at_chance(load_results(folder)) if (folder / RESULTS_FILE).is_file() else None
+    judged = []
+    for each in found:
+        of_it = [doubts[name] for name in EVIDENCE_OF[each.hypothesis.experiment] if name in doubts]
+        if networks is not None and networks.withholds and each.verdict != UNTESTED:
+            of_it.append(str(networks))
+        judged.append(dataclasses.replace(each, verdict=WITHHELD, reason=of_it[-1]) if of_it else each)
+    return judged
 
 
 def judge_folder(folder: Path) -> list[Verdict]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dilt_hf.hypotheses.judge import Judged
+from dilt_hf.hypotheses.estimates import Judged
 
 # What figures are drawn in, and what the page calls it.
 PAGE_COLOURS = {

@@ -9,7 +9,7 @@ from dilt_hf.engine.kinds import Kind
 from dilt_hf.engine.stages import Stages
 from dilt_hf.experiments.specialist_scores import FROM_CORE, FROM_UNION, LESIONS, SpecialistTables
 from dilt_hf.experiments.transfer import Transfer, Transferred
-from dilt_hf.hypotheses.judge import Measured
+from dilt_hf.hypotheses.criteria import Measured
 from dilt_hf.hypotheses.registry import hypotheses
 from dilt_hf.hypotheses.verdict_files import save_evidence
 from dilt_hf.results.figures import as_svg
@@ -64,7 +64,7 @@ def make_run(folder, config, layers=4):
         criterion.key: Measured(
             {s: criterion.least + 5 + 0.1 * s for s in SEEDS}, sources=(entries[0].stage, "train-x")
         )
-        for hypothesis in HYPOTHESES[:3]
+        for hypothesis in HYPOTHESES[:4]
         for criterion in hypothesis.criteria
     }
     save_evidence(folder, "comparison", gains)

@@ -1,5 +1,6 @@
 """The judge: right where an effect was planted, silent where there is none, never fooled by what explains it away."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -8,18 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from dilt_hf.hypotheses.criteria import Criterion, Hypothesis, Measured
+from dilt_hf.hypotheses.estimates import judge
 from dilt_hf.hypotheses.inference import ImageNoise
-from dilt_hf.hypotheses.judge import (
-    REFUTED,
-    SUPPORTED,
-    UNDECIDED,
-    UNTESTED,
-    Criterion,
-    Hypothesis,
-    Measured,
-    judge,
-    verdicts,
-)
+from dilt_hf.hypotheses.judge import REFUTED, SUPPORTED, UNDECIDED, UNTESTED, verdicts
 from dilt_hf.hypotheses.registry import hypotheses
 from dilt_hf.utils.errors import RunError
 
@@ -102,7 +95,7 @@ def test_images_that_all_seeds_share_are_in_the_error():
 
 
 def test_more_hypotheses_make_a_single_one_harder_to_believe():
-    claims = [Hypothesis(f"H{k}", "", "benchmark", (Criterion(f"c{k}", "", 0.0),)) for k in range(10)]
+    claims = [Hypothesis(f"H{k}", "", "benchmark", (Criterion(f"c{k}", "", 0.0),), part=str(k)) for k in range(10)]
     weak = {0: 1.0, 1: 1.7, 2: 1.1, 3: 2.1, 4: 0.8}
     assert verdicts(claims[:1], {"c0": Measured(weak)})[0].verdict == SUPPORTED
     assert verdicts(claims, {"c0": Measured(weak)})[0].verdict == UNDECIDED, "the others count, tested or not"
@@ -140,15 +133,39 @@ def test_no_verdict_is_taken_back_when_seeds_or_experiments_are_added(seed):
                 assert reached.setdefault(each.hypothesis.key, (each.verdict, each.look)) == (each.verdict, each.look)
             else:
                 assert each.hypothesis.key not in reached
-    experiments = list(dict.fromkeys(each.experiment for each in HYPOTHESES))
+    parts = list(dict.fromkeys((each.experiment, each.part) for each in HYPOTHESES))
     before = {}
-    for number in range(1, len(experiments) + 1):
-        part = {c.key for h in HYPOTHESES if h.experiment in experiments[:number] for c in h.criteria}
+    for number in range(1, len(parts) + 1):
+        part = {c.key for h in HYPOTHESES if (h.experiment, h.part) in parts[:number] for c in h.criteria}
         now = verdicts(HYPOTHESES, {key: each for key, each in evidence.items() if key in part})
         for each in now:
             if before.get(each.hypothesis.key) in (SUPPORTED, REFUTED):
                 assert each.verdict == before[each.hypothesis.key]
         before = {each.hypothesis.key: each.verdict for each in now}
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_what_is_measured_in_any_order_takes_no_verdict_back(seed):
+    rng = np.random.default_rng(seed)
+    evidence = random_evidence(rng)
+    order = rng.permutation(list(evidence))
+    reached = {}
+    for count in [*sorted(rng.choice(len(order), 12, replace=False)), len(order)]:
+        for each in verdicts(HYPOTHESES, {key: evidence[key] for key in order[:count]}):
+            if each.hypothesis.key in reached:
+                assert each.verdict == reached[each.hypothesis.key]
+            elif each.verdict in (SUPPORTED, REFUTED):
+                reached[each.hypothesis.key] = each.verdict
+    assert reached
+
+
+def test_accuracies_that_moderate_each_other_are_judged_together():
+    one, other = (Hypothesis(key, "", "benchmark", (Criterion(key, f"gain {key}", 0.0),)) for key in "ab")
+    alone = {"a": Measured(dict(enumerate([1.0, 1.3, 1.1, 1.6, 0.9])))}
+    first = verdicts([one, other], alone)[0]
+    assert first.verdict == UNTESTED
+    assert first.reason == "judged only once the rest of its experiment is measured: gain b"
+    assert verdicts([one, dataclasses.replace(other, part="later")], alone)[0].verdict == SUPPORTED
 
 
 def test_between_looks_nothing_changes():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from dilt_hf.hypotheses.judge import LOOKS
+from dilt_hf.hypotheses.estimates import LOOKS
 from dilt_hf.hypotheses.power import detectable, power, seeds_to_decide
 
 

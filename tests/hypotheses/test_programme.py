@@ -8,7 +8,8 @@ import pytest
 from dilt_hf.config.experiments import LayerConfig, SourceConfig
 from dilt_hf.engine.process_groups import ProcessGroup
 from dilt_hf.hypotheses import programme
-from dilt_hf.hypotheses.judge import LOOKS, UNTESTED
+from dilt_hf.hypotheses.estimates import LOOKS
+from dilt_hf.hypotheses.judge import UNTESTED
 from dilt_hf.hypotheses.programme import (
     benchmark,
     disentanglement,

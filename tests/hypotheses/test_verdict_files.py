@@ -5,8 +5,9 @@ import json
 import pytest
 
 from dilt_hf.experiments.find import find_tickets
+from dilt_hf.hypotheses.criteria import Measured
 from dilt_hf.hypotheses.inference import ImageNoise
-from dilt_hf.hypotheses.judge import SUPPORTED, UNTESTED, WITHHELD, Measured, verdicts
+from dilt_hf.hypotheses.judge import SUPPORTED, UNTESTED, WITHHELD, verdicts
 from dilt_hf.hypotheses.registry import hypotheses
 from dilt_hf.hypotheses.verdict_files import judge_folder, load_evidence, save_evidence
 from dilt_hf.report.page import write_report
@@ -21,13 +22,19 @@ GAIN = {
     ),
     "union_core_matched": Measured(dict(enumerate([2.0, 2.2, 2.1, 2.15, 2.05])), 0.05, ("train-b",), {5: 1e-6}),
 }
+OTHERS = {  # measured by the same experiment, without which nothing of it is judged
+    criterion.key: Measured(dict(enumerate([0.0, 0.2, 0.1, 0.15, 0.05])))
+    for hypothesis in HYPOTHESES
+    if hypothesis.key == "H3"
+    for criterion in hypothesis.criteria
+} | {key: Measured(dict(enumerate([0.0, 0.2, 0.1, 0.15, 0.05]))) for key in ("core_lth", "core_one_shot")}
 
 
 def test_what_was_kept_is_judged(tmp_path):
     save_evidence(tmp_path, "comparison", {})
-    save_evidence(tmp_path, "comparison", GAIN)
+    save_evidence(tmp_path, "comparison", GAIN | OTHERS)
     save_evidence(tmp_path, "layers", {"late_break": Measured({0: 0.1, 1: 0.2})})
-    assert load_evidence(tmp_path) == GAIN | {"late_break": Measured({0: 0.1, 1: 0.2})}
+    assert load_evidence(tmp_path) == GAIN | OTHERS | {"late_break": Measured({0: 0.1, 1: 0.2})}
     found = judge_folder(tmp_path)
     assert found == verdicts(HYPOTHESES, load_evidence(tmp_path))
     by_key = {each.hypothesis.key: each for each in found}
@@ -55,6 +62,17 @@ def test_damaged_evidence_is_named(tmp_path, content):
     assert not (tmp_path / "verdicts.json").exists()
 
 
+def test_an_experiment_whose_networks_are_at_chance_gets_no_verdict(tmp_path):
+    reason = "Nothing is concluded: networks are not shown to be above chance on their own classes (seed 0: dense_0)."
+    save_evidence(tmp_path, "layers", {}, doubt=reason)
+    save_evidence(tmp_path, "comparison", GAIN | OTHERS)
+    found = {each.hypothesis.key: each for each in judge_folder(tmp_path)}
+    assert {(found[key].verdict, found[key].reason) for key in ("H0", "H4", "H5", "H6")} == {(WITHHELD, reason)}
+    assert found["H2"].verdict == SUPPORTED
+    save_evidence(tmp_path, "layers", {})
+    assert {each.hypothesis.key: each for each in judge_folder(tmp_path)}["H4"].verdict == UNTESTED
+
+
 def test_a_run_of_more_partitions_has_more_criteria(tmp_path, quick_config, change):
     config = change(quick_config, "partition", num_partitions=5)
     (tmp_path / "run.json").write_text(json.dumps(config.to_dict()))
@@ -71,7 +89,7 @@ def test_verdicts_on_networks_at_chance_are_withheld(tmp_path, quick_config, cha
     results = find_tickets(config, progress=False)
     doubt = "Nothing is concluded: the dense network of seeds 0, 1 is not shown to be above chance"
     assert doubt in (tmp_path / "results.md").read_text()
-    keys = [criterion.key for hypothesis in HYPOTHESES[1:3] for criterion in hypothesis.criteria]
+    keys = [criterion.key for hypothesis in HYPOTHESES[1:4] for criterion in hypothesis.criteria]
     save_evidence(tmp_path, "comparison", {key: Measured(dict.fromkeys(range(5), 9.0), step=0.1) for key in keys})
     found = {each.hypothesis.key: each for each in judge_folder(tmp_path)}
     assert {found[key].verdict for key in ("H1", "H2")} == {WITHHELD}

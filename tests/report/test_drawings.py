@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
-from dilt_hf.hypotheses.judge import Criterion, Measured, judge
+from dilt_hf.hypotheses.criteria import Criterion, Measured
+from dilt_hf.hypotheses.estimates import judge
 from dilt_hf.report.drawings import BAR_WIDTH, heat_map, interval_bar, themed
 from dilt_hf.results.figures import as_svg
 
