@@ -11,9 +11,13 @@ Worlds: dilt_hf/hypotheses/simulation.py. Support is right where a hypothesis ho
 chance alone or a control explains the effect away. The last row: simulations in which any hypothesis is supported, or
 refuted; where none holds, the bound of support over the family is 2.5 %, and where all hold, that of refutation. The
 test images are simulated one by one: errors are those of statements on all images that there could be.
+
+Taken back: criteria arrive in a random order, with more and more seeds, and everything is judged after each; a verdict
+that was reached and is not the one in the end counts.
 """
 
 import argparse
+import dataclasses
 import functools
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
@@ -32,10 +36,26 @@ WORLDS = {"true": planted.TRUE, "by chance alone": planted.NOTHING, "explained a
 
 
 def judged(simulation, world, seeds, layered):
-    """The verdict on each hypothesis in one simulation."""
+    """The verdict on each hypothesis in one simulation; how many were reached earlier, and taken back since."""
     rng = np.random.default_rng([simulation, list(WORLDS).index(world)])
-    found = verdicts(HYPOTHESES, planted.evidence(WORLDS[world], rng, seeds, layers=simulation < layered))
-    return {each.hypothesis.key: each.verdict for each in found}
+    evidence = planted.evidence(WORLDS[world], rng, seeds, layers=simulation < layered)
+    found = by_key(evidence)
+    order, reached = rng.permutation(list(evidence)), set()
+    for part in (0.4, 0.6, 0.8, 0.95):
+        keys, some = order[: round(part * len(order))], int(rng.integers(2, seeds + 1))
+        now = by_key({key: first_seeds(evidence[key], some) for key in keys})
+        reached |= {(key, verdict) for key, verdict in now.items() if verdict in (SUPPORTED, REFUTED)}
+    return found, sum(found[key] != verdict for key, verdict in reached), len(reached)
+
+
+def by_key(evidence):
+    """The verdict on each hypothesis."""
+    return {each.hypothesis.key: each.verdict for each in verdicts(HYPOTHESES, evidence)}
+
+
+def first_seeds(measured, count):
+    """What was known of a criterion when there were so many seeds."""
+    return dataclasses.replace(measured, values={s: v for s, v in measured.values.items() if s < count})
 
 
 def main():
@@ -45,10 +65,14 @@ def main():
     parser.add_argument("--seeds", type=int, default=20)
     arguments = parser.parse_args()
     count, found = arguments.simulations, {}
+    back = early = 0
     with ProcessPoolExecutor(cores()) as pool:
         for world in WORLDS:
             one = functools.partial(judged, world=world, seeds=arguments.seeds, layered=arguments.layered)
-            found[world] = list(tqdm(pool.map(one, range(count), chunksize=5), desc=world, total=count))
+            each = list(tqdm(pool.map(one, range(count), chunksize=5), desc=world, total=count))
+            found[world] = [one for one, _, _ in each]
+            back += sum(one for _, one, _ in each)
+            early += sum(one for _, _, one in each)
     rows = []
     for hypothesis in HYPOTHESES:
         tallies = {world: Counter(each[hypothesis.key] for each in found[world]) for world in WORLDS}
@@ -67,6 +91,7 @@ def main():
     rows.append(["any", *anything])
     head = ["", *(f"supported, {world}, %" for world in WORLDS), *(f"refuted, {world}, %" for world in WORLDS)]
     print(f"{count} simulations of {arguments.seeds} seeds\n\n{markdown_table(head, rows)}")
+    print(f"\nOf {early} verdicts that were reached before everything was measured {back} were taken back.")
 
 
 if __name__ == "__main__":

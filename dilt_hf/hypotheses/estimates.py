@@ -8,7 +8,7 @@ import math
 import numpy as np
 
 from dilt_hf.hypotheses.criteria import Criterion, Measured
-from dilt_hf.hypotheses.inference import Prior, e_above, error_of, variance
+from dilt_hf.hypotheses.inference import Error, Prior, e_above, error_of, variance
 from dilt_hf.utils.errors import RunError
 from dilt_hf.utils.stats import CONFIDENCE
 
@@ -63,39 +63,16 @@ def judge(
         >>> f"{found.mean:.1f} [{found.low:.1f}, {found.high:.1f}] {found.p_above < 0.01}"
         '2.0 [1.5, 2.5] True'
     """
-    every = measured.first(len(measured.values))
-    values = every[:seeds]
-    if len(values) < FEWEST_SEEDS or not np.isfinite(every).all():
-        raise RunError(f"'{criterion.what}' needs a finite number for two seeds at least, not {every.tolist()}.")
+    values = _first(criterion, measured, seeds)
+    low = high = wide_low = wide_high = mean = float(values.mean())
     if criterion.exact:
-        return _counted(criterion, measured, values)
-    noise = measured.noise.get(len(values))
-    error = error_of(variance(values, measured.step, noise), len(values), noise, prior)
-    shared = max((math.sqrt(each.shared) for each in measured.noise.values()), default=0.0)
-    mean = float(values.mean())
-    half, wide = (error.half_width(each) for each in (LEVEL, level))
-    above = error.above(mean - criterion.least)
-    safe = criterion.least + SURELY * shared, -criterion.least + SURELY * shared
-    return Judged(
-        criterion,
-        measured,
-        seeds=len(values),
-        mean=mean,
-        low=mean - half,
-        high=mean + half,
-        wide_low=mean - wide,
-        wide_high=mean + wide,
-        p_above=max(above, measured.least_p_of(len(values))),
-        p_below=max(1 - above, measured.least_p_of(len(values))),
-        e_above=min(e_above(every, safe[0]), _ceiling(measured)),
-        e_below=min(e_above(-every, safe[1]), _ceiling(measured)),
-    )
-
-
-def _counted(criterion: Criterion, measured: Measured, values: np.ndarray) -> Judged:
-    """Judge what is known exactly: above the margin in every seed, below it in every seed, or neither."""
-    low, mean, high = float(values.min()), float(values.mean()), float(values.max())
-    above, below = low > criterion.least, high <= criterion.least
+        low, high = wide_low, wide_high = float(values.min()), float(values.max())
+    else:
+        error = _error(measured, values, prior)
+        half, wide = (error.half_width(each) for each in (LEVEL, level))
+        low, high, wide_low, wide_high = mean - half, mean + half, mean - wide, mean + wide
+    p_above, p_below = one_sided(criterion, measured, seeds, prior)
+    above, below = e_values(criterion, measured)
     return Judged(
         criterion,
         measured,
@@ -103,15 +80,61 @@ def _counted(criterion: Criterion, measured: Measured, values: np.ndarray) -> Ju
         mean=mean,
         low=low,
         high=high,
-        wide_low=low,
-        wide_high=high,
-        p_above=0.0 if above else 1.0,
-        p_below=0.0 if below else 1.0,
-        e_above=math.inf if above else 0.0,
-        e_below=math.inf if below else 0.0,
+        wide_low=wide_low,
+        wide_high=wide_high,
+        p_above=p_above,
+        p_below=p_below,
+        e_above=above,
+        e_below=below,
     )
 
 
-def _ceiling(measured: Measured) -> float:
-    least = measured.least_p_of(len(measured.values))
-    return 1 / least if least else math.inf
+def one_sided(
+    criterion: Criterion, measured: Measured, seeds: int | None = None, prior: Prior | None = None
+) -> tuple[float, float]:
+    """Compute p of the mean lying above its margin, and of it lying below.
+
+    Raises:
+        RunError: for fewer than two seeds, or numbers that are not finite.
+    """
+    values = _first(criterion, measured, seeds)
+    if criterion.exact:
+        return _surely(criterion, values, 0.0, 1.0)
+    above = _error(measured, values, prior).above(float(values.mean()) - criterion.least)
+    least = measured.least_p_of(len(values))
+    return max(above, least), max(1 - above, least)
+
+
+def e_values(criterion: Criterion, measured: Measured) -> tuple[float, float]:
+    """Compute the e-values of the same, from all seeds.
+
+    Raises:
+        RunError: for fewer than two seeds, or numbers that are not finite.
+    """
+    values = _first(criterion, measured)
+    if criterion.exact:
+        return _surely(criterion, values, math.inf, 0.0)
+    shared = max((math.sqrt(each.shared) for each in measured.noise.values()), default=0.0)
+    least = measured.least_p_of(len(values))
+    ceiling = 1 / least if least else math.inf
+    above = e_above(values, criterion.least + SURELY * shared)
+    below = e_above(-values, -criterion.least + SURELY * shared)
+    return min(above, ceiling), min(below, ceiling)
+
+
+def _first(criterion: Criterion, measured: Measured, seeds: int | None = None) -> np.ndarray:
+    """Return the values of the first seeds, or of all."""
+    every = measured.first(len(measured.values))
+    if len(every[:seeds]) < FEWEST_SEEDS or not np.isfinite(every).all():
+        raise RunError(f"'{criterion.what}' needs a finite number for two seeds at least, not {every.tolist()}.")
+    return every[:seeds]
+
+
+def _error(measured: Measured, values: np.ndarray, prior: Prior | None) -> Error:
+    noise = measured.noise.get(len(values))
+    return error_of(variance(values, measured.step, noise), len(values), noise, prior)
+
+
+def _surely(criterion: Criterion, values: np.ndarray, yes: float, no: float) -> tuple[float, float]:
+    """Say of what is known exactly whether it lies above the margin in every seed, and whether below it in every."""
+    return yes if values.min() > criterion.least else no, yes if values.max() <= criterion.least else no

@@ -31,7 +31,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 
 from dilt_hf.hypotheses.criteria import POINTS, Criterion, Hypothesis, Measured
-from dilt_hf.hypotheses.estimates import FEWEST_SEEDS, LEVEL, LOOKS, Judged, judge
+from dilt_hf.hypotheses.estimates import FEWEST_SEEDS, LEVEL, LOOKS, Judged, e_values, judge, one_sided
 from dilt_hf.hypotheses.inference import Prior, closed_by_averages, holm, prior_of, variance
 from dilt_hf.hypotheses.power import seeds_to_decide
 from dilt_hf.hypotheses.reasons import why_open, why_refuted, why_untested
@@ -151,9 +151,12 @@ class Family:
                 (above if found.verdict == SUPPORTED else below)[key] = 0.0 if found.verdict != UNDECIDED else 1.0
             open_ones = [each for each in ready if last.get(each.key, _NOTHING).verdict == UNDECIDED]
             for each in open_ones:
-                judged = self._judged(each, look)
-                above[each.key] = max(found.p_above for found in judged)
-                below[each.key] = _any_below(judged)
+                p = [
+                    one_sided(criterion, self.evidence[criterion.key], look, self._prior(each, criterion, look))
+                    for criterion in each.criteria
+                ]
+                above[each.key] = max(one for one, _ in p)
+                below[each.key] = _any_below(each.criteria, [other for _, other in p])
             supports, refutes = holm(above), holm(below)
             for each in open_ones:
                 support, refute = (min(1.0, p[each.key] * LEVEL / level) for p in (supports, refutes))
@@ -166,10 +169,10 @@ class Family:
         """Corrected e-values of support and refutation, from all seeds; 1 for what was not measured."""
         support, refute = ({each.key: 1.0 for each in self.hypotheses} for _ in range(2))
         for each in self.hypotheses:
-            if (seeds := self._seeds(each)) >= FEWEST_SEEDS:
-                judged = self._judged(each, seeds)
-                support[each.key] = min(found.e_above for found in judged)
-                refute[each.key] = _average_below(judged)
+            if self._seeds(each) >= FEWEST_SEEDS:
+                e = [e_values(criterion, self.evidence[criterion.key]) for criterion in each.criteria]
+                support[each.key] = min(one for one, _ in e)
+                refute[each.key] = _average_below(each.criteria, [other for _, other in e])
         return closed_by_averages(support), closed_by_averages(refute)
 
     def _seeds(self, hypothesis: Hypothesis) -> int:
@@ -201,12 +204,15 @@ class Family:
             tested = sum(not each.exact for each in hypothesis.criteria)
             look = next((look for look in LOOKS if look >= count), max(LOOKS))
             level = LOOKS[look] / len(self.hypotheses) / max(1, tested)  # so that all intervals hold together
-            prior = self._prior(hypothesis, count) if criterion.unit == POINTS else None
-            judged.append(judge(criterion, measured, count, level, prior))
+            judged.append(judge(criterion, measured, count, level, self._prior(hypothesis, criterion, count)))
         return tuple(judged)
 
-    def _prior(self, hypothesis: Hypothesis, seeds: int) -> Prior | None:
-        """Estimate the distribution of the variances of accuracies that are measured together; None before all are."""
+    def _prior(self, hypothesis: Hypothesis, criterion: Criterion, seeds: int) -> Prior | None:
+        """Estimate the distribution of the variances of accuracies that are measured together; None before all are, and
+        for what is no accuracy.
+        """
+        if criterion.unit != POINTS:
+            return None
         key = hypothesis.experiment, hypothesis.part, seeds
         if key not in self._priors:
             known = [self.evidence.get(each.key) for each in self._moderating(hypothesis)]
@@ -221,17 +227,16 @@ def _points(criteria: Iterable[Criterion]) -> list[Criterion]:
     return [each for each in criteria if each.unit == POINTS]
 
 
-def _any_below(judged: Sequence[Judged]) -> float:
-    """Return the p of some criterion lying below its margin, corrected for how many were tested (Bonferroni)."""
-    tested = sum(not found.criterion.exact for found in judged)
-    return min(1.0, max(1, tested) * min(found.p_below for found in judged))
+def _any_below(criteria: Sequence[Criterion], p: Sequence[float]) -> float:
+    """Return the p of some criterion lying below its margin, corrected for how many are tested (Bonferroni)."""
+    return min(1.0, max(1, sum(not each.exact for each in criteria)) * min(p))
 
 
-def _average_below(judged: Sequence[Judged]) -> float:
+def _average_below(criteria: Sequence[Criterion], e: Sequence[float]) -> float:
     """Return the e-value of the same; what is exact is not tested, and decides alone where it does not hold."""
-    if any(found.criterion.exact and found.e_below for found in judged):
+    if any(each.exact and value for each, value in zip(criteria, e, strict=True)):
         return math.inf
-    tested = [found.e_below for found in judged if not found.criterion.exact]
+    tested = [value for each, value in zip(criteria, e, strict=True) if not each.exact]
     return sum(tested) / len(tested) if tested else 0.0
 
 
