@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from dilt_hf._version import __version__
 from dilt_hf.analysis.findings import Findings
 from dilt_hf.analysis.summary import module_table, sentences
@@ -36,10 +38,11 @@ from dilt_hf.hypotheses.estimates import LEVEL, LOOKS
 from dilt_hf.hypotheses.evidence import of_analysis, of_comparison, of_specialists, of_transfer
 from dilt_hf.hypotheses.judge import UNDECIDED, Verdict
 from dilt_hf.hypotheses.power import POWER, detectable
+from dilt_hf.hypotheses.preregister import study_of
 from dilt_hf.hypotheses.registry import BENCHMARK, DISENTANGLEMENT, EVIDENCE_OF, SPECIALISATION, TRANSFER, hypotheses
 from dilt_hf.hypotheses.verdict_files import folder_verdicts, load_evidence, save_evidence
 from dilt_hf.results.methods_table import methods_caption, methods_table
-from dilt_hf.results.registration import register
+from dilt_hf.results.registration import REGISTRATIONS, register
 from dilt_hf.results.results import Results
 from dilt_hf.results.summary import results_caption, results_sentences, results_table
 from dilt_hf.run.context import RunContext
@@ -47,6 +50,7 @@ from dilt_hf.run.folder import open_run_folder
 from dilt_hf.run.methods.registry import BENCHMARK as BENCHMARK_METHODS
 from dilt_hf.run.methods.registry import STRUCTURED
 from dilt_hf.run.pruning_steps import removal_order
+from dilt_hf.utils.checksums import write_result
 
 TRANSFORMERS = ("vit", "deit")  # whose names mark networks that a structured method can cut
 
@@ -203,6 +207,8 @@ def _register(experiment: str, config: DiltConfig, more: Mapping[str, Any], ctx:
     folder.mkdir(parents=True, exist_ok=True)
     late = any(load_evidence(folder, name) for name in EVIDENCE_OF[experiment])
     found = register(folder, experiment, plan, late)
+    study = yaml.safe_dump(study_of(experiment, found), sort_keys=False, allow_unicode=True)
+    write_result(folder, f"{REGISTRATIONS}/{experiment}.prereg.yaml", study)
     print(f"{experiment.capitalize()}: {found.sentence}", flush=True)
 
 
