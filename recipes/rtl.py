@@ -36,7 +36,11 @@ if __name__ == "__main__":
         from dilt_hf.engine.process_groups import join_process_group
         from dilt_hf.experiments.rtl import PICTURE_FILE, route
 
-        found = route(config, routes, join_process_group(config.partition.num_partitions, config.run.use_cpu))
+        found = route(
+            config,
+            routes,
+            join_process_group(config.partition.num_partitions, config.run.use_cpu, config.run.processes_per_network),
+        )
         if found is not None:
             print("", found.table(), "", *(f"- {sentence}" for sentence in found.sentences()), "", sep="\n")
             print(f"Figure: {config.run.output_dir}/{PICTURE_FILE}")

@@ -49,7 +49,9 @@ def run_recipe(
         from dilt_hf.run.folder import METHOD_FIGURES, PICTURE, ticket_folder
         from dilt_hf.run.methods.registry import STRUCTURED
 
-        group = join_process_group(config.partition.num_partitions, config.run.use_cpu)
+        group = join_process_group(
+            config.partition.num_partitions, config.run.use_cpu, config.run.processes_per_network
+        )
         if group.is_world_zero:
             print(programme.decidable(len(config.run.seeds)), flush=True)
         tested = [BENCHMARK, SPECIALISATION, *([] if analysis is None else [DISENTANGLEMENT])]
@@ -112,7 +114,9 @@ def run_experiment(description: str, experiment: str) -> None:
         from dilt_hf.engine.process_groups import join_process_group
         from dilt_hf.hypotheses import programme
 
-        group = join_process_group(config.partition.num_partitions, config.run.use_cpu)
+        group = join_process_group(
+            config.partition.num_partitions, config.run.use_cpu, config.run.processes_per_network
+        )
         if group.is_world_zero:
             print(programme.decidable(len(config.run.seeds)), flush=True)
         for now in programme.looked_at(config, group, [experiment]):

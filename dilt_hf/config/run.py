@@ -77,6 +77,13 @@ class RunConfig(Options):
         None, "The repository on the Hub, user/name; with several seeds it is followed by -seed_0 and so on."
     )
     hub_private_repo: bool = option(False, "Make the repository on the Hub private, if it is new.")
+    processes_per_network: int | None = option(
+        None,
+        "Processes of the launch that train one network together, by data parallelism; by default as few as leave no "
+        "more groups than partitions. Small networks with several seeds are fastest with 1.",
+        least=1,
+        most=4096,
+    )
     use_cpu: bool = option(False, "Stay on the CPU even where there is a GPU.")
     dry_run: bool = option(False, DRY_RUN)
 

@@ -1,7 +1,8 @@
 """Independent process groups under one `accelerate launch`.
 
 With W processes and N partitions: if W ≤ N every process is a group of its own, and the groups share the work; if
-W = N·M there are N groups of M ranks, each of which trains one network by data parallelism. Accelerate on its own would
+W = N·M there are N groups of M ranks, each of which trains one network by data parallelism; another M may be asked for,
+such as 1 where several seeds give every process networks of its own. Accelerate on its own would
 join all W processes in one data-parallel group and average what must stay independent. Here every group becomes the
 default process group of its ranks before Accelerate starts, so `prepare`, `gather`, trackers and `is_main_process` all
 mean the group, and only the launcher's key-value store connects the groups.
@@ -124,39 +125,55 @@ class ProcessGroup:
         self.store.wait([f"{place}/open"], PATIENCE)
 
 
-def layout(processes: int, partitions: int) -> tuple[int, int]:
+def layout(processes: int, partitions: int, per_network: int | None = None) -> tuple[int, int]:
     """Compute the number of groups and of ranks in each: (groups, M).
 
+    Args:
+        per_network: M; by default as few as leave no more groups than partitions.
+
     Raises:
-        ConfigError: for a number of processes that cannot be shared evenly; the message lists those that can.
+        ConfigError: for a number of processes that cannot be shared evenly; the message says which can.
 
     Example:
         >>> [layout(processes, partitions=2) for processes in (1, 2, 4, 6)]
         [(1, 1), (2, 1), (2, 2), (2, 3)]
         >>> layout(3, partitions=5)
         (3, 1)
+        >>> layout(11, partitions=2, per_network=1)
+        (11, 1)
     """
+    if per_network is not None:
+        if processes % per_network:
+            raise ConfigError(
+                f"{processes} processes cannot be shared evenly by networks with {per_network} each; launch a multiple "
+                "of --processes_per_network."
+            )
+        return processes // per_network, per_network
     if processes <= partitions:
         return processes, 1
     if processes % partitions:
         multiples = ", ".join(str(partitions * m) for m in (1, 2, 3, 4))
         raise ConfigError(
             f"{processes} processes cannot be shared evenly by {partitions} partitions; launch any number up to "
-            f"{partitions}, or a multiple of it: {multiples}, and so on."
+            f"{partitions}, or a multiple of it: {multiples}, and so on; or let every process train a network of its "
+            "own, where several seeds or methods give them work: --processes_per_network 1."
         )
     return partitions, processes // partitions
 
 
-def join_process_group(partitions: int, cpu: bool = False) -> ProcessGroup:
+def join_process_group(partitions: int, cpu: bool = False, per_network: int | None = None) -> ProcessGroup:
     """Make the group of this process the default process group of torch. Call it before `Accelerator()`.
 
     Outside a multi-process launch it does nothing and returns a group of one.
 
+    Args:
+        per_network: processes that train one network together; default: see `layout`.
+
     Raises:
-        ConfigError: for a number of processes that `partitions` partitions cannot share.
+        ConfigError: for a number of processes that cannot be shared evenly.
     """
     processes = int(os.environ.get("WORLD_SIZE", "1"))
-    count, size = layout(processes, partitions)
+    count, size = layout(processes, partitions, per_network)
     if processes == 1:
         return ProcessGroup()
     import torch

@@ -32,4 +32,11 @@ def hints(ctx: RunContext) -> list[str]:
             f"--augmentation {config.data.augmentation} mirrors images, and the classes ({', '.join(names[:4])}, …) "
             "look like characters, which mirroring makes into others; shift does not."
         )
+    together, networks = ctx.group.size, len(config.run.seeds) * config.partition.num_partitions
+    if together > 1 and networks > ctx.group.count:
+        found.append(
+            f"{together} processes train each network together, though the seeds give work to more than "
+            f"{ctx.group.count} groups; with --processes_per_network 1 every process trains networks of its own, which "
+            "is faster where one device holds them."
+        )
     return found

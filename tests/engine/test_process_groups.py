@@ -25,6 +25,15 @@ def test_processes_are_shared_evenly_or_refused_with_what_would_do(processes, pa
     assert size == 1 or groups == partitions
 
 
+@given(st.integers(1, 40), st.integers(2, 12), st.integers(1, 40))
+def test_as_many_processes_train_a_network_as_are_asked_for(processes, partitions, per_network):
+    if processes % per_network:
+        with pytest.raises(ConfigError, match="a multiple of --processes_per_network"):
+            layout(processes, partitions, per_network)
+    else:
+        assert layout(processes, partitions, per_network) == (processes // per_network, per_network)
+
+
 def ranks(size, count=1):
     """All processes of a launch, as threads would see them: with one store."""
     store = dist.HashStore()
