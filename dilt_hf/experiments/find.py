@@ -27,7 +27,7 @@ from dilt_hf.results.results import Results
 from dilt_hf.run.context import RunContext, open_run
 from dilt_hf.run.cost_estimate import describe_plan
 from dilt_hf.run.entries import entry_of, save_tickets, train_and_evaluate
-from dilt_hf.run.folder import load_results, open_folder, save_results, ticket_folder
+from dilt_hf.run.folder import load_results, nothing, open_folder, save_results, ticket_folder
 from dilt_hf.run.labels import Label, makes_tickets, network_labels, searches
 from dilt_hf.run.methods.protocol import SharedSearch
 from dilt_hf.run.methods.registry import check_names
@@ -46,7 +46,7 @@ def find_tickets(
     config: DiltConfig,
     group: ProcessGroup | None = None,
     progress: bool = True,
-    begin: Callable[[RunContext], object] = lambda ctx: None,
+    begin: Callable[[RunContext], object] = nothing,
 ) -> Results | None:
     """Run the whole job that a configuration describes.
 

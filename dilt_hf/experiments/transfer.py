@@ -41,7 +41,7 @@ from dilt_hf.run.context import RunContext, open_run
 from dilt_hf.run.cost_estimate import duration
 from dilt_hf.run.evaluation_steps import evaluate
 from dilt_hf.run.fingerprints import of_weights
-from dilt_hf.run.folder import open_run_folder, stored_config
+from dilt_hf.run.folder import nothing, open_run_folder, stored_config
 from dilt_hf.run.labels import Label
 from dilt_hf.run.methods.controls import AT_INIT_LAYERS, FRESH
 from dilt_hf.run.preflight import seconds_per_step
@@ -167,7 +167,7 @@ def transfer(
     group: ProcessGroup | None = None,
     *,
     progress: bool = True,
-    begin: Callable[[RunContext], object] = lambda ctx: None,
+    begin: Callable[[RunContext], object] = nothing,
 ) -> Transfer | None:
     """Train the masks of a run on other data, with their own weights and with new ones. The first process gets the
     result.

@@ -46,7 +46,7 @@ from dilt_hf.results.registration import REGISTRATIONS, register
 from dilt_hf.results.results import Results
 from dilt_hf.results.summary import results_caption, results_sentences, results_table
 from dilt_hf.run.context import RunContext
-from dilt_hf.run.folder import open_run_folder
+from dilt_hf.run.folder import nothing, open_run_folder
 from dilt_hf.run.methods.registry import BENCHMARK as BENCHMARK_METHODS
 from dilt_hf.run.methods.registry import STRUCTURED
 from dilt_hf.run.pruning_steps import removal_order
@@ -128,7 +128,7 @@ def transferral(config: DiltConfig, source: SourceConfig, group: ProcessGroup) -
     found_here = bool(source.source_classes)
     origins = _found_on_source(config, source, folder, group, begin) if found_here else iter([Path(source.source)])
     for where in origins:
-        found = transfer(where, target, source.densities, group, begin=_nothing if found_here else begin)
+        found = transfer(where, target, source.densities, group, begin=nothing if found_here else begin)
         if found is not None:
             _keep(config, "rewound" if found.rewind_step else "transfer", of_transfer(found))
             start = f"θ_{found.rewind_step}, trained for that many steps" if found.rewind_step else "strict θ0"
@@ -150,7 +150,7 @@ def _found_on_source(
         run = dataclasses.replace(config.run, output_dir=str(where))
         pruning = dataclasses.replace(config.pruning, rewind_step=k)
         _prune(dataclasses.replace(config, data=data, run=run, pruning=pruning), group, siblings=False, begin=begin)
-        begin = _nothing
+        begin = nothing
         if not config.run.dry_run:  # without masks nothing can be said of what they do elsewhere
             yield where
 
@@ -159,8 +159,8 @@ def _prune(
     config: DiltConfig,
     group: ProcessGroup,
     siblings: bool = True,
-    check: Callable[[RunContext], object] = lambda ctx: None,
-    begin: Callable[[RunContext], object] = lambda ctx: None,
+    check: Callable[[RunContext], object] = nothing,
+    begin: Callable[[RunContext], object] = nothing,
 ) -> None:
     """Do the IMP runs of a run, shared by all processes; `check` and `begin` are as for `open_run_folder`."""
     run = dataclasses.replace(config.run, siblings=siblings)
@@ -176,10 +176,6 @@ def _prune(
         print(f"{len(jobs)} IMP runs of {len(ctx.kept_per_round)} rounds each.", flush=True)
     if not config.run.dry_run:
         complete(jobs, group)
-
-
-def _nothing(ctx: RunContext) -> None:
-    """Do nothing: the experiment is registered already."""
 
 
 def registering(experiment: str, config: DiltConfig, **more: Any) -> Callable[[RunContext], object]:

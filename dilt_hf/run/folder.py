@@ -110,12 +110,16 @@ def open_folder(folder: Path, config: DiltConfig) -> RunFolder:
     return RunFolder(folder, config)
 
 
+def nothing(ctx: RunContext) -> None:
+    """Do nothing with a run: what `open_run_folder` calls where nothing is asked for."""
+
+
 def open_run_folder(
     config: DiltConfig,
     group: ProcessGroup,
     progress: bool = True,
-    check: Callable[[RunContext], object] = lambda ctx: None,
-    begin: Callable[[RunContext], object] = lambda ctx: None,
+    check: Callable[[RunContext], object] = nothing,
+    begin: Callable[[RunContext], object] = nothing,
 ) -> RunContext:
     """Open the folder of a run by all processes together, once data, model and settings are found to go together.
 
