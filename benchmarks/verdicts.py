@@ -69,10 +69,9 @@ def main():
     with ProcessPoolExecutor(cores()) as pool:
         for world in WORLDS:
             one = functools.partial(judged, world=world, seeds=arguments.seeds, layered=arguments.layered)
-            each = list(tqdm(pool.map(one, range(count), chunksize=5), desc=world, total=count))
-            found[world] = [one for one, _, _ in each]
-            back += sum(one for _, one, _ in each)
-            early += sum(one for _, _, one in each)
+            outcomes = tqdm(pool.map(one, range(count), chunksize=5), desc=world, total=count)
+            found[world], taken, reached = zip(*outcomes, strict=True)
+            back, early = back + sum(taken), early + sum(reached)
     rows = []
     for hypothesis in HYPOTHESES:
         tallies = {world: Counter(each[hypothesis.key] for each in found[world]) for world in WORLDS}

@@ -64,7 +64,7 @@ def judge(
         '2.0 [1.5, 2.5] True'
     """
     values = _first(criterion, measured, seeds)
-    low = high = wide_low = wide_high = mean = float(values.mean())
+    mean = float(values.mean())
     if criterion.exact:
         low, high = wide_low, wide_high = float(values.min()), float(values.max())
     else:

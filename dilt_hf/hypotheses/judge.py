@@ -185,7 +185,7 @@ class Family:
         moderate theirs.
         """
         own = list(hypothesis.criteria)
-        return own + [each for each in self._moderating(hypothesis) if each not in own and _points(own)]
+        return own + [each for each in self._moderating(hypothesis) if each not in own] if _points(own) else own
 
     def _moderating(self, hypothesis: Hypothesis) -> list[Criterion]:
         """Return the accuracies that the same part of the same experiment measures."""
