@@ -117,7 +117,7 @@ def prune_one(index, folder, ready, go, done):
         run=RunConfig(output_dir=folder, controls=False),
     )
     ctx = open_run(config, progress=False)
-    seconds_per_step(ctx, 10)
+    seconds_per_step(ctx)
     ready.release()
     go.acquire()
     jobs = [Job(f"partition {k}", functools.partial(removal_order, ctx, ctx.subsets[k], 0)) for k in index]

@@ -51,7 +51,7 @@ def prune(case, threads, partitions, ready, go, done):
     from dilt_hf.run.pruning_steps import removal_order
 
     ctx = open_run(config_of(case, tempfile.mkdtemp()), progress=False)
-    seconds_per_step(ctx, 3)
+    seconds_per_step(ctx)
     ready.release()
     while go.acquire() and (folder := tempfile.mkdtemp()):
         fresh = dataclasses.replace(ctx, stages=Stages(folder), starts={})
