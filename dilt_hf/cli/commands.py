@@ -16,6 +16,7 @@ from dilt_hf.utils.console import reporting_errors
 
 if TYPE_CHECKING:
     from dilt_hf.analysis.findings import Findings
+    from dilt_hf.engine.process_groups import ProcessGroup
 
 
 def run_recipe(
@@ -39,7 +40,6 @@ def run_recipe(
     with reporting_errors():
         arguments = sys.argv[1:] if arguments is None else arguments
         config = parse_config(arguments, defaults, description, variants)
-        from dilt_hf.engine.process_groups import join_process_group
         from dilt_hf.experiments.find import find_tickets
         from dilt_hf.experiments.specialise import specialise
         from dilt_hf.hypotheses import programme
@@ -49,11 +49,7 @@ def run_recipe(
         from dilt_hf.run.folder import METHOD_FIGURES, PICTURE, ticket_folder
         from dilt_hf.run.methods.registry import STRUCTURED
 
-        group = join_process_group(
-            config.partition.num_partitions, config.run.use_cpu, config.run.processes_per_network
-        )
-        if group.is_world_zero:
-            print(programme.decidable(len(config.run.seeds)), flush=True)
+        group = _join(config)
         tested = [BENCHMARK, SPECIALISATION, *([] if analysis is None else [DISENTANGLEMENT])]
         for now in programme.looked_at(config, group, tested):
             results = find_tickets(now, group, begin=programme.registering(RECIPE, now))
@@ -111,19 +107,25 @@ def run_experiment(description: str, experiment: str) -> None:
         parsed = parse_sections(sections, arguments, defaults, f"{description} {tested}", VARIANTS[name])
         more = [parsed.pop("more")] if "more" in parsed else []
         config = DiltConfig(**parsed)
-        from dilt_hf.engine.process_groups import join_process_group
         from dilt_hf.hypotheses import programme
 
-        group = join_process_group(
-            config.partition.num_partitions, config.run.use_cpu, config.run.processes_per_network
-        )
-        if group.is_world_zero:
-            print(programme.decidable(len(config.run.seeds)), flush=True)
+        group = _join(config)
         for now in programme.looked_at(config, group, [experiment]):
             said = programme.EXPERIMENTS[experiment](now, *more, group)
             if said is not None:
                 print("", said, sep="\n")
                 conclude(Path(config.run.output_dir))
+
+
+def _join(config: DiltConfig) -> ProcessGroup:
+    """Join the processes that a run asks for, and say before anything else what its seeds can decide."""
+    from dilt_hf.engine.process_groups import join_process_group
+    from dilt_hf.hypotheses.programme import decidable
+
+    group = join_process_group(config.partition.num_partitions, config.run.use_cpu, config.run.processes_per_network)
+    if group.is_world_zero:
+        print(decidable(len(config.run.seeds)), flush=True)
+    return group
 
 
 def conclude(folder: Path) -> None:
