@@ -46,6 +46,11 @@ class RunConfig(Options):
     matched_density: list[float] = option(
         [], "Also compare core, union, LTH and controls where all have this density; several may be given."
     )
+    match_rounds: bool = option(
+        False,
+        "Also train core, union, random masks and those of the largest initial weights at the density of each pruning "
+        "round, for the curves of accuracy against density; they are scored on validation images alone.",
+    )
     controls: bool = option(
         True, "Also train dense, LTH, random and layer-shuffled networks, and masks of the largest initial weights."
     )
@@ -111,6 +116,10 @@ class RunConfig(Options):
             validate_repo_id(name)
         except HFValidationError as error:
             raise ConfigError(f"--hub_model_id cannot be '{name}': {str(error).removesuffix('.')}.") from error
+
+    def without_matched(self) -> RunConfig:
+        """Return these settings without the networks at matched density."""
+        return dataclasses.replace(self, methods=[], equal_budget=False, matched_density=[], match_rounds=False)
 
     def hub_id(self, seed: int) -> str:
         """Return the Hub id of one seed's repository."""

@@ -26,11 +26,21 @@ from dilt_hf.results.chance import at_chance
 from dilt_hf.results.results import Results
 from dilt_hf.run.context import RunContext, open_run
 from dilt_hf.run.cost_estimate import describe_plan
+from dilt_hf.run.curves import curve_of, score_label, track_rounds
 from dilt_hf.run.entries import entry_of, save_tickets, train_and_evaluate
 from dilt_hf.run.folder import load_results, nothing, open_folder, save_results, ticket_folder
-from dilt_hf.run.labels import Label, makes_tickets, network_labels, searches
+from dilt_hf.run.labels import (
+    Label,
+    curve_labels,
+    makes_tickets,
+    network_labels,
+    pruned_subsets,
+    searches,
+    trained_labels,
+)
 from dilt_hf.run.methods.protocol import SharedSearch
 from dilt_hf.run.methods.registry import check_names
+from dilt_hf.run.methods.tickets import imp_search
 from dilt_hf.run.overlaps import overlap_of
 from dilt_hf.run.preflight import check_run
 from dilt_hf.run.search import Search
@@ -52,7 +62,7 @@ def find_tickets(
 
     Leaves in `config.run.output_dir`: `run.json` and `inputs.json` (the configuration, and the sha256 of what it
     names), `stages/` (all finished steps), `tickets/seed_<s>/` (a ticket repository per seed), `results.jsonl`,
-    `results.md` and `results.png`.
+    `results.md` and `results.png`, `curves.json` and `curves.png`.
 
     Args:
         group: this process among those launched together; by default it is alone.
@@ -114,8 +124,12 @@ def jobs_of(search: Search) -> list[Job]:
             print(f"seed {seed}: {shared.name} ended at density {densities[-1]:.2%}.", flush=True)
 
     def train(label: Label) -> None:
-        train_and_evaluate(search, label)
+        if label in compared:
+            train_and_evaluate(search, label)
+        if label in drawn:
+            score_label(search, label)
 
+    compared, drawn = list(network_labels(ctx)), set(curve_labels(ctx))
     first = [Job(f"seed {seed}: {shared.name}", functools.partial(run, shared)) for shared in searches(ctx)]
     networks = [
         Job(
@@ -123,9 +137,17 @@ def jobs_of(search: Search) -> list[Job]:
             functools.partial(train, label),
             [f"seed {seed}: {shared.name}" for shared in label.method(ctx).needs(ctx)],
         )
-        for label in network_labels(ctx)
+        for label in trained_labels(ctx)
     ]
-    return [*first, *networks]
+    rounds = [
+        Job(
+            f"seed {seed}: rounds of {imp_search(ctx, subset).name}",
+            functools.partial(track_rounds, search, subset),
+            [f"seed {seed}: {imp_search(ctx, subset).name}"],
+        )
+        for subset in pruned_subsets(ctx)
+    ]
+    return [*first, *networks, *rounds]
 
 
 def results_job(search: Search, folder: Path) -> Job:
@@ -134,13 +156,14 @@ def results_job(search: Search, folder: Path) -> Job:
     labels = list(network_labels(ctx))
 
     def write() -> None:
-        entries = [entry_of(search, label) for label in labels]
+        entries, curve = [entry_of(search, label) for label in labels], curve_of(search)
         if ctx.group.is_group_zero:
             overlaps = {seed: overlap_of(search)} if makes_tickets(ctx) else {}
             with ctx.stages.locks.holding("results"):
                 if makes_tickets(ctx):
                     save_tickets(search, ticket_folder(folder, seed), entries)
-                save_results(folder, entries, ctx.partitioning.assign(ctx.data.splits.test), overlaps)
+                partition = ctx.partitioning.assign(ctx.data.splits.test)
+                save_results(folder, entries, partition, overlaps=overlaps, curves={seed: curve})
             print(f"seed {seed}: {len(labels)} networks are trained and scored.", flush=True)
 
     return Job(f"seed {seed}: results", write, [job.name for job in jobs_of(search)])
@@ -162,7 +185,7 @@ def progress_lines(ctx: RunContext) -> dict[str, int]:
     """Return the steps of each search over all seeds, and those of the networks that follow."""
     seeds = len(ctx.config.run.seeds)
     lines = {shared.line: seeds * sum(shared.runs.values()) for shared in searches(ctx)}
-    steps = sum(label.method(ctx).final_steps(ctx, label.matched) for label in network_labels(ctx))
+    steps = sum(label.method(ctx).final_steps(ctx, label.matched) for label in trained_labels(ctx))
     return lines | {NETWORKS: seeds * steps}
 
 
@@ -183,5 +206,5 @@ def check_requests(ctx: RunContext) -> None:
     for density in config.run.matched_density:
         if round(density * ctx.network.total) < 1:
             raise ConfigError(f"--matched_density {density} keeps no weight of this network.")
-    for label in network_labels(ctx):
+    for label in trained_labels(ctx):
         label.method(ctx).check(ctx, label.matched)

@@ -66,15 +66,7 @@ def specialise(
     """
     group = group or ProcessGroup()
     folder = Path(config.run.output_dir)
-    run = dataclasses.replace(
-        config.run,
-        tickets=["union"],
-        materialise=[],
-        methods=[],
-        equal_budget=False,
-        matched_density=[],
-        controls=False,
-    )
+    run = dataclasses.replace(config.run.without_matched(), tickets=["union"], materialise=[], controls=False)
     config = dataclasses.replace(config, run=run)
     ctx = open_run_folder(config, group, progress, check_requests)
     runs = [Specialisation(Search(ctx, seed)) for seed in config.run.seeds]

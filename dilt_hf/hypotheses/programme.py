@@ -97,7 +97,7 @@ def disentanglement(config: DiltConfig, layers: LayerConfig, group: ProcessGroup
 
 def specialisation(config: DiltConfig, group: ProcessGroup) -> str | None:
     """Train every ticket on all classes, remove specialists from the union, and train specialists alone."""
-    run = dataclasses.replace(config.run, methods=[], equal_budget=False, tickets=[], matched_density=[], controls=True)
+    run = dataclasses.replace(config.run.without_matched(), tickets=[], controls=True)
     results = find_tickets(dataclasses.replace(config, run=run), group, begin=registering(SPECIALISATION, config))
     found = specialise(with_known_seeds(config, "specialists"), group)
     if results is None or found is None:

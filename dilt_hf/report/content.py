@@ -23,6 +23,7 @@ from dilt_hf.experiments.transfer import Transfer
 from dilt_hf.hypotheses.judge import Verdict
 from dilt_hf.hypotheses.verdict_files import MOST_EVIDENCE_BYTES, folder_verdicts
 from dilt_hf.report.sanitise import sanitised
+from dilt_hf.results.curves import Curves, load_curves
 from dilt_hf.results.registration import registration_sentences
 from dilt_hf.results.results import RESULTS_FILE, Results
 from dilt_hf.run.folder import METHODS_TABLE, MOST_RUN_BYTES, RUN_FILE, load_results
@@ -79,6 +80,7 @@ class Content:
         verdicts: on every hypothesis.
         registered: what is said of the plans that were registered before.
         results: trained and scored networks.
+        curves: accuracies against density, by seed.
         methods: the table of published methods, where some were compared.
         analyses: of layers.
         specialists: by seed.
@@ -92,6 +94,7 @@ class Content:
     verdicts: Sequence[Verdict]
     registered: Sequence[str]
     results: Results | None
+    curves: Curves
     methods: Sequence[Block]
     analyses: Sequence[Layers]
     specialists: Mapping[int, SpecialistTables]
@@ -114,10 +117,11 @@ def gather(folder: Path) -> Content:
         settings = migrate({name: dict(values) for name, values in stored.items() if name != VERSION_KEY})
     found = folder_verdicts(folder)
     results = load_results(folder) if (folder / RESULTS_FILE).is_file() else None
-    specialists, transfers = _specialists(folder), _transfers(folder)
+    specialists, transfers, curves = _specialists(folder), _transfers(folder), load_curves(folder)
     every = {stage.address: stage for stage in _stages(folder)}
     cited = {source for each in found for judged in each.criteria for source in judged.measured.sources}
     cited |= {entry.stage for entry in results.entries} if results else set()
+    cited |= {point.stage for points in curves.values() for point in points}
     cited |= {network.stage for each in transfers for network in each.networks}
     needed = with_ancestors(sorted(cited), every)
     return Content(
@@ -125,6 +129,7 @@ def gather(folder: Path) -> Content:
         verdicts=found,
         registered=registration_sentences(folder),
         results=results,
+        curves=curves,
         methods=_blocks(folder, METHODS_TABLE),
         analyses=[_layers(path.parent) for path in sorted((folder / "analysis").glob(f"*/{ANALYSIS_FILE}"))],
         specialists=specialists,

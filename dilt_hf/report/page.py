@@ -22,7 +22,15 @@ from dilt_hf.hypotheses.judge import REFUTED, SUPPORTED, UNDECIDED, UNTESTED, WI
 from dilt_hf.hypotheses.verdict_files import CRITERION_CAPTION, VERDICT_CAPTION, interval_words, p_words
 from dilt_hf.report.content import Content, Layers, gather
 from dilt_hf.report.drawings import colour_scale, heat_map, interval_bar, themed
-from dilt_hf.results.figures import as_svg, comparison_figure, cost_figure, methods_figure, panels_figure
+from dilt_hf.results.curves import Curves, curves_caption
+from dilt_hf.results.figures import (
+    as_svg,
+    comparison_figure,
+    cost_figure,
+    curves_figure,
+    methods_figure,
+    panels_figure,
+)
 from dilt_hf.results.methods_table import has_methods
 from dilt_hf.results.results import Results
 from dilt_hf.results.summary import results_caption, results_sentences
@@ -68,6 +76,7 @@ def render(content: Content, title: str) -> str:
         registered=content.registered,
         criterion_caption=CRITERION_CAPTION,
         methods=_methods_drawings(content.results),
+        curves=_curves(content.curves),
         comparison=None if content.results is None else _comparison_drawing(content.results),
         networks=None if content.results is None else _network_table(content.results),
         lesions=_lesion_tables(content.specialists),
@@ -134,6 +143,19 @@ def _methods_drawings(results: Results | None) -> list[tuple[str, str]]:
         (sparsity, themed(as_svg(methods_figure(results)), "methods")),
         (cost, themed(as_svg(cost_figure(results)), "cost")),
     ]
+
+
+def _curves(curves: Curves) -> dict[str, Any] | None:
+    """Draw accuracy against density, and list every point of it seed by seed, with the stage of its training run."""
+    if not any(curves.values()):
+        return None
+    points = {(each.name, each.density, seed): each for seed, found in curves.items() for each in found}
+    scores = {key: (100 * each.accuracy, each.stage) for key, each in points.items()}
+    return {
+        "drawing": themed(as_svg(curves_figure(curves)), "curves"),
+        "caption": curves_caption(curves),
+        **_seed_by_seed(scores, {(name, density): density for name, density, _ in points}),
+    }
 
 
 def _comparison_drawing(results: Results) -> str:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from dilt_hf.results.curves import Curves, is_own, lines_of
 from dilt_hf.results.methods_table import REFERENCE, Point, compared, dense_accuracy
 from dilt_hf.results.results import Results
 from dilt_hf.utils.stats import Estimate
@@ -14,6 +15,7 @@ from dilt_hf.utils.stats import Estimate
 # Okabe and Ito's palette, distinguishable under the common forms of colour blindness; T_full first.
 COLOURS = ["#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8A8A8A"]
 GAP = 0.8  # between comparisons, in rows
+LABELLED = 0.75  # of a density: the next one with a number at the axis is smaller
 MARKERS = ["o", "s", "D", "^", "v", "P", "X", "*"]
 
 
@@ -183,6 +185,70 @@ def _draw_lines(axes: Any, results: Results, position: Callable[[Point], float])
     axes.set_axisbelow(True)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
+
+
+def curves_figure(curves: Curves) -> Any:
+    """Draw accuracy against density, from dense on the left to sparse on the right: one line per network with its
+    interval as a band; networks of one partition, scored on its classes alone, have a panel of their own.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter, NullLocator
+
+    lines = lines_of(curves)
+    panels = {
+        "on all classes": {name: line for name, line in lines.items() if not is_own(name)},
+        "on the classes of one partition, trained on these alone": {n: line for n, line in lines.items() if is_own(n)},
+    }
+    panels = {title: panel for title, panel in panels.items() if panel}
+    figure = Figure(figsize=(1.2 + 4.4 * len(panels), 4.6), layout="constrained", dpi=130)
+    every = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axes, (title, panel) in zip(every, panels.items(), strict=True):
+        for number, (name, line) in enumerate(panel.items()):
+            _draw_curve(axes, name, line, number)
+        axes.set_xscale("log")
+        axes.invert_xaxis()
+        axes.xaxis.set_minor_locator(NullLocator())
+        marks = sorted({density for line in panel.values() for density in line}, reverse=True)
+        axes.set_xticks(_apart(marks))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.3g}"))
+        axes.set_title(title, fontsize=10)
+        axes.set_xlabel("weights kept in %")
+        axes.grid(color="#dddddd", linewidth=0.6)
+        axes.set_axisbelow(True)
+        axes.legend(frameon=False, fontsize=8, loc="lower left")
+        for side in ("top", "right"):
+            axes.spines[side].set_visible(False)
+    every[0].set_ylabel("validation accuracy in %, 95 % interval over seeds")
+    return figure
+
+
+def _draw_curve(axes: Any, name: str, line: Mapping[float, Estimate], number: int) -> None:
+    """Draw controls in grey, everything else in the colour of its number."""
+    is_control = ", " in name or name in (REFERENCE, "magnitude-at-init")
+    colour = COLOURS[-1] if is_control else COLOURS[number % (len(COLOURS) - 1)]
+    densities, means = list(line), [each.mean for each in line.values()]
+    widths = [0.0 if math.isnan(each.half_width) else each.half_width for each in line.values()]
+    axes.plot(
+        densities,
+        means,
+        color=colour,
+        marker=MARKERS[number % len(MARKERS)],
+        markersize=4.5,
+        linewidth=1.2,
+        linestyle="--" if is_control else "-",
+        label=name,
+    )
+    low, high = ([mean + sign * width for mean, width in zip(means, widths, strict=True)] for sign in (-1, 1))
+    axes.fill_between(densities, low, high, color=colour, alpha=0.12, linewidth=0)
+
+
+def _apart(densities: Sequence[float]) -> list[float]:
+    """Choose densities, the largest first, that leave room for the number at each."""
+    chosen: list[float] = []
+    for density in densities:
+        if not chosen or density < LABELLED * chosen[-1]:
+            chosen.append(density)
+    return chosen
 
 
 def as_png(figure: Any) -> bytes:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from dilt_hf.run.context import RunContext
 from dilt_hf.run.hints import hints
-from dilt_hf.run.labels import Label, network_labels, searches
+from dilt_hf.run.labels import Label, searches, trained_labels
 from dilt_hf.run.methods.protocol import Runs
 from dilt_hf.run.methods.tickets import dense_run
 from dilt_hf.run.preflight import seconds_per_step
@@ -39,7 +39,7 @@ def unshared_runs(ctx: RunContext, labels: Sequence[Label]) -> int:
 def describe_plan(ctx: RunContext) -> str:
     """Describe what the run would do and cost, if none of it were done yet. Collective for the process group."""
     config, data, group = ctx.config, ctx.data, ctx.group
-    seeds, labels = len(config.run.seeds), list(network_labels(ctx))
+    seeds, labels = len(config.run.seeds), trained_labels(ctx)
     runs, needed = planned_runs(ctx, labels), searches(ctx)
     searching = sum(len(search.runs) for search in needed)
     shared = searching - len({name for search in needed for name in search.runs})

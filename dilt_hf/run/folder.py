@@ -6,6 +6,7 @@ tickets/seed_<s>/         a ticket repository per seed
 results.{jsonl,md,png}    the comparison: for notebooks, for reading, as an image
 outcomes.safetensors      which test images each network gets right
 overlaps.json             how much the masks have in common, beside what could explain it
+curves.{json,png}         accuracy against density: of every pruning round, of core, union and controls
 registrations/            the plan of each experiment, hashed before it trained anything
 methods.md, methods_by_{sparsity,cost}.png    published methods compared, where some were asked for
 """
@@ -23,7 +24,8 @@ from dilt_hf.config.migration import FORMAT_VERSION, VERSION_KEY, migrate
 from dilt_hf.config.run import DiltConfig
 from dilt_hf.engine.process_groups import ProcessGroup
 from dilt_hf.engine.stages import Stages
-from dilt_hf.results.figures import as_png, comparison_figure, cost_figure, methods_figure
+from dilt_hf.results.curves import Curves, curves_caption, curves_table, load_curves, save_curves
+from dilt_hf.results.figures import as_png, comparison_figure, cost_figure, curves_figure, methods_figure
 from dilt_hf.results.methods_table import has_methods, methods_caption, methods_table
 from dilt_hf.results.outcomes import Outcomes, load_outcomes, save_outcomes
 from dilt_hf.results.overlaps import MaskOverlap, load_overlaps, save_overlaps
@@ -42,7 +44,7 @@ from dilt_hf.utils.files import PARTIAL, pretty_json
 
 RUN_FILE, PICTURE, TICKET_FOLDER = "run.json", "results.png", "tickets"
 MOST_RUN_BYTES = 2**20
-METHODS_TABLE = "methods.md"
+METHODS_TABLE, CURVES_PICTURE = "methods.md", "curves.png"
 METHOD_FIGURES = {"methods_by_sparsity.png": methods_figure, "methods_by_cost.png": cost_figure}
 # What experiment 4 leaves in a folder where none of the others has begun: its own runs lie below `transfer`.
 BEFORE_A_RUN = {"transfer", "evidence", REGISTRATIONS, "verdicts.json", "verdicts.md", SUMS_FILE}
@@ -171,7 +173,9 @@ def save_results(
     folder: Path,
     entries: Sequence[Entry],
     partition: np.ndarray,
+    *,
     overlaps: Mapping[int, MaskOverlap] | None = None,
+    curves: Curves | None = None,
 ) -> None:
     """Write these entries together with those of other seeds and networks that the run has found before.
 
@@ -180,9 +184,12 @@ def save_results(
     Args:
         partition: of every test image, int (n,).
         overlaps: of the masks, by seed.
+        curves: accuracies against density, by seed.
     """
     if overlaps:
         save_overlaps(folder, overlaps)
+    if curves:
+        save_curves(folder, curves)
     new = {(entry.seed, entry.name, entry.matched) for entry in entries}
     recorded = folder / RESULTS_FILE
     earlier = load_results(folder).entries if recorded.is_file() else []
@@ -197,6 +204,10 @@ def save_results(
         for image, draw in METHOD_FIGURES.items():
             write_result(folder, image, as_png(draw(results)))
     text = comparison_text(results)
+    drawn = load_curves(folder)
+    if any(drawn.values()):
+        write_result(folder, CURVES_PICTURE, as_png(curves_figure(drawn)))
+        text["table"] = "\n\n".join([text["table"], curves_table(drawn), curves_caption(drawn)])
     text["sentences"] = [*text["sentences"], *registration_sentences(folder)]
     for seed in sorted({entry.seed for entry in results.entries}):
         if ticket_folder(folder, seed).exists():

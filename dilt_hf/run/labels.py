@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterator
 
 from dilt_hf.results.results import EQUAL_BUDGET
-from dilt_hf.run.context import RunContext
+from dilt_hf.run.context import RunContext, Subset
 from dilt_hf.run.methods.controls import AT_INIT, AT_INIT_LAYERS, RANDOM, REINITIALISED, SHUFFLED, SIBLING
 from dilt_hf.run.methods.protocol import Method, SharedSearch
 from dilt_hf.run.methods.registry import method_of
@@ -64,6 +64,36 @@ def network_labels(ctx: RunContext) -> Iterator[Label]:
                 yield Label(name, SIBLING, matched=density)
 
 
+def round_labels(ctx: RunContext) -> Iterator[Label]:
+    """Yield the networks that are trained at the density of each pruning round for the curves alone: they are scored on
+    validation images, and no comparison counts them.
+    """
+    run, known = ctx.config.run, set(network_labels(ctx))
+    for kept in ctx.kept_per_round if run.match_rounds else []:
+        for name, control in (("core", ""), ("union", ""), ("core", RANDOM), ("core", AT_INIT)):
+            if (not control or run.controls) and (label := Label(name, control, kept / ctx.network.total)) not in known:
+                yield label
+
+
+def trained_labels(ctx: RunContext) -> list[Label]:
+    """Return all networks that are trained for each seed: those that are compared, and those of the curves alone."""
+    return [*network_labels(ctx), *round_labels(ctx)]
+
+
+def curve_labels(ctx: RunContext) -> Iterator[Label]:
+    """Yield the networks at matched density that stand in the curves: core, union, and their controls."""
+    for label in trained_labels(ctx):
+        is_control = label.ticket in (RANDOM, AT_INIT_METHOD) or label.control not in ("", EQUAL_BUDGET)
+        if label.matched is not None and (label.ticket in ("core", "union") or is_control):
+            yield label
+
+
+def pruned_subsets(ctx: RunContext) -> list[Subset]:
+    """Return the subsets that the run prunes on in rounds: all classes for LTH, and the partitions."""
+    names = {search.name for search in searches(ctx)}
+    return [each for each in [ctx.everything, *ctx.subsets] if imp_search(ctx, each).name in names]
+
+
 def _ticket_labels(ctx: RunContext) -> Iterator[Label]:
     """Yield tickets at the configured density, and their controls."""
     run, n = ctx.config.run, len(ctx.partitioning)
@@ -90,7 +120,7 @@ def searches(ctx: RunContext) -> list[SharedSearch]:
     found: dict[str, SharedSearch] = {}
     if run.tickets or not run.methods:
         found |= {search.name: search for search in (imp_search(ctx, subset) for subset in ctx.subsets)}
-    for label in network_labels(ctx):
+    for label in trained_labels(ctx):
         found |= {search.name: search for search in label.method(ctx).needs(ctx)}
     return list(found.values())
 

@@ -222,7 +222,7 @@ def test_a_diverging_round_stops_and_keeps_the_rounds_before(quick_config, chang
         return healthy(*arguments, **settings)
 
     monkeypatch.setattr(training_steps, "train", third_diverges)
-    with pytest.raises(RunError, match=r"4 of 5 steps failed.*partition_1, round 0: the loss is nan at step 0"):
+    with pytest.raises(RunError, match=r"5 of 7 steps failed.*partition_1, round 0: the loss is nan at step 0"):
         run(quick_config)
     finished = stages(quick_config)
     assert len(finished) == 2
