@@ -69,6 +69,11 @@ class RunConfig(Options):
         "Trackers to send losses and scores to, through Accelerate: tensorboard, wandb, trackio, …",
     )
     full_determinism: bool = option(False, "On a GPU, use only algorithms that give the same bits every time.")
+    cuda_graphs: bool = option(
+        False,
+        "On a GPU, record the forward and backward passes of a network once and replay them in every step of every "
+        "training: several times as fast for networks so small that the GPU waits for Python.",
+    )
     siblings: bool = option(
         False, "Also prune on a sibling split (the same classes, disjoint rows): the null hypothesis of all partitions."
     )

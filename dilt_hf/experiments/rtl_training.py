@@ -60,6 +60,7 @@ def train_jointly(
             hooks=Hooks(
                 on_step=lambda count: ctx.board.add(purpose.line, address, count),
                 on_epoch=lambda step, loss, rate: purpose.run.log({"loss": loss, "learning_rate": rate}, step),
+                passes=ctx.network.passes,
                 description=purpose.description,
             ),
         )

@@ -16,6 +16,7 @@ from dilt_hf.models.anatomy import unused_parameters
 from dilt_hf.models.factory import checkpoint_activations
 from dilt_hf.models.flops import ForwardCost, forward_cost
 from dilt_hf.models.weights import checkpoint_tensors, load_weights, prunable_parameters
+from dilt_hf.training.graphs import GraphedPasses
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -30,6 +31,7 @@ class Network:
         image_size, channels: of its input.
         include_head: whether the classifier counts as prunable.
         unused: the tensors that no output depends on, by checkpoint name.
+        passes: its passes as CUDA graphs, where the run asks for that.
     """
 
     module: nn.Module
@@ -37,6 +39,7 @@ class Network:
     channels: int
     include_head: bool = False
     unused: frozenset[str] = frozenset()
+    passes: GraphedPasses | None = None
 
     @classmethod
     def prepare(cls, module: nn.Module, config: DiltConfig, data: OpenData, device: torch.device) -> Network:
@@ -51,7 +54,8 @@ class Network:
             checkpoint_activations(module)
         if training.torch_compile:
             module.compile()
-        return cls(module, data.image_size, data.channels, config.model.prune_head, unused)
+        passes = GraphedPasses() if config.run.cuda_graphs else None
+        return cls(module, data.image_size, data.channels, config.model.prune_head, unused, passes)
 
     def filled(self, weights: str | os.PathLike) -> nn.Module:
         """Load weights from a safetensors file into the module, and return it."""

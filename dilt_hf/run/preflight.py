@@ -11,7 +11,8 @@ from torch import nn
 
 from dilt_hf.models.anatomy import check_images
 from dilt_hf.run.context import RunContext
-from dilt_hf.training.protocols import Route, Span
+from dilt_hf.training.graphs import GraphedPasses, check_graphs
+from dilt_hf.training.protocols import Hooks, Route, Span
 from dilt_hf.training.train import total_steps, train
 from dilt_hf.utils.errors import ConfigError
 
@@ -21,6 +22,7 @@ LONG = 2.0  # seconds: a step of so many is timed once
 
 def check_run(ctx: RunContext) -> None:
     """Raise `DiltError` unless model, data and pruning options go together. Nothing is trained or written."""
+    check_graphs(ctx.config, ctx.device, ctx.group.size)
     check_model(ctx)
     check_steps(ctx)
     ctx.config.pruning.check_reachable(ctx.network.total, len(ctx.partitioning))
@@ -81,9 +83,10 @@ def _seconds_per_step(ctx: RunContext, batch: int, steps: int) -> float:
     """Time that many steps of a batch of this size, the second time that they are done."""
     feed, seconds = ctx.data.training_feed(), 0.0
     training = dataclasses.replace(ctx.config.training, early_bird=None, global_train_batch_size=batch)
+    model = copy.deepcopy(ctx.network.module)
+    hooks = Hooks(passes=GraphedPasses() if ctx.config.run.cuda_graphs else None)
     for _ in range(2):
-        model = copy.deepcopy(ctx.network.module)
         span = Span(last_step=min(steps, total_steps(len(feed.rows), training)))
-        record = train(model, [Route({}, feed)], training, ctx.accelerator, key=("estimate",), span=span)
+        record = train(model, [Route({}, feed)], training, ctx.accelerator, key=("estimate",), span=span, hooks=hooks)
         seconds = record.seconds / record.steps
     return float(ctx.group.agree(functools.partial(float, seconds)))

@@ -200,7 +200,7 @@ def _theta_k(ctx: RunContext, seed: int, start: Stage, k: int) -> Stage:
             key=(seed, EVERYTHING, 0),
             span=Span(last_step=k),
             checkpointing=checkpointing(ctx, folder),
-            hooks=Hooks(description=description),
+            hooks=Hooks(description=description, passes=ctx.network.passes),
         )
         cost = dataclasses.asdict(cost_of(ctx, record, {}))
         if not ctx.group.is_group_zero:
@@ -244,6 +244,7 @@ def train_job(ctx: RunContext, job: TrainingJob, purpose: Purpose) -> Stage:
                 settled=settled,
                 topology=topology,
                 teacher=teacher,
+                passes=ctx.network.passes,
                 description=purpose.description,
             ),
         )

@@ -85,6 +85,7 @@ class Loop:
         self.model, self.config, self.accelerator, self.key = model, config, accelerator, key
         self.description, self.settled = hooks.description, hooks.settled
         self.topology, self.teacher = hooks.topology, hooks.teacher
+        self.passes = hooks.passes if hooks.teacher is None else None
         self.num_processes, self.rank = accelerator.num_processes, accelerator.process_index
         if self.topology is not None:  # it has the masks, and the only route's are not looked at
             routes = [dataclasses.replace(routes[0], masks=self.topology.masks)]
@@ -123,6 +124,8 @@ class Loop:
         # Accelerate's optimizer looks for an optional package on the disk in every step: only where it scales the loss
         self.stepper = self.optimizer if scaler is None else accelerator.prepare(self.optimizer)
         self.prepared.train()
+        if self.passes is not None:
+            self.passes.attach(model)
 
     def turn(self, step: int) -> Turn:
         """Return the route whose step it is."""
@@ -249,6 +252,15 @@ class Loop:
 
     def _backward(self, batch: Batch, turn: Turn) -> Tensor:
         """Accumulate the gradient of the mean loss over the whole batch, pass by pass; this process's part of it."""
+        if self.passes is not None:
+            model, accelerator = self.prepared, self.accelerator
+
+            def compute(pixels: Tensor, labels: Tensor) -> Tensor:
+                loss = turn.objective(logits_of(model, pixels), labels)
+                accelerator.backward(loss)
+                return loss.detach()
+
+            return self.passes(self.model, compute, turn.objective, batch)
         total = torch.zeros((), device=batch.labels.device)
         begin = 0
         for position, size in enumerate(turn.sizes):

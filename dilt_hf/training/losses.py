@@ -21,6 +21,11 @@ class ClassLoss:
             self.position = torch.full((int(self.classes.max()) + 1,), -100, device=device)
             self.position[self.classes] = torch.arange(len(self.classes), device=device)
 
+    @property
+    def identity(self) -> tuple[object, ...]:
+        """What tells two losses apart."""
+        return (self.smoothing, None if self.classes is None else tuple(self.classes.tolist()))
+
     def __call__(self, logits: Tensor, labels: Tensor, partners: Tensor | None = None, share: float = 1.0) -> Tensor:
         """Compute the mean loss; with `partners`, of targets that are the fraction `share` label and the rest the
         partner's label.

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from dilt_hf.data.loader import Feed
 from dilt_hf.masks.algebra import Masks
+from dilt_hf.training.graphs import GraphedPasses
 from dilt_hf.training.losses import Teacher
 
 
@@ -90,6 +91,7 @@ class Hooks:
         settled: may end the run after an epoch.
         topology: changes the mask during training; the route's own mask is then not looked at.
         teacher: a network to be imitated as well.
+        passes: computes forward and backward passes as CUDA graphs, where there is no teacher; None: step by step.
         description: names the run in messages.
     """
 
@@ -98,6 +100,7 @@ class Hooks:
     settled: Settled | None = None
     topology: Topology | None = None
     teacher: Teacher | None = None
+    passes: GraphedPasses | None = None
     description: str = "training"
 
 

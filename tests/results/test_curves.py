@@ -62,7 +62,12 @@ def test_a_run_scores_every_round_and_what_is_trained_at_its_density(quick_confi
     densities = [1.0, *(kept / ctx.network.total for kept in ctx.kept_per_round)]
     rounds = [("LTH", d) for d in densities[:-1]] + [(f"partition_{k}", d) for k in (0, 1) for d in densities[:-1]]
     networks = ["core", "union", "core, random", "core, magnitude at init"]
-    further = ["core, shuffled", "union, shuffled", "core, magnitude at init by layer", "union, magnitude at init by layer"]
+    further = [
+        "core, shuffled",
+        "union, shuffled",
+        "core, magnitude at init by layer",
+        "union, magnitude at init by layer",
+    ]
     matched = [(name, d) for d in densities[1:] for name in networks] + [(name, 0.3) for name in [*networks, *further]]
     assert sorted((each.name, each.density) for each in curve) == sorted([*rounds, *matched])
     rows = ctx.data.splits.validation
