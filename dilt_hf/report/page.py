@@ -8,7 +8,7 @@ import functools
 import json
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,13 @@ import numpy as np
 
 from dilt_hf._version import __version__
 from dilt_hf.analysis.figures import short_names
-from dilt_hf.experiments.specialist_scores import LESIONS, SpecialistTables
 from dilt_hf.experiments.transfer import NEW, OWN, Transfer, Transferred
 from dilt_hf.hypotheses.judge import REFUTED, SUPPORTED, UNDECIDED, UNTESTED, WITHHELD, Verdict
 from dilt_hf.hypotheses.verdict_files import CRITERION_CAPTION, VERDICT_CAPTION, interval_words, p_words
 from dilt_hf.report.content import Content, Layers, gather
 from dilt_hf.report.drawings import colour_scale, heat_map, interval_bar, themed
+from dilt_hf.report.tables import duration, lesion_tables
+from dilt_hf.report.text import report_text
 from dilt_hf.results.curves import Curves, curves_caption
 from dilt_hf.results.figures import (
     as_svg,
@@ -39,22 +40,24 @@ from dilt_hf.utils.files import write_atomically
 from dilt_hf.utils.markdown import Table
 from dilt_hf.utils.stats import estimate
 
-REPORT_FILE = "report.html"
+REPORT_FILE, TEXT_FILE = "report.html", "report.md"
 HERE = Path(__file__).parent
 SIGNS = {SUPPORTED: "✓", REFUTED: "✗", UNDECIDED: "?", UNTESTED: "–", WITHHELD: "!"}
 ACCURACY = "of the test images are classified correctly"
 
 
 def write_report(folder: str | os.PathLike) -> Path:
-    """Write `report.html` into the folder of a run, from all that has been found there so far.
+    """Write `report.html` into the folder of a run, from all that has been found there so far, and its tables as
+    `report.md`; return the path of the former.
 
     Raises:
         RunError: when it is not the folder of a run, or one of its files is damaged.
     """
     folder = Path(folder)
-    target = folder / REPORT_FILE
-    write_atomically(target, render(gather(folder), folder.resolve().name))
-    return target
+    content, title = gather(folder), folder.resolve().name
+    write_atomically(folder / REPORT_FILE, render(content, title))
+    write_atomically(folder / TEXT_FILE, report_text(content, title))
+    return folder / REPORT_FILE
 
 
 def render(content: Content, title: str) -> str:
@@ -79,7 +82,7 @@ def render(content: Content, title: str) -> str:
         curves=_curves(content.curves),
         comparison=None if content.results is None else _comparison_drawing(content.results),
         networks=None if content.results is None else _network_table(content.results),
-        lesions=_lesion_tables(content.specialists),
+        lesions=lesion_tables(content.specialists),
         analyses=[_analysis(each, number) for number, each in enumerate(content.analyses)],
         transfers=[_transfer(each) for each in content.transfers],
         seconds=sum(cost.seconds for cost in content.costs),
@@ -98,7 +101,7 @@ def _environment() -> Any:
         "interval": interval_words,
         "bar": interval_bar,
         "sign": SIGNS.__getitem__,
-        "hours": _duration,
+        "hours": duration,
         "number": _number,
         "code": _code_spans,
         "caption": results_caption,
@@ -182,33 +185,6 @@ def _seed_by_seed(
     return {"seeds": seeds, "rows": rows}
 
 
-def _lesion_tables(found: Mapping[int, SpecialistTables]) -> list[dict[str, Any]]:
-    """Tabulate means over seeds, one row per specialist and one column per partition's classes."""
-    if not found:
-        return []
-    first, tables = next(iter(found.values())), []
-
-    def add(caption: str, table_of: Callable[[SpecialistTables], Sequence[Sequence[float]]]) -> None:
-        cells = np.stack([np.array(table_of(each)) for each in found.values()])
-        count = cells.shape[1]
-        rows = [[str(estimate(cells[:, k, j].tolist())) for j in range(count)] for k in range(count)]
-        tables.append({"caption": f"{caption}; {len(found)} seed(s).", "rows": rows})
-
-    for scored, where in (("within", "among those"), ("among_all", "among all classes")):
-        for kind in getattr(first, scored):
-            what = "specialist k" if kind == LESIONS else f"as many weights of every layer, {kind}: a control"
-            add(
-                f"Points of accuracy that the trained union loses on each partition's classes, {where}, without {what}",
-                functools.partial(_scored, scored, kind),
-            )
-    add("Accuracy in % of specialist k, trained on the classes of one partition alone, among those", lambda e: e.alone)
-    return tables
-
-
-def _scored(scored: str, kind: str, tables: SpecialistTables) -> Sequence[Sequence[float]]:
-    return getattr(tables, scored)[kind]
-
-
 def _analysis(found: Layers, number: int) -> dict[str, Any]:
     distances = np.sqrt(np.maximum(found.values, 0.0))
     names = [f"{network}, {layer}" for network in found.networks for layer in short_names(found.layers)]
@@ -250,13 +226,6 @@ def _transfer(found: Transfer) -> dict[str, Any]:
 
 def _weighed(network: Transferred) -> str:
     return f"{network.name}, {network.weights} weights"
-
-
-def _duration(seconds: float) -> str:
-    for size, unit in ((86400, "days"), (3600, "hours"), (60, "minutes")):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.1f} seconds"
 
 
 def _number(value: float) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from dilt_hf.utils.text import visible
 
@@ -65,6 +65,45 @@ def read_blocks(text: str) -> Iterator[Table | Items | str]:
             yield Items([line[2:] for line in lines])
         elif block:
             yield " ".join(lines)
+
+
+def write_blocks(blocks: Iterable[Table | Items | str]) -> str:
+    """Write blocks as `read_blocks` reads them.
+
+    Example:
+        >>> print(write_blocks(["Kept:", Items(["core", "union"])]))
+        Kept:
+        <BLANKLINE>
+        - core
+        - union
+    """
+    return "\n\n".join(map(_block, blocks))
+
+
+def _block(block: Table | Items | str) -> str:
+    if isinstance(block, Items):
+        return "\n".join(f"- {item}" for item in block.items)
+    if isinstance(block, Table):
+        return markdown_table(block.head, block.body, numbers=any(block.right))
+    return block
+
+
+def unpadded(text: str) -> str:
+    """Take the spaces out of tables that align their columns in a terminal: a third of the size, the same table.
+
+    Example:
+        >>> print(unpadded(markdown_table(["ticket", "kept"], [["core", "12"]])))
+        | ticket | kept |
+        |--|--:|
+        | core | 12 |
+    """
+    return "\n".join(map(_unpadded_line, text.splitlines()))
+
+
+def _unpadded_line(line: str) -> str:
+    if re.fullmatch(r"[|:-]+", line):
+        return re.sub(r"-{2,}", "--", line)
+    return re.sub(r" {2,}", " ", line) if line.startswith("|") else line
 
 
 def _cells(line: str) -> list[str]:
