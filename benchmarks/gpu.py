@@ -1,7 +1,7 @@
 """The training loop on a GPU: images per second, the fraction of the measured matrix-multiplication peak, what a mask
-costs, and how many partitions should share one GPU.
+costs, what recording passes as CUDA graphs gains, and how many partitions should share one GPU.
 
-    python benchmarks/gpu.py [--steps 30] [--part throughput|sharing]
+    python benchmarks/gpu.py [--steps 30] [--part throughput|graphs|sharing]
 
 Without a GPU it says so and ends. Every part takes a few minutes.
 """
@@ -94,6 +94,55 @@ def throughput(steps):
     print_table(f"Masked training on {torch.cuda.get_device_name()}; bf16 matmul peak {peak:.0f} TFLOP/s", rows)
 
 
+SMALL = (("resnet-micro", 64), ("vit-micro", 64), ("resnet20", 128), ("resnet18-cifar", 128))  # at 32 px, with batches
+
+
+def graphs(steps):
+    """Steps of small networks, asked for by Python kernel by kernel, and recorded as CUDA graphs."""
+    from accelerate import Accelerator
+
+    from dilt_hf.config.model import ModelConfig
+    from dilt_hf.config.training import TrainingConfig
+    from dilt_hf.data import loader
+    from dilt_hf.data.augmentation import Augmentation
+    from dilt_hf.data.decoding import Normalize
+    from dilt_hf.data.loader import Feed
+    from dilt_hf.masks.algebra import full_like, random_like
+    from dilt_hf.models.factory import build_model
+    from dilt_hf.models.weights import prunable_parameters
+    from dilt_hf.training.graphs import GraphedPasses
+    from dilt_hf.training.protocols import Hooks, Route
+    from dilt_hf.training.train import train
+
+    torch.backends.cudnn.benchmark = True
+    torch.set_float32_matmul_precision("high")
+    accelerator = Accelerator()
+    rows = [["network at 32 px, batch", "step by step, ms a step", "graph, ms a step", "ratio"]]
+    for architecture, batch in SMALL:
+        overrides = {"patch_size": 8} if architecture.startswith("vit") else {}
+        config = ModelConfig(architecture=architecture, **overrides)
+        model = build_model(config, [str(c) for c in range(10)], 32, 0).to(accelerator.device)
+        full = full_like(prunable_parameters(model))
+        masks = random_like({n: torch.rand(m.shape) < 0.2 for n, m in full.items()}, torch.Generator().manual_seed(0))
+        images = torch.randint(0, 256, (batch * 10, 32, 32, 3), dtype=torch.uint8, device=accelerator.device)
+        source = loader.ResidentImages(images, torch.randint(0, 10, (len(images),), device=accelerator.device))
+        normalize = Normalize([0.5], [0.5], 3, accelerator.device)
+        feed = Feed(source, torch.arange(len(images)), normalize, Augmentation("shift_flip"))
+        epochs = max(1, steps // 10)
+        training = TrainingConfig(num_train_epochs=epochs, global_train_batch_size=batch, learning_rate=1e-3)
+        passes = GraphedPasses()
+
+        def run(passes, model=model, masks=masks, feed=feed, training=training):
+            train(model, [Route(masks, feed)], training, accelerator, key=("gpu",), hooks=Hooks(passes=passes))
+            torch.cuda.synchronize()
+
+        medians = alternate({"plain": lambda: run(None), "graph": lambda: run(passes)}, 5)  # noqa: B023
+        plain, graphed = (1e3 * medians[name] / (10 * epochs) for name in ("plain", "graph"))
+        rows.append([f"{architecture}, {batch}", f"{plain:.2f}", f"{graphed:.2f}", f"{plain / graphed:.2f}"])
+        print(*rows[-1], sep="; ", flush=True)
+    print_table(f"CUDA graphs on {torch.cuda.get_device_name()}, fp32 with TF32", rows)
+
+
 def prune_one(index, folder, ready, go, done):
     """One process of those that share the GPU: prunes its partition."""
     from dilt_hf.config.data import DataConfig, PartitionConfig
@@ -156,14 +205,16 @@ def sharing():
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=30)
-    parser.add_argument("--part", choices=["throughput", "sharing"])
+    parser.add_argument("--part", choices=["throughput", "graphs", "sharing"])
     options = parser.parse_args()
     if not torch.cuda.is_available():
         print(f"{Path(__file__).name}: no GPU here, nothing measured.")
         sys.exit(0)
-    if options.part != "sharing":
+    if options.part in (None, "throughput"):
         throughput(options.steps)
-    if options.part != "throughput":
+    if options.part in (None, "graphs"):
+        graphs(10 * options.steps)
+    if options.part in (None, "sharing"):
         sharing()
 
 
