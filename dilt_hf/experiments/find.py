@@ -35,6 +35,7 @@ from dilt_hf.run.labels import (
     makes_tickets,
     network_labels,
     pruned_subsets,
+    prunes_siblings,
     searches,
     trained_labels,
 )
@@ -158,7 +159,7 @@ def results_job(search: Search, folder: Path) -> Job:
     def write() -> None:
         entries, curve = [entry_of(search, label) for label in labels], curve_of(search)
         if ctx.group.is_group_zero:
-            overlaps = {seed: overlap_of(search)} if makes_tickets(ctx) else {}
+            overlaps = {seed: overlap_of(search, prunes_siblings(ctx))} if makes_tickets(ctx) else {}
             with ctx.stages.locks.holding("results"):
                 if makes_tickets(ctx):
                     save_tickets(search, ticket_folder(folder, seed), entries)

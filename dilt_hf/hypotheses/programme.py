@@ -42,6 +42,7 @@ from dilt_hf.hypotheses.preregister import study_of
 from dilt_hf.hypotheses.registry import BENCHMARK, DISENTANGLEMENT, EVIDENCE_OF, SPECIALISATION, TRANSFER, hypotheses
 from dilt_hf.hypotheses.verdict_files import folder_verdicts, load_evidence, save_evidence
 from dilt_hf.results.methods_table import methods_caption, methods_table
+from dilt_hf.results.overlaps import save_overlaps
 from dilt_hf.results.registration import REGISTRATIONS, register
 from dilt_hf.results.results import Results
 from dilt_hf.results.summary import results_caption, results_sentences, results_table
@@ -49,7 +50,9 @@ from dilt_hf.run.context import RunContext
 from dilt_hf.run.folder import nothing, open_run_folder
 from dilt_hf.run.methods.registry import BENCHMARK as BENCHMARK_METHODS
 from dilt_hf.run.methods.registry import STRUCTURED
+from dilt_hf.run.overlaps import overlap_of
 from dilt_hf.run.pruning_steps import removal_order
+from dilt_hf.run.search import Search
 from dilt_hf.utils.checksums import write_result
 
 TRANSFORMERS = ("vit", "deit")  # whose names mark networks that a structured method can cut
@@ -174,8 +177,9 @@ def _prune(
     ]
     if group.is_world_zero:
         print(f"{len(jobs)} IMP runs of {len(ctx.kept_per_round)} rounds each.", flush=True)
-    if not config.run.dry_run:
-        complete(jobs, group)
+    if not config.run.dry_run and complete(jobs, group) and siblings:
+        found = {seed: overlap_of(Search(ctx, seed), with_siblings=True) for seed in config.run.seeds}
+        save_overlaps(Path(config.run.output_dir), found)
 
 
 def registering(experiment: str, config: DiltConfig, **more: Any) -> Callable[[RunContext], object]:

@@ -46,8 +46,12 @@ class MaskOverlap:
 
 
 def save_overlaps(folder: Path, overlaps: Mapping[int, MaskOverlap]) -> None:
-    """Write the overlaps of seeds, together with those of others that are there."""
-    kept = {**load_overlaps(folder), **overlaps}
+    """Write the overlaps of seeds, together with those of others that are there; what is known of siblings stays."""
+    kept = load_overlaps(folder)
+    for seed, each in overlaps.items():
+        before = kept.get(seed)
+        known = before.siblings if before is not None and each.siblings is None else each.siblings
+        kept[seed] = dataclasses.replace(each, siblings=known)
     numbers = {str(seed): dataclasses.asdict(kept[seed]) for seed in sorted(kept)}
     write_result(folder, OVERLAPS_FILE, pretty_json(json_values(numbers)))
 

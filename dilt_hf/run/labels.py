@@ -94,6 +94,12 @@ def pruned_subsets(ctx: RunContext) -> list[Subset]:
     return [each for each in [ctx.everything, *ctx.subsets] if imp_search(ctx, each).name in names]
 
 
+def prunes_siblings(ctx: RunContext) -> bool:
+    """Return whether siblings are pruned too, so that their masks can be compared."""
+    names = {search.name for search in searches(ctx)} if ctx.config.run.siblings else set()
+    return all(imp_search(ctx, subset).name in names for subset in ctx.siblings) if names else False
+
+
 def _ticket_labels(ctx: RunContext) -> Iterator[Label]:
     """Yield tickets at the configured density, and their controls."""
     run, n = ctx.config.run, len(ctx.partitioning)

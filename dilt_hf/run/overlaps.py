@@ -9,23 +9,18 @@ from dilt_hf.masks.overlap import mean_overlap
 from dilt_hf.models.weights import WEIGHTS_FILE, read_weights
 from dilt_hf.pruning.at_init import largest_like, predicted_share
 from dilt_hf.results.overlaps import MaskOverlap
-from dilt_hf.run.labels import searches
-from dilt_hf.run.methods.tickets import imp_search
 from dilt_hf.run.search import Search
 from dilt_hf.run.training_steps import rewind_point
 
 
-def overlap_of(search: Search) -> MaskOverlap:
-    """Compare the partitions' masks with each other, with siblings' where these were pruned, and with the largest of
-    the weights that training starts from.
+def overlap_of(search: Search, with_siblings: bool) -> MaskOverlap:
+    """Compare the partitions' masks with each other, with the largest of the weights that training starts from, and
+    with siblings', which must have been pruned then.
     """
     ctx = search.ctx
     weights = read_weights(rewind_point(ctx, search.seed).path / WEIGHTS_FILE, ctx.prunable)
     partitions = [dict(mask) for mask in search.partitions]
-    siblings = None
-    known = {each.name for each in searches(ctx)}
-    if ctx.config.run.siblings and all(imp_search(ctx, subset).name in known for subset in ctx.siblings):
-        siblings = mean_overlap(search.masks_of(ctx.siblings))[""]["jaccard"]
+    siblings = mean_overlap(search.masks_of(ctx.siblings))[""]["jaccard"] if with_siblings else None
     with_largest = [mean_overlap([mask, largest_like(weights, mask, False)])[""]["jaccard"] for mask in partitions]
     core = compose("core", partitions)
     return MaskOverlap(

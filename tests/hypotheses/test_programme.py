@@ -21,6 +21,7 @@ from dilt_hf.hypotheses.programme import (
 from dilt_hf.hypotheses.registry import hypotheses
 from dilt_hf.hypotheses.verdict_files import judge_folder, load_evidence
 from dilt_hf.report.page import write_report
+from dilt_hf.results.overlaps import load_overlaps
 from dilt_hf.results.registration import registrations
 from dilt_hf.run.context import open_run
 from dilt_hf.utils.errors import RunError
@@ -58,6 +59,7 @@ def test_every_hypothesis_is_judged_on_evidence_that_names_its_stages(config, ch
     target = change(config, "data", classes=["6-9"], max_train_samples=100)
     source = SourceConfig(source_classes=["0-5"], source_rewind_steps=[0, 1], densities=[0.5])
     assert transferral(target, source, ProcessGroup()).count("| core, shuffled") == 4
+    assert all(each.siblings is not None for each in load_overlaps(folder).values()), "of the experiment that has some"
     known = {criterion.key for hypothesis in HYPOTHESES for criterion in hypothesis.criteria}
     evidence = load_evidence(folder)
     assert evidence.keys() == known

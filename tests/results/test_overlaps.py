@@ -20,6 +20,8 @@ def test_what_is_known_of_other_seeds_stays(tmp_path):
     save_overlaps(tmp_path, {3: one})
     save_overlaps(tmp_path, {0: other})
     assert load_overlaps(tmp_path) == {0: other, 3: one}
+    save_overlaps(tmp_path, {0: MaskOverlap(0.4, 0.1, None, 0.2, 0.7)})  # by an experiment that prunes no siblings
+    assert load_overlaps(tmp_path)[0] == MaskOverlap(0.4, 0.1, 0.3, 0.2, 0.7)
     (tmp_path / "overlaps.json").write_text('{"0": {"jaccard": "x"}}')
     with pytest.raises(RunError, match=r"overlaps\.json"):
         load_overlaps(tmp_path)
