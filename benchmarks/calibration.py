@@ -7,7 +7,8 @@
 
     python benchmarks/calibration.py [--preset digits] [--seeds 0 1] --try "learning_rate 0.2 num_train_epochs 20"
 
-Each --try names options of the recipes and their values; further options, such as --architecture, hold for all.
+Each --try names options of the recipes and their values; further options, such as --architecture, hold for all. With
+--folder what was trained stays there, and the same command goes on where it stopped; several may share one folder.
 """
 
 import argparse
@@ -15,6 +16,7 @@ import dataclasses
 import statistics
 import tempfile
 import time
+from pathlib import Path
 
 from timing import print_table
 
@@ -75,13 +77,15 @@ def main():
     parser.add_argument("--preset", choices=list(PRESETS), default="digits")
     parser.add_argument("--try", dest="tried", action="append", default=[], help="options and values of one setting")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
+    parser.add_argument("--folder", type=Path, help="where stages are kept; by default nowhere")
     given, rest = parser.parse_known_args()
     rows = []
     for tried in given.tried or [""]:
         words = tried.split()
         options = [f"--{word}" if position % 2 == 0 else word for position, word in enumerate(words)]
         with tempfile.TemporaryDirectory() as folder:
-            where = ["--output_dir", folder, "--use_cpu", "true"]
+            kept = given.folder and given.folder / ("_".join(words) or "preset").replace("/", "-")
+            where = ["--output_dir", str(kept or folder)]
             defaults, variants = dict(PRESETS[given.preset]), VARIANTS[given.preset]
             config = parse_config([*rest, *options, *where], defaults, "", variants)
             ctx = open_run(config, progress=False)
