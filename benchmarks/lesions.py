@@ -1,11 +1,11 @@
 """Is the lesion's control biased? Unions whose specialists are random weights, so that no lesion divides anything.
 
-    python benchmarks/lesions.py [--seeds 8] [--density 0.1]
+    python benchmarks/lesions.py [--seeds 8] [--density 0.1] [--core 0.5]
 
 For each seed a core and two specialists are drawn at random, their union is trained on all digits, and specialists are
 removed as in experiment 3. Printed: points that this costs on a specialist's own classes minus those on the others',
-the mean over seeds with its 95 % interval; for the specialists, and for as many weights drawn from the union and from
-the core.
+the mean over seeds with its 95 % interval; for the specialists, for as many weights drawn from the union, and where the
+core is smaller than a specialist, for as many of either as the core has.
 """
 
 import argparse
@@ -29,11 +29,11 @@ from dilt_hf.utils.stats import estimate
 class RandomSearch(Search):
     """A search that found a random core, and random specialists."""
 
-    def __init__(self, ctx, seed, density):
+    def __init__(self, ctx, seed, density, core_share):
         super().__init__(ctx, seed)
         generator = generator_for(seed, "random specialists")
         draws = {name: torch.rand(weight.shape, generator=generator) for name, weight in ctx.prunable.items()}
-        core, end = density / 2, density  # a half is the core's, a quarter each specialist's
+        core, end = density * core_share, density  # what is not the core's, the specialists share
         bounds = [(core + (end - core) * k / 2, core + (end - core) * (k + 1) / 2) for k in range(2)]
         self.partitions = [
             {name: (draw < core) | ((draw >= low) & (draw < high)) for name, draw in draws.items()}
@@ -71,20 +71,24 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=8)
     parser.add_argument("--density", type=float, default=0.1, help="of the union")
+    parser.add_argument("--core", type=float, default=0.5, help="share of the union that is the core")
     given = parser.parse_args()
     found = {}
     with tempfile.TemporaryDirectory() as folder:
         config = parse_config(["--output_dir", folder, "--use_cpu", "true"], PRESETS["digits"])
         ctx = open_run(config, progress=False)
         for seed in range(given.seeds):
-            tables = removed(Specialisation(RandomSearch(ctx, seed, given.density))).tables()
+            tables = removed(Specialisation(RandomSearch(ctx, seed, given.density, given.core))).tables()
             for scored in ("within", "among_all"):
                 for kind, table in getattr(tables, scored).items():
                     found.setdefault((kind, scored), []).append(own_less_others(table))
     rows = [["removed", "among the classes of the own partition", "among all classes"]]
     for kind in dict.fromkeys(kind for kind, _ in found):
         rows.append([kind, *(f"{estimate(found[kind, scored])}" for scored in ("within", "among_all"))])
-    print_table(f"Own less others', points; {given.seeds} seeds, union of density {given.density:g}", rows)
+    print_table(
+        f"Own less others', points; {given.seeds} seeds, union of density {given.density:g}, {given.core:g} of it core",
+        rows,
+    )
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from dilt_hf.engine.process_groups import ProcessGroup
 from dilt_hf.engine.scheduler import Job, complete
 from dilt_hf.engine.stages import Stage
 from dilt_hf.experiments.find import check_requests, jobs_of
-from dilt_hf.experiments.specialist_scores import FROM_CORE, FROM_UNION, Specialists
+from dilt_hf.experiments.specialist_scores import FROM_CORE, FROM_UNION, OF_CORE_SIZE, Specialists
 from dilt_hf.masks.algebra import Masks, compose
 from dilt_hf.masks.topk import keep_largest_per_tensor
 from dilt_hf.models.weights import WEIGHTS_FILE
@@ -48,8 +48,8 @@ from dilt_hf.utils.seeding import generator_for
 LESION = Kind("lesion", version=2, code=(*EVALUATION_CODE, "experiments.specialise", "training.masking"))
 ALONE = Kind("alone", version=2, code=(*EVALUATION_CODE, "experiments.specialise"))
 NUMBERS_FILE = "specialists.json"
-DRAWN_FROM = {FROM_UNION: "union", FROM_CORE: "core"}
-DRAWS = 3  # random lesions of each specialist's size, from each of these
+DRAWN_FROM = (FROM_UNION, FROM_CORE, OF_CORE_SIZE)
+DRAWS = 3  # random lesions of each kind
 
 
 def specialise(
@@ -141,13 +141,23 @@ class Specialisation:
     # --- removing weights ---
 
     def _lesions_of(self, k: int) -> Lesions:
-        """Evaluate the trained union as it is, without specialist k, and (repeatedly) without as many others."""
-        partitions = self.search.partitions
-        whole, own = compose("union", partitions), compose(f"specialist_{k}", partitions)
-        counts = {name: int(mask.sum()) for name, mask in own.items()}
+        """Evaluate the trained union as it is, without specialist k, and (repeatedly) without weights drawn at random:
+        as many from the whole union; and from the core, which may have fewer in a layer, as many as from the specialist
+        then.
+        """
+        partitions, specialist = self.search.partitions, f"specialist_{k}"
+        whole, own, core = (compose(name, partitions) for name in ("union", specialist, "core"))
+        all_of_it = {name: int(mask.sum()) for name, mask in own.items()}
+        in_both = {name: min(count, int(core[name].sum())) for name, count in all_of_it.items()}
+        drawn_as = {
+            FROM_UNION: ("union", whole, all_of_it),
+            FROM_CORE: ("core", core, in_both),
+            OF_CORE_SIZE: (specialist, own, in_both),
+        }
 
-        def without(draw: int, ticket: str) -> Masks:
-            drawn = drawn_from(compose(ticket, partitions), counts, generator_for(self.search.seed, ticket, k, draw))
+        def without(draw: int, kind: str) -> Masks:
+            ticket, mask, counts = drawn_as[kind]
+            drawn = drawn_from(mask, counts, generator_for(self.search.seed, ticket, k, draw))
             return {name: whole[name] & ~drawn[name] for name in whole}
 
         return Lesions(
@@ -155,10 +165,10 @@ class Specialisation:
             self._under({name: whole[name] & ~own[name] for name in whole}, f"without specialist_{k}"),
             {
                 kind: [
-                    self._under(without(draw, ticket), f"without as many weights of the {ticket} as specialist_{k} has")
+                    self._under(without(draw, kind), f"without weights {kind}, beside {specialist}")
                     for draw in range(DRAWS)
                 ]
-                for kind, ticket in DRAWN_FROM.items()
+                for kind in DRAWN_FROM
             },
         )
 
@@ -228,7 +238,7 @@ class Specialisation:
 
 @dataclasses.dataclass(frozen=True)
 class Lesions:
-    """The trained union, evaluated as it is, without one specialist, and without as many other weights."""
+    """The trained union, evaluated as it is, without one specialist, and without weights drawn at random."""
 
     whole: Stage
     own: Stage
@@ -236,16 +246,15 @@ class Lesions:
 
 
 def drawn_from(mask: Masks, counts: Mapping[str, int], generator: torch.Generator) -> Masks:
-    """Draw as many weights of every tensor of a mask at random; all of them where it has fewer.
+    """Draw so many weights of every tensor of a mask at random.
 
     Example:
         >>> mask = {"w": torch.tensor([True, False, True])}
-        >>> drawn_from(mask, {"w": 5}, torch.Generator())
+        >>> drawn_from(mask, {"w": 2}, torch.Generator())
         {'w': tensor([ True, False,  True])}
     """
     scores = {name: torch.rand(tensor.shape, generator=generator) for name, tensor in mask.items()}
-    most = {name: min(counts[name], int(tensor.sum())) for name, tensor in mask.items()}
-    return keep_largest_per_tensor(scores, most, mask)
+    return keep_largest_per_tensor(scores, counts, mask)
 
 
 def _outcome(stage: Stage, partition: np.ndarray) -> Outcome:

@@ -17,6 +17,7 @@ from dilt_hf.results.outcomes import Outcome, share_of
 from dilt_hf.utils.typed import from_json
 
 FROM_UNION, FROM_CORE = "drawn from the union", "drawn from the core"
+OF_CORE_SIZE = "drawn from the specialist, as many as the core has"  # what those from the core are compared with
 LESIONS = "specialists"
 Table = list[list[float]]
 
@@ -28,8 +29,8 @@ class Specialists:
     Attributes:
         whole: the trained union as it is.
         lesions: the same without specialist k.
-        random: the same without as many other weights in every layer, for each k several draws, by where they were
-            drawn from.
+        random: the same without weights drawn at random in every layer, for each k several draws, by where they were
+            drawn from: as many as specialist k has, or as many as both it and the core have.
         alone: specialist k trained on partition j: which images of j it gets right among the classes of j, bool (n,);
             the other images have no meaning.
         partition: of every test image, int (n,).

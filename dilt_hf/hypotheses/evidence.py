@@ -19,7 +19,7 @@ from dilt_hf.analysis.findings import Compared, Findings
 from dilt_hf.analysis.link import DIFFERENCES, PARTIAL, Link
 from dilt_hf.analysis.modules import Modules, find_modules, propose
 from dilt_hf.analysis.profile import log_of
-from dilt_hf.experiments.specialist_scores import FROM_CORE, FROM_UNION, Specialists
+from dilt_hf.experiments.specialist_scores import FROM_CORE, FROM_UNION, OF_CORE_SIZE, Specialists
 from dilt_hf.experiments.transfer import AT_INIT, CORE, OWN, SHUFFLED, Transfer
 from dilt_hf.hypotheses.criteria import Measured
 from dilt_hf.hypotheses.estimates import FEWEST_SEEDS, LOOKS
@@ -194,12 +194,13 @@ def of_specialists(found: Mapping[int, Specialists]) -> dict[str, Measured]:
     lesions = {seed: each.lesion_shares() for seed, each in found.items()}
     alone = {seed: each.alone_shares() for seed, each in found.items()}
     random = {
-        kind: {seed: each.random_shares(kind) for seed, each in found.items()} for kind in (FROM_UNION, FROM_CORE)
+        kind: {seed: each.random_shares(kind) for seed, each in found.items()}
+        for kind in (FROM_UNION, FROM_CORE, OF_CORE_SIZE)
     }
     shares = {
         "lesion": lesions,
         "lesion_union": _less(lesions, random[FROM_UNION]),
-        "lesion_core": _less(lesions, random[FROM_CORE]),
+        "lesion_core_size": _less(random[OF_CORE_SIZE], random[FROM_CORE]),
         "specialist_alone": alone,
     }
     return {key: measured_on_images(each, partition, 100 / len(partition), sources) for key, each in shares.items()}

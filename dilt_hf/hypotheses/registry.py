@@ -241,7 +241,14 @@ def hypotheses(partitions: int = 2) -> tuple[Hypothesis, ...]:
                     GAIN,
                     control=True,
                 ),
-                Criterion("lesion_core", "that, minus the same for as many drawn from the core", GAIN, control=True),
+                # a core that is smaller than the specialist has not as many weights as that to draw from
+                Criterion(
+                    "lesion_core_size",
+                    "the same for only as many of its weights in every layer as the core has too, minus that for as "
+                    "many drawn from the core",
+                    GAIN,
+                    control=True,
+                ),
                 Criterion(
                     "specialist_alone",
                     "trained on the classes of one partition: accuracy of its specialist minus that of the others'",

@@ -22,7 +22,7 @@ from dilt_hf.analysis.counterparts import MEASURES, Counterparts
 from dilt_hf.analysis.findings import Compared, Findings
 from dilt_hf.analysis.joint import JointGw, PairedSamples
 from dilt_hf.analysis.matrix import GwMatrix
-from dilt_hf.experiments.specialist_scores import FROM_CORE, FROM_UNION, Specialists
+from dilt_hf.experiments.specialist_scores import FROM_CORE, FROM_UNION, OF_CORE_SIZE, Specialists
 from dilt_hf.experiments.transfer import AT_INIT, CORE, OWN, SHUFFLED, Transfer, Transferred
 from dilt_hf.hypotheses.criteria import Measured
 from dilt_hf.hypotheses.evidence import of_analysis, of_comparison, of_specialists, of_transfer
@@ -220,8 +220,12 @@ def specialists(world: World, rng: np.random.Generator, seeds: int) -> dict[int,
             whole=whole,
             lesions=[without("lesion", world.lesions, k) for k in range(2)],
             random={
-                kind: [[without(kind, world.random, k) for _ in range(2)] for k in range(2)]
-                for kind in (FROM_UNION, FROM_CORE)
+                kind: [[without(kind, costs, k) for _ in range(2)] for k in range(2)]
+                for kind, costs in (
+                    (FROM_UNION, world.random),
+                    (FROM_CORE, world.random),
+                    (OF_CORE_SIZE, world.lesions),
+                )
             },
             alone=[[pictures.right(f"alone {k}", [world.alone[k != j]] * 2) for j in range(2)] for k in range(2)],
             partition=pictures.partition,

@@ -10,7 +10,7 @@ from helpers.small import changed, quick_run
 from safetensors.torch import load_file
 
 from dilt_hf.experiments.specialise import DRAWN_FROM, DRAWS, Specialisation, drawn_from, specialise
-from dilt_hf.experiments.specialist_scores import FROM_CORE, FROM_UNION, LESIONS, SpecialistTables
+from dilt_hf.experiments.specialist_scores import FROM_CORE, FROM_UNION, LESIONS, OF_CORE_SIZE, SpecialistTables
 from dilt_hf.masks.algebra import core, count_kept, specialist, union
 from dilt_hf.models.batchnorm import recalibrate_batchnorm
 from dilt_hf.models.weights import WEIGHTS_FILE
@@ -66,9 +66,13 @@ def test_a_lesion_costs_what_it_costs_a_network_put_together_by_hand(run):
             np.testing.assert_allclose(table[LESIONS][k], before - after, atol=2.0)  # a sum's order may turn an image
 
 
-def test_random_lesions_are_as_large_in_every_layer_and_drawn_from_the_union_or_the_core(run):
-    search = Search(open_run(run[0], progress=False), 0)
-    seen = []
+def test_random_lesions_are_as_large_in_every_layer_and_drawn_from_the_union_the_core_or_the_specialist(run):
+    ctx, generator, seen = open_run(run[0], progress=False), torch.Generator().manual_seed(0), []
+    search = Search(ctx, 0)
+    search.partitions = [
+        {name: torch.rand(weight.shape, generator=generator) < 0.3 for name, weight in ctx.prunable.items()}
+        for _ in range(2)
+    ]
     job = Specialisation(search)
     job._under = lambda mask, what: seen.append(mask)
     job._lesions_of(0)
@@ -76,11 +80,13 @@ def test_random_lesions_are_as_large_in_every_layer_and_drawn_from_the_union_or_
     assert len(seen) == 2 + len(DRAWN_FROM) * DRAWS
     assert count_kept(seen[0]) == count_kept(whole)
     assert count_kept(seen[1]) == count_kept(whole) - count_kept(own)
+    assert any(int(shared[name].sum()) < int(own[name].sum()) for name in whole), "else this says little"
     for number, drawn in enumerate(seen[2:]):
-        origin = whole if number < DRAWS else shared
+        origin = (whole, shared, own)[number // DRAWS]
         for name in whole:
             removed = whole[name] & ~drawn[name]
-            assert int(removed.sum()) == min(int(own[name].sum()), int(origin[name].sum()))
+            wanted = [own[name]] if number < DRAWS else [own[name], shared[name]]
+            assert int(removed.sum()) == min(int(each.sum()) for each in wanted)
             assert not bool((removed & ~origin[name]).any())
             assert not bool((drawn[name] & ~whole[name]).any())
     assert not all(torch.equal(seen[2][name], seen[3][name]) for name in whole)
@@ -141,7 +147,7 @@ def test_what_is_there_is_found_again(run, monkeypatch):
     assert again.tables() == found.tables()
     numbers = json.loads((open_run(config, progress=False).stages.root.parent / "specialists.json").read_text())
     assert SpecialistTables.from_dict(numbers["0"]) == found.tables()
-    assert numbers["0"]["within"].keys() == {LESIONS, FROM_UNION, FROM_CORE}
+    assert numbers["0"]["within"].keys() == {LESIONS, FROM_UNION, FROM_CORE, OF_CORE_SIZE}
 
 
 def test_numbers_of_an_earlier_version_are_read():

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from dilt_hf.engine.kinds import Kind
 from dilt_hf.engine.stages import Stages
-from dilt_hf.experiments.specialist_scores import FROM_CORE, FROM_UNION, LESIONS, SpecialistTables
+from dilt_hf.experiments.specialist_scores import FROM_CORE, FROM_UNION, LESIONS, OF_CORE_SIZE, SpecialistTables
 from dilt_hf.experiments.transfer import Transfer, Transferred
 from dilt_hf.hypotheses.criteria import Measured
 from dilt_hf.hypotheses.registry import hypotheses
@@ -69,7 +69,7 @@ def make_run(folder, config, layers=4):
     }
     save_evidence(folder, "comparison", gains)
     table = [[5.0, 1.0], [2.0, 4.0]]
-    tables = dict.fromkeys((LESIONS, FROM_UNION, FROM_CORE), table)
+    tables = dict.fromkeys((LESIONS, FROM_UNION, FROM_CORE, OF_CORE_SIZE), table)
     found = {str(s): SpecialistTables(tables, tables, table, (entries[0].stage,)).to_dict() for s in SEEDS}
     write_result(folder, "specialists.json", pretty_json(json_values(found)))
     target = Stages(folder / "transfer/target/stages")
