@@ -30,7 +30,7 @@ def lesion_tables(found: Mapping[int, SpecialistTables]) -> list[dict[str, Any]]
 
     for scored, where in (("within", "among those"), ("among_all", "among all classes")):
         for kind in getattr(first, scored):
-            what = "specialist k" if kind == LESIONS else f"as many weights of every layer, {kind}: a control"
+            what = "specialist k" if kind == LESIONS else f"weights of every layer {kind}: a control"
             add(
                 f"Points of accuracy that the trained union loses on each partition's classes, {where}, without {what}",
                 functools.partial(_scored, scored, kind),
