@@ -126,7 +126,7 @@ VARIANTS: Mapping[str, Mapping[str, Options]] = {
             **SMALL_VIT,
             "patch_size": 8,
             # of six blocks that begin wide (0.1) the largest initial weights predict four fifths of a mask, of these a
-            # tenth; but seven times as many epochs gain five points of test accuracy (model_cards/digits-vit-verdicts.md)
+            # tenth; but seven times as many epochs gain five points (model_cards/digits-vit-verdicts.md)
             "config_overrides": {"num_hidden_layers": 3, "initializer_range": 0.02},
             "learning_rate": 3e-3,
             "num_train_epochs": 40,
