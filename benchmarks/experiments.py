@@ -29,8 +29,8 @@ RUNS = {
     "tiny-deit": ("tiny", "tiny_imagenet_32_c100", "validation", ["--architecture", "deit-tiny"]),
     "cars": ("cars", "stanford_cars_112", "test", ["--image_size", "112"]),
 }
-FULL = {"tiny_imagenet_32_c100": (50_000, 5_000), "stanford_cars_112": (6_598, 1_546)}  # images
-LEAST = {"tiny_imagenet_32_c100": 400, "stanford_cars_112": 800}  # siblings need two images of every class
+FULL = {None: (1_437, 360), "tiny_imagenet_32_c100": (50_000, 5_000), "stanford_cars_112": (6_598, 1_546)}  # images
+LEAST = {None: 200, "tiny_imagenet_32_c100": 400, "stanford_cars_112": 800}  # siblings need two images of every class
 QUICK = [
     "--image_size",
     "32",
@@ -65,14 +65,14 @@ def options(run, experiment, arguments):
         command += ["--processes_per_network", "1"]
     if experiment == "exp4_transfer":
         command += TRANSFER_DENSITIES.get(run, [])
-    if folder is None:
-        return command
-    found = [sorted((arguments.data / folder).glob(f"{split}*.parquet")) for split in ("train", held_out)]
-    if not all(found):
-        sys.exit(
-            f"error: {arguments.data / folder} lacks train or {held_out} Parquet files; name their place with --data."
-        )
-    command += ["--train_files", *map(str, found[0]), f"--{held_out}_files", *map(str, found[1])]
+    if folder is not None:
+        found = [sorted((arguments.data / folder).glob(f"{split}*.parquet")) for split in ("train", held_out)]
+        if not all(found):
+            sys.exit(
+                f"error: {arguments.data / folder} lacks train or {held_out} Parquet files; "
+                "name their place with --data."
+            )
+        command += ["--train_files", *map(str, found[0]), f"--{held_out}_files", *map(str, found[1])]
     if arguments.slice < 1:
         train, test = (max(LEAST[folder], round(arguments.slice * images)) for images in FULL[folder])
         command += [*QUICK, "--max_train_samples", str(train), "--max_eval_samples", str(test)]

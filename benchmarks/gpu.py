@@ -41,41 +41,50 @@ def matmul_peak():
     return 10 * 2 * size**3 / alternate({"matmul": multiply}, 10)["matmul"] / 1e12
 
 
-def throughput(steps):
-    from accelerate import Accelerator
-
+def case(architecture, side, batch, batches, classes, device, *, channels_last=True, **settings):
+    """A network on the device, random masks of a fifth of its weights, and random images for so many batches."""
     from dilt_hf.config.model import ModelConfig
-    from dilt_hf.config.training import TrainingConfig
     from dilt_hf.data import loader
     from dilt_hf.data.augmentation import Augmentation
     from dilt_hf.data.decoding import Normalize
     from dilt_hf.data.loader import Feed
     from dilt_hf.masks.algebra import full_like, random_like
     from dilt_hf.models.factory import build_model
-    from dilt_hf.models.flops import TRAINING_PASSES, forward_cost
     from dilt_hf.models.weights import prunable_parameters
+
+    config = ModelConfig(architecture=architecture, **settings)
+    model = build_model(config, [str(c) for c in range(classes)], side, 0).to(device)
+    if channels_last:
+        model = model.to(memory_format=torch.channels_last)
+    thinned = {n: torch.rand(mask.shape) < 0.2 for n, mask in full_like(prunable_parameters(model)).items()}
+    masks = random_like(thinned, torch.Generator().manual_seed(0))
+    count = batch * batches
+    images = torch.randint(0, 256, (count, side, side, 3), dtype=torch.uint8, device=device)
+    source = loader.ResidentImages(images, torch.randint(0, classes, (count,), device=device))
+    normalize = Normalize([0.5], [0.5], 3, device)
+    return model, masks, Feed(source, torch.arange(count), normalize, Augmentation("shift_flip"))
+
+
+def throughput(steps):
+    from accelerate import Accelerator
+
+    from dilt_hf.config.training import TrainingConfig
+    from dilt_hf.models.flops import TRAINING_PASSES, forward_cost
     from dilt_hf.training.protocols import Route
     from dilt_hf.training.train import train
 
     torch.backends.cudnn.benchmark = True
     peak = matmul_peak()
     accelerator = Accelerator(mixed_precision="bf16")
-    device = accelerator.device
     rows = [["network", "images/s", "fraction of peak", "masked/dense"]]
     for architecture, side, batch, precision, compiled in THROUGHPUT:
-        model = build_model(ModelConfig(architecture=architecture), [str(c) for c in range(1000)], side, 0).to(device)
+        is_convolutional = not architecture.startswith("deit")
+        model, masks, feed = case(
+            architecture, side, batch, 4, 1000, accelerator.device, channels_last=is_convolutional
+        )
         cost = forward_cost(model, side, 3).total
-        if not architecture.startswith("deit"):
-            model = model.to(memory_format=torch.channels_last)
         if compiled:
             model.compile()
-        dense = full_like(prunable_parameters(model))
-        thinned = {name: torch.rand(mask.shape) < 0.2 for name, mask in dense.items()}
-        masks = random_like(thinned, torch.Generator().manual_seed(0))
-        count = batch * 4
-        images = torch.randint(0, 256, (count, side, side, 3), dtype=torch.uint8, device=device)
-        source = loader.ResidentImages(images, torch.randint(0, 1000, (count,), device=device))
-        feed = Feed(source, torch.arange(count), Normalize([0.5], [0.5], 3, device), Augmentation("shift_flip"))
         epochs = -(-steps // 4)
         config = TrainingConfig(num_train_epochs=epochs, global_train_batch_size=batch, learning_rate=1e-3)
 
@@ -84,12 +93,12 @@ def throughput(steps):
             torch.cuda.synchronize()
 
         medians = alternate({"dense": lambda: run({}), "masked": lambda: run(masks)}, 5)  # noqa: B023
-        speed = epochs * count / medians["masked"]
+        speed = epochs * len(feed.rows) / medians["masked"]
         name = f"{architecture}, {side} px, batch {batch}, {precision}{', compiled' if compiled else ''}"
         fraction = speed * TRAINING_PASSES * cost / (peak * 1e12)
         rows.append([name, f"{speed:.0f}", f"{fraction:.2f}", f"{medians['masked'] / medians['dense']:.3f}"])
         print(*rows[-1], sep="; ", flush=True)  # who interrupts this keeps what was measured
-        del model, source, feed, images
+        del model, feed
         torch.cuda.empty_cache()
     print_table(f"Masked training on {torch.cuda.get_device_name()}; bf16 matmul peak {peak:.0f} TFLOP/s", rows)
 
@@ -101,15 +110,7 @@ def graphs(steps):
     """Steps of small networks, asked for by Python kernel by kernel, and recorded as CUDA graphs."""
     from accelerate import Accelerator
 
-    from dilt_hf.config.model import ModelConfig
     from dilt_hf.config.training import TrainingConfig
-    from dilt_hf.data import loader
-    from dilt_hf.data.augmentation import Augmentation
-    from dilt_hf.data.decoding import Normalize
-    from dilt_hf.data.loader import Feed
-    from dilt_hf.masks.algebra import full_like, random_like
-    from dilt_hf.models.factory import build_model
-    from dilt_hf.models.weights import prunable_parameters
     from dilt_hf.training.graphs import GraphedPasses
     from dilt_hf.training.protocols import Hooks, Route
     from dilt_hf.training.train import train
@@ -119,21 +120,16 @@ def graphs(steps):
     accelerator = Accelerator()
     rows = [["network at 32 px, batch", "step by step, ms a step", "graph, ms a step", "ratio"]]
     for architecture, batch in SMALL:
-        overrides = {"patch_size": 8} if architecture.startswith("vit") else {}
-        config = ModelConfig(architecture=architecture, **overrides)
-        model = build_model(config, [str(c) for c in range(10)], 32, 0).to(accelerator.device)
-        full = full_like(prunable_parameters(model))
-        masks = random_like({n: torch.rand(m.shape) < 0.2 for n, m in full.items()}, torch.Generator().manual_seed(0))
-        images = torch.randint(0, 256, (batch * 10, 32, 32, 3), dtype=torch.uint8, device=accelerator.device)
-        source = loader.ResidentImages(images, torch.randint(0, 10, (len(images),), device=accelerator.device))
-        normalize = Normalize([0.5], [0.5], 3, accelerator.device)
-        feed = Feed(source, torch.arange(len(images)), normalize, Augmentation("shift_flip"))
+        settings = {"patch_size": 8} if architecture.startswith("vit") else {}
+        model, masks, feed = case(
+            architecture, 32, batch, 10, 10, accelerator.device, channels_last=not settings, **settings
+        )
         epochs = max(1, steps // 10)
-        training = TrainingConfig(num_train_epochs=epochs, global_train_batch_size=batch, learning_rate=1e-3)
+        config = TrainingConfig(num_train_epochs=epochs, global_train_batch_size=batch, learning_rate=1e-3)
         passes = GraphedPasses()
 
-        def run(passes, model=model, masks=masks, feed=feed, training=training):
-            train(model, [Route(masks, feed)], training, accelerator, key=("gpu",), hooks=Hooks(passes=passes))
+        def run(passes, model=model, masks=masks, feed=feed, config=config):
+            train(model, [Route(masks, feed)], config, accelerator, key=("gpu",), hooks=Hooks(passes=passes))
             torch.cuda.synchronize()
 
         medians = alternate({"plain": lambda: run(None), "graph": lambda: run(passes)}, 5)  # noqa: B023

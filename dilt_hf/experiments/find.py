@@ -99,7 +99,7 @@ def find_tickets(
     with Board(progress_lines(ctx), group, progress) as board:
         ctx = dataclasses.replace(ctx, board=board)
         found = [Search(ctx, seed) for seed in config.run.seeds]
-        jobs = [job for search in found for job in jobs_of(search)]
+        jobs = [job for search in found for job in (*jobs_of(search), *round_jobs(search))]
         if group.index == 0:
             jobs += [results_job(search, folder) for search in found]
             if config.run.push_to_hub:
@@ -140,15 +140,20 @@ def jobs_of(search: Search) -> list[Job]:
         )
         for label in trained_labels(ctx)
     ]
-    rounds = [
+    return [*first, *networks]
+
+
+def round_jobs(search: Search) -> list[Job]:
+    """Return the jobs of scoring the pruning rounds of one seed, each once its search is done."""
+    pruned = {imp_search(search.ctx, subset).name: subset for subset in pruned_subsets(search.ctx)}
+    return [
         Job(
-            f"seed {seed}: rounds of {imp_search(ctx, subset).name}",
+            f"seed {search.seed}: rounds of {name}",
             functools.partial(track_rounds, search, subset),
-            [f"seed {seed}: {imp_search(ctx, subset).name}"],
+            [f"seed {search.seed}: {name}"],
         )
-        for subset in pruned_subsets(ctx)
+        for name, subset in pruned.items()
     ]
-    return [*first, *networks, *rounds]
 
 
 def results_job(search: Search, folder: Path) -> Job:
@@ -167,7 +172,7 @@ def results_job(search: Search, folder: Path) -> Job:
                 save_results(folder, entries, partition, overlaps=overlaps, curves={seed: curve})
             print(f"seed {seed}: {len(labels)} networks are trained and scored.", flush=True)
 
-    return Job(f"seed {seed}: results", write, [job.name for job in jobs_of(search)])
+    return Job(f"seed {seed}: results", write, [job.name for job in (*jobs_of(search), *round_jobs(search))])
 
 
 def publishing_job(ctx: RunContext, seed: int, folder: Path) -> Job:

@@ -35,7 +35,6 @@ from dilt_hf.models.weights import WEIGHTS_FILE, checkpoint_tensors, read_weight
 from dilt_hf.pruning.collapse import Similarity
 from dilt_hf.pruning.merging import consensus_merge, ties
 from dilt_hf.run.context import RunContext, Subset
-from dilt_hf.run.cost_estimate import duration
 from dilt_hf.run.evaluation_steps import EVALUATION_CODE, recalibrate
 from dilt_hf.run.fingerprints import of_pixels
 from dilt_hf.run.folder import open_run_folder
@@ -47,6 +46,7 @@ from dilt_hf.training.masking import MaskedWeights
 from dilt_hf.training.train import total_steps
 from dilt_hf.utils.checksums import write_result
 from dilt_hf.utils.files import pretty_json
+from dilt_hf.utils.text import duration
 
 ROUTED_SCORE = Kind("routed_score", version=1, code=(*EVALUATION_CODE, "experiments.rtl", "models.routed"))
 MERGED_NETWORK = Kind("merged", version=2, code=("pruning.merging", "experiments.rtl", *EVALUATION_CODE))

@@ -38,7 +38,6 @@ from dilt_hf.models.weights import (
 )
 from dilt_hf.results.outcomes import Outcome, share_of
 from dilt_hf.run.context import RunContext, open_run
-from dilt_hf.run.cost_estimate import duration
 from dilt_hf.run.evaluation_steps import evaluate
 from dilt_hf.run.fingerprints import of_weights
 from dilt_hf.run.folder import nothing, open_run_folder, stored_config
@@ -52,6 +51,7 @@ from dilt_hf.utils.errors import RunError
 from dilt_hf.utils.files import json_values, pretty_json
 from dilt_hf.utils.markdown import markdown_table
 from dilt_hf.utils.stats import estimate
+from dilt_hf.utils.text import duration
 from dilt_hf.utils.typed import from_json
 
 CORE, SHUFFLED, AT_INIT = "core", "core, shuffled", f"core, {AT_INIT_LAYERS}"

@@ -27,7 +27,7 @@ from dilt_hf.results.curves import Curves, load_curves
 from dilt_hf.results.registration import registration_sentences
 from dilt_hf.results.results import RESULTS_FILE, Results
 from dilt_hf.run.folder import METHODS_TABLE, MOST_RUN_BYTES, RUN_FILE, load_results
-from dilt_hf.utils.checksums import check_result, read_result
+from dilt_hf.utils.checksums import check_result, read_by_seed, read_result
 from dilt_hf.utils.errors import RunError, reading
 from dilt_hf.utils.markdown import Items, Table, read_blocks
 
@@ -179,12 +179,7 @@ def _drawing(path: Path) -> str:
 
 
 def _specialists(folder: Path) -> dict[int, SpecialistTables]:
-    path = folder / SPECIALISTS_FILE
-    if not path.is_file():
-        return {}
-    stored = read_result(folder, SPECIALISTS_FILE, MOST_EVIDENCE_BYTES)
-    with reading(f"the numbers in {path}", RunError):
-        return {int(seed): SpecialistTables.from_dict(numbers, seed) for seed, numbers in stored.items()}
+    return read_by_seed(folder, SPECIALISTS_FILE, MOST_EVIDENCE_BYTES, SpecialistTables.from_dict)
 
 
 def _transfers(folder: Path) -> list[Transfer]:

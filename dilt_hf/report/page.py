@@ -21,7 +21,7 @@ from dilt_hf.hypotheses.judge import REFUTED, SUPPORTED, UNDECIDED, UNTESTED, WI
 from dilt_hf.hypotheses.verdict_files import CRITERION_CAPTION, VERDICT_CAPTION, interval_words, p_words
 from dilt_hf.report.content import Content, Layers, gather
 from dilt_hf.report.drawings import colour_scale, heat_map, interval_bar, themed
-from dilt_hf.report.tables import duration, lesion_tables
+from dilt_hf.report.tables import lesion_tables
 from dilt_hf.report.text import report_text
 from dilt_hf.results.curves import Curves, curves_caption
 from dilt_hf.results.figures import (
@@ -32,13 +32,14 @@ from dilt_hf.results.figures import (
     methods_figure,
     panels_figure,
 )
-from dilt_hf.results.methods_table import has_methods
+from dilt_hf.results.methods_table import beside_methods, has_methods
 from dilt_hf.results.results import Results
 from dilt_hf.results.summary import results_caption, results_sentences
 from dilt_hf.run.entries import public_setting
 from dilt_hf.utils.files import write_atomically
 from dilt_hf.utils.markdown import Table
 from dilt_hf.utils.stats import estimate
+from dilt_hf.utils.text import duration
 
 REPORT_FILE, TEXT_FILE = "report.html", "report.md"
 HERE = Path(__file__).parent
@@ -101,7 +102,7 @@ def _environment() -> Any:
         "interval": interval_words,
         "bar": interval_bar,
         "sign": SIGNS.__getitem__,
-        "hours": duration,
+        "hours": functools.partial(duration, decimals=1),
         "number": _number,
         "code": _code_spans,
         "caption": results_caption,
@@ -162,8 +163,8 @@ def _curves(curves: Curves) -> dict[str, Any] | None:
 
 
 def _comparison_drawing(results: Results) -> str:
-    plain = [entry for entry in results.entries if entry.matched is None or not has_methods(results)]
-    return themed(as_svg(comparison_figure(Results(plain, [], results.num_partitions))), "comparison") if plain else ""
+    shown = beside_methods(results)
+    return themed(as_svg(comparison_figure(shown)), "comparison") if shown.entries else ""
 
 
 def _network_table(results: Results) -> dict[str, Any]:

@@ -41,16 +41,3 @@ def lesion_tables(found: Mapping[int, SpecialistTables]) -> list[dict[str, Any]]
 
 def _scored(scored: str, kind: str, tables: SpecialistTables) -> Sequence[Sequence[float]]:
     return getattr(tables, scored)[kind]
-
-
-def duration(seconds: float) -> str:
-    """Format a time span in its natural unit.
-
-    Example:
-        >>> duration(1.5), duration(7200)
-        ('1.5 seconds', '2.0 hours')
-    """
-    for size, unit in ((86400, "days"), (3600, "hours"), (60, "minutes")):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.1f} seconds"

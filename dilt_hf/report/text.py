@@ -6,13 +6,14 @@ from collections.abc import Iterator
 
 from dilt_hf.hypotheses.verdict_files import CRITERION_CAPTION, VERDICT_CAPTION, criterion_table, verdict_table
 from dilt_hf.report.content import Content
-from dilt_hf.report.tables import duration, lesion_tables
+from dilt_hf.report.tables import lesion_tables
 from dilt_hf.results.curves import curves_caption, curves_table
-from dilt_hf.results.methods_table import has_methods, methods_caption, methods_table
+from dilt_hf.results.methods_table import beside_methods, has_methods, methods_caption, methods_table
 from dilt_hf.results.results import Results
 from dilt_hf.results.summary import results_caption, results_sentences, results_table
 from dilt_hf.run.methods.registry import STRUCTURED
 from dilt_hf.utils.markdown import markdown_table, unpadded, write_blocks
+from dilt_hf.utils.text import duration
 
 
 def report_text(content: Content, title: str) -> str:
@@ -23,7 +24,9 @@ def report_text(content: Content, title: str) -> str:
     """
     steps = sum(each.steps for each in content.costs)
     seconds = sum(each.seconds for each in content.costs)
-    head = f"# {title}\n\n{steps:,.0f} training steps, {duration(seconds)} of computing by single processes."
+    head = (
+        f"# {title}\n\n{steps:,.0f} training steps, {duration(seconds, decimals=1)} of computing by single processes."
+    )
     return unpadded("\n\n".join([head, *_sections(content)])) + "\n"
 
 
@@ -46,7 +49,10 @@ def _sections(content: Content) -> Iterator[str]:
         start = f"θ_{found.rewind_step}" if found.rewind_step else "strict θ0"
         yield from [f"## Masks on other data, found from {start}", found.table()]
     yield "## Cost"
-    rows = [[e.kind, str(e.stages), f"{e.steps:,.0f}", f"{e.flops:.2e}", duration(e.seconds)] for e in content.costs]
+    rows = [
+        [e.kind, str(e.stages), f"{e.steps:,.0f}", f"{e.flops:.2e}", duration(e.seconds, decimals=1)]
+        for e in content.costs
+    ]
     yield markdown_table(["kind of stage", "stages", "training steps", "FLOPs", "time"], rows)
 
 
@@ -54,8 +60,7 @@ def _networks(results: Results) -> Iterator[str]:
     """Write the table of methods where there are some; that of the networks has only what is not in it."""
     if has_methods(results):
         yield from ["## Methods", methods_table(results), methods_caption(results, STRUCTURED)]
-    plain = [each for each in results.entries if each.matched is None or not has_methods(results)]
-    if plain:
-        shown = Results(plain, results.overlaps, results.num_partitions, results.partition)
+    shown = beside_methods(results)
+    if shown.entries:
         sentences = "\n".join(f"- {sentence}" for sentence in results_sentences(results))
         yield from ["## Networks", results_table(shown), results_caption(shown), sentences]

@@ -12,8 +12,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from dilt_hf.utils.checksums import check_result, read_result, write_result
-from dilt_hf.utils.errors import RunError, reading
+from dilt_hf.utils.checksums import read_by_seed, write_result
 from dilt_hf.utils.files import pretty_json
 from dilt_hf.utils.markdown import markdown_table
 from dilt_hf.utils.stats import Estimate, estimate
@@ -64,11 +63,9 @@ def load_curves(folder: Path) -> dict[int, list[CurvePoint]]:
     Raises:
         RunError: when the file is damaged.
     """
-    if not check_result(folder, CURVES_FILE).is_file():
-        return {}
-    with reading(str(folder / CURVES_FILE), RunError):
-        stored = read_result(folder, CURVES_FILE, MOST_BYTES)
-        return {int(seed): [from_json(CurvePoint, each, seed) for each in points] for seed, points in stored.items()}
+    return read_by_seed(
+        folder, CURVES_FILE, MOST_BYTES, lambda points, seed: [from_json(CurvePoint, each, seed) for each in points]
+    )
 
 
 def lines_of(curves: Curves) -> Lines:

@@ -53,6 +53,14 @@ def has_methods(results: Results) -> bool:
     return any(point.method not in ("core", "union", "LTH") for point in compared(results))
 
 
+def beside_methods(results: Results) -> Results:
+    """Return what the table of methods does not hold: all networks where there is none, else those as found."""
+    if not has_methods(results):
+        return results
+    found = [entry for entry in results.entries if entry.matched is None]
+    return Results(found, results.overlaps, results.num_partitions, results.partition)
+
+
 def _point(results: Results, name: str, matched: float) -> Point:
     entries = [e for e in results.entries if (e.name, e.matched) == (name, matched)]
     beyond = None if name == REFERENCE else results.difference(name, REFERENCE, matched=matched)

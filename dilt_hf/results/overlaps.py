@@ -10,13 +10,13 @@ weights, and chance; and a mask beside the share of it that the largest initial 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from dilt_hf.utils.checksums import check_result, read_result, write_result
-from dilt_hf.utils.errors import RunError, reading
+from dilt_hf.utils.checksums import read_by_seed, write_result
 from dilt_hf.utils.files import json_values, pretty_json
 from dilt_hf.utils.typed import from_json
 
@@ -62,11 +62,7 @@ def load_overlaps(folder: Path) -> dict[int, MaskOverlap]:
     Raises:
         RunError: when the file is damaged.
     """
-    if not check_result(folder, OVERLAPS_FILE).is_file():
-        return {}
-    with reading(str(folder / OVERLAPS_FILE), RunError):
-        stored = read_result(folder, OVERLAPS_FILE, MOST_BYTES)
-        return {int(seed): from_json(MaskOverlap, numbers, seed) for seed, numbers in stored.items()}
+    return read_by_seed(folder, OVERLAPS_FILE, MOST_BYTES, functools.partial(from_json, MaskOverlap))
 
 
 def overlap_sentence(overlaps: Sequence[MaskOverlap]) -> str:

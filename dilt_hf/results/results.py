@@ -28,6 +28,16 @@ EQUAL_BUDGET = "equal budget"  # the control that has as many steps in all as fi
 DROPPED = {"validation_accuracy"}  # which earlier versions measured, and nothing read
 
 
+def network_name(ticket: str, control: str = "") -> str:
+    """Return what a network is called in tables.
+
+    Example:
+        >>> network_name("core", "shuffled")
+        'core, shuffled'
+    """
+    return f"{ticket}, {control}" if control else ticket
+
+
 @dataclasses.dataclass(frozen=True)
 class Entry:
     """One trained and scored network.
@@ -62,7 +72,7 @@ class Entry:
 
     @property
     def name(self) -> str:
-        return f"{self.ticket}, {self.control}" if self.control else self.ticket
+        return network_name(self.ticket, self.control)
 
     def accuracy(self, partition: int | None = None) -> float:
         """Return the test accuracy in percent: on all classes, or on the images of one partition."""

@@ -10,6 +10,7 @@ from dilt_hf.run.labels import Label, searches, trained_labels
 from dilt_hf.run.methods.protocol import Runs
 from dilt_hf.run.methods.tickets import dense_run
 from dilt_hf.run.preflight import seconds_per_step
+from dilt_hf.utils.text import duration
 
 
 def planned_runs(ctx: RunContext, labels: Sequence[Label]) -> Runs:
@@ -73,16 +74,3 @@ def describe_plan(ctx: RunContext) -> str:
         "not repeated." + (" The matrices of CAP come on top." if "CAP" in config.run.methods else ""),
     ]
     return "\n".join([*lines, *(f"Note: {hint}" for hint in hints(ctx))])
-
-
-def duration(seconds: float) -> str:
-    """Format a time span in its natural unit.
-
-    Example:
-        >>> duration(90), duration(7200)
-        ('90 seconds', '2.0 hours')
-    """
-    for size, unit in ((86400, "days"), (3600, "hours"), (60, "minutes")):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.0f} seconds"

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dilt_hf.results.curves import CurvePoint
+from dilt_hf.results.results import network_name
 from dilt_hf.run.context import EVERYTHING, Subset
 from dilt_hf.run.evaluation_steps import evaluate
 from dilt_hf.run.labels import Label, curve_labels, pruned_subsets
-from dilt_hf.run.pruning_steps import prune
 from dilt_hf.run.search import Search
 
 SPLIT = "validation"
@@ -24,7 +24,7 @@ def score_rounds(search: Search, subset: Subset) -> Sequence[CurvePoint]:
     """Score the network that each pruning round trained on a subset, which is done."""
     ctx, found, density = search.ctx, [], 1.0
     partition = next((k for k, each in enumerate(ctx.subsets) if each.name == subset.name), None)
-    for finished in prune(ctx, subset, search.seed):
+    for finished in search.rounds(subset.name):
         scores = evaluate(ctx, finished.network, SPLIT).record
         accuracy = scores["accuracy"] if partition is None else scores["within_partition_accuracy"][partition]
         name = "LTH" if subset.name == EVERYTHING else subset.name
@@ -46,5 +46,6 @@ def score_label(search: Search, label: Label) -> CurvePoint:
     method = label.method(search.ctx)
     network = method.train(search, label.matched)
     scores = evaluate(method.context(search, label.matched), network, SPLIT).record
-    name = f"{label.ticket}, {label.control}" if label.control else label.ticket
-    return CurvePoint(name, label.matched or 1.0, scores["accuracy"], network.address)
+    return CurvePoint(
+        network_name(label.ticket, label.control), label.matched or 1.0, scores["accuracy"], network.address
+    )

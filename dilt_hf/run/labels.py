@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-from dilt_hf.results.results import EQUAL_BUDGET
+from dilt_hf.results.results import EQUAL_BUDGET, network_name
 from dilt_hf.run.context import RunContext, Subset
 from dilt_hf.run.methods.controls import AT_INIT, AT_INIT_LAYERS, RANDOM, REINITIALISED, SHUFFLED, SIBLING
 from dilt_hf.run.methods.protocol import Method, SharedSearch
@@ -31,8 +31,8 @@ class Label:
     matched: float | None = None
 
     def __str__(self) -> str:
-        control = f", {self.control}" if self.control else ""
-        return f"{self.ticket}{control}{'' if self.matched is None else f' at density {self.matched:g}'}"
+        name = network_name(self.ticket, self.control)
+        return f"{name}{'' if self.matched is None else f' at density {self.matched:g}'}"
 
     def method(self, ctx: RunContext) -> Method:
         """Return the method that finds and trains the network."""
@@ -90,14 +90,12 @@ def curve_labels(ctx: RunContext) -> Iterator[Label]:
 
 def pruned_subsets(ctx: RunContext) -> list[Subset]:
     """Return the subsets that the run prunes on in rounds: all classes for LTH, and the partitions."""
-    names = {search.name for search in searches(ctx)}
-    return [each for each in [ctx.everything, *ctx.subsets] if imp_search(ctx, each).name in names]
+    return _pruned(ctx, [ctx.everything, *ctx.subsets])
 
 
 def prunes_siblings(ctx: RunContext) -> bool:
     """Return whether siblings are pruned too, so that their masks can be compared."""
-    names = {search.name for search in searches(ctx)} if ctx.config.run.siblings else set()
-    return all(imp_search(ctx, subset).name in names for subset in ctx.siblings) if names else False
+    return ctx.config.run.siblings and len(_pruned(ctx, ctx.siblings)) == len(ctx.siblings)
 
 
 def _ticket_labels(ctx: RunContext) -> Iterator[Label]:
@@ -133,5 +131,10 @@ def searches(ctx: RunContext) -> list[SharedSearch]:
 
 def makes_tickets(ctx: RunContext) -> bool:
     """Return whether all partitions are pruned, so that there are tickets to be kept."""
+    return len(_pruned(ctx, ctx.subsets)) == len(ctx.subsets)
+
+
+def _pruned(ctx: RunContext, subsets: Sequence[Subset]) -> list[Subset]:
+    """Return those of the subsets that a search of the run prunes on."""
     names = {search.name for search in searches(ctx)}
-    return all(imp_search(ctx, subset).name in names for subset in ctx.subsets)
+    return [each for each in subsets if imp_search(ctx, each).name in names]

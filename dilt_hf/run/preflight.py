@@ -11,7 +11,7 @@ from torch import nn
 
 from dilt_hf.models.anatomy import check_images
 from dilt_hf.run.context import RunContext
-from dilt_hf.training.graphs import GraphedPasses, check_graphs
+from dilt_hf.training.graphs import check_graphs
 from dilt_hf.training.protocols import Hooks, Route, Span
 from dilt_hf.training.train import total_steps, train
 from dilt_hf.utils.errors import ConfigError
@@ -84,7 +84,7 @@ def _seconds_per_step(ctx: RunContext, batch: int, steps: int) -> float:
     feed, seconds = ctx.data.training_feed(), 0.0
     training = dataclasses.replace(ctx.config.training, early_bird=None, global_train_batch_size=batch)
     model = copy.deepcopy(ctx.network.module)
-    hooks = Hooks(passes=GraphedPasses() if ctx.config.run.cuda_graphs else None)
+    hooks = Hooks(passes=ctx.network.passes)
     for _ in range(2):
         span = Span(last_step=min(steps, total_steps(len(feed.rows), training)))
         record = train(model, [Route({}, feed)], training, ctx.accelerator, key=("estimate",), span=span, hooks=hooks)

@@ -15,7 +15,7 @@ from dilt_hf.masks.algebra import DeferredMask, full_like
 from dilt_hf.models.weights import read_weights
 from dilt_hf.pruning.imp import mask_at, match_density
 from dilt_hf.run.context import RunContext, Subset
-from dilt_hf.run.pruning_steps import RANKS_FILE, removal_order
+from dilt_hf.run.pruning_steps import RANKS_FILE, FinishedRound, prune, removal_order
 from dilt_hf.run.training_steps import train_ticket
 
 logger = logging.getLogger(__name__)
@@ -33,10 +33,15 @@ class Search:
         self.removal_order = functools.cache(self._removal_order)
         self.counts_at = functools.cache(self._counts_at)
         self.found = functools.cache(self._found)
+        self.rounds = functools.cache(self._rounds)
 
     def _removal_order(self, name: str) -> Stage:
         """Return the removal order of the IMP run on the subset of that name."""
         return removal_order(self.ctx, self.ctx.subset(name), self.seed)
+
+    def _rounds(self, name: str) -> Sequence[FinishedRound]:
+        """Return the rounds of the IMP run on the subset of that name."""
+        return list(prune(self.ctx, self.ctx.subset(name), self.seed))
 
     def _found(self, method: Any, density: float | None) -> Any:
         """Return what a method (`run.methods.protocol.Method`) finds; it is asked only once."""

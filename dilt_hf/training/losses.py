@@ -16,15 +16,12 @@ class ClassLoss:
 
     def __init__(self, classes: Sequence[int] | None, label_smoothing_factor: float, device: torch.device):
         self.smoothing = label_smoothing_factor
+        # what tells two losses apart; asked in every step, so it must not wait for the device
+        self.identity = (self.smoothing, None if classes is None else tuple(sorted(classes)))
         self.classes = None if classes is None else torch.tensor(sorted(classes), device=device)
         if self.classes is not None:
             self.position = torch.full((int(self.classes.max()) + 1,), -100, device=device)
             self.position[self.classes] = torch.arange(len(self.classes), device=device)
-
-    @property
-    def identity(self) -> tuple[object, ...]:
-        """What tells two losses apart."""
-        return (self.smoothing, None if self.classes is None else tuple(self.classes.tolist()))
 
     def __call__(self, logits: Tensor, labels: Tensor, partners: Tensor | None = None, share: float = 1.0) -> Tensor:
         """Compute the mean loss; with `partners`, of targets that are the fraction `share` label and the rest the

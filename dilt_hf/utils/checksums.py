@@ -7,13 +7,14 @@ import fcntl
 import glob
 import hashlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from dilt_hf.utils.errors import RunError
+from dilt_hf.utils.errors import RunError, reading
 from dilt_hf.utils.files import PARTIAL, read_json, sha256_of_file, write_atomically
 
+T = TypeVar("T")
 SUMS_FILE = "SHA256SUMS"
 MOST_SUMS_BYTES = 2**20
 RESULTS = {".json", ".jsonl", ".md", ".png", ".svg", ".html", ".safetensors"}
@@ -68,6 +69,21 @@ def read_result(folder: Path, name: str, most_bytes: int) -> Any:
         RunError: as `check_result`, or when it is not JSON.
     """
     return read_json(check_result(folder, name), most_bytes, RunError)
+
+
+def read_by_seed(folder: Path, name: str, most_bytes: int, parse: Callable[[Any, str], T]) -> dict[int, T]:
+    """Read a JSON file that `write_result` wrote with something for each seed; nothing where there is no such file.
+
+    Args:
+        parse: makes it of its JSON value; the second argument is the seed, for messages.
+
+    Raises:
+        RunError: when the file is damaged.
+    """
+    if not check_result(folder, name).is_file():
+        return {}
+    with reading(str(folder / name), RunError):
+        return {int(seed): parse(each, seed) for seed, each in read_result(folder, name, most_bytes).items()}
 
 
 def _sums_of_earlier(folder: Path) -> dict[str, list[str]]:

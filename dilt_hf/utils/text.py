@@ -1,4 +1,4 @@
-"""Text that may come from an untrusted source, where people read it: on a terminal, in a card, in a message."""
+"""Text where people read it, on a terminal, in a card, in a message: also what comes from an untrusted source."""
 
 from __future__ import annotations
 
@@ -20,6 +20,22 @@ def visible(text: str) -> str:
         red\x1b[31m \u202eevil
     """
     return _INVISIBLE.sub(lambda match: match[0].encode("unicode_escape", "surrogatepass").decode(), text)
+
+
+def duration(seconds: float, decimals: int = 0) -> str:
+    """Format a time span in its natural unit.
+
+    Args:
+        decimals: of seconds; larger units have one.
+
+    Example:
+        >>> duration(90), duration(1.5, decimals=1), duration(7200)
+        ('90 seconds', '1.5 seconds', '2.0 hours')
+    """
+    for size, unit in ((86400, "days"), (3600, "hours"), (60, "minutes")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.{decimals}f} seconds"
 
 
 def markdown_text(text: str) -> str:
